@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Traffic of made-up jobs, for what real captures do not have. Deterministic by seed.
+
+Every rank sends its messages over its queue pairs in random order, a queue pair in its own order;
+a rank combines when all its tokens of the round are there, and dispatches again when all its
+combines are. Ranks run ahead of each other as far as that allows, as real ones do.
+usage: gen.py --out DIR [--seed N] [options]: writes DIR/capture.pcap.gz, truth.csv, map.yaml
+"""
+import argparse
+import collections
+import heapq
+import ipaddress
+import math
+import os
+import random
+
+import job2map
+import roce
+
+PORT_BASE = 49152
+CHUNK = 131072      # bytes of the largest message of rule length
+SNAP = 160
+
+
+def passes(pattern, layers):
+    """(pass, layer) of the rounds of one micro-batch, in order."""
+    forward = [("dispatch", l) for l in range(layers)]
+    if pattern == "inference":
+        return forward
+    back = []
+    for l in reversed(range(layers)):
+        back += [("recompute", l)] if pattern == "training-recompute" else []
+        back.append(("backward", l))
+    return forward + back
+
+
+class QueuePair:
+    """One direction of a connection: PSNs, and the packets already sent for going back N."""
+
+    def __init__(self, src, dst, sport, qpn, answer_qpn, psn):
+        self.src, self.dst, self.sport = src, dst, sport
+        self.qpn, self.answer_qpn, self.psn = qpn, answer_qpn, psn
+        self.queue, self.sent, self.msn = collections.deque(), collections.deque(maxlen=64), 0
+
+    def post(self, op_kind, va, length, add=0, mtu=4096, imm=False):
+        """Cut a message into packets (opcode, headers after the BTH, payload, is it the last)."""
+        reth = va.to_bytes(8, "big") + b"\0\0\2\2" + length.to_bytes(4, "big")
+        if op_kind == "atomic":
+            body = va.to_bytes(8, "big") + b"\0\0\2\2" + (add & (2**64 - 1)).to_bytes(8, "big") + bytes(8)
+            self.queue.append((roce.FETCH_ADD, body, 0, True, self.psn))
+            self.psn += 1
+            return
+        count = max(1, math.ceil(length / mtu))
+        for n in range(count):
+            size = min(mtu, length - n * mtu)
+            first, last = n == 0, n == count - 1
+            if first and last:
+                op = roce.WRITE_ONLY_IMM if imm else roce.WRITE_ONLY
+            elif first:
+                op = roce.WRITE_FIRST
+            elif last:
+                op = roce.WRITE_LAST_IMM if imm else roce.WRITE_LAST
+            else:
+                op = roce.WRITE_MIDDLE
+            head = (reth if first else b"") + (b"\0\0\0\7" if imm and last else b"")
+            self.queue.append((op, head, size, last, self.psn))
+            self.psn += 1
+
+
+class Traffic:
+    def __init__(self, a, seed):
+        self.a, self.rng = a, random.Random(seed)
+        self.packets, self.order = [], 0
+        prefix = "fd00:77::" if a.ipv6 else "10.77.0."
+        text = (lambda r: f"{prefix}{r + 1:x}") if a.ipv6 else (lambda r: f"{prefix}{r + 1}")
+        self.address = [ipaddress.ip_address(text(r)) for r in range(a.ranks)]
+        self.base = [0x7F0000000000 + self.rng.randrange(1 << 28) * 4096 for _ in range(a.ranks)]
+        combine = a.ranks * a.experts_per_rank * a.tokens * a.combine_message
+        dispatch = a.ranks * a.experts_per_rank * a.tokens * a.message
+        self.counts = (max(combine, dispatch) + 4095) // 4096 * 4096
+        self.stride = self.counts + 4096
+        self.experts = a.ranks * a.experts_per_rank
+        self.weights = [[self.rng.expovariate(1) + 0.05 for _ in range(self.experts)]
+                        for _ in range(a.layers)]
+        self.connect()
+
+    def connect(self):
+        """(Re)create all queue pairs: the same QPNs, new PSNs."""
+        a, self.qps = self.a, {}
+        number = {(d, s, i): 0x11 + n for d in range(a.ranks) for n, (s, i) in enumerate(
+            (s, i) for s in range(a.ranks) if s != d for i in range(a.qps))}
+        for (d, s, i), qpn in number.items():
+            self.qps[s, d, i] = QueuePair(s, d, PORT_BASE + self.rng.randrange(16384), qpn,
+                                          number[s, d, i], self.rng.randrange(1 << 24))
+
+    def route(self, layer):
+        """{(src, expert): tokens}: every token of every rank picks top-k different experts."""
+        loads = collections.Counter()
+        for src in range(self.a.ranks):
+            for _ in range(self.a.tokens):
+                keys = [(self.rng.expovariate(w), e) for e, w in enumerate(self.weights[layer])]
+                for _, e in heapq.nsmallest(self.a.top_k, keys):
+                    loads[src, e] += 1
+        return loads
+
+    def area(self, rank, parity):
+        return self.base[rank] + (0 if self.a.no_parity else parity * self.stride)
+
+    def post_dispatch(self, src, loads, parity):
+        a = self.a
+        for dst in range(a.ranks):
+            for local in range(a.experts_per_rank):
+                if dst == src:
+                    continue
+                n = loads[src, dst * a.experts_per_rank + local]
+                qp, cell = self.qps[src, dst, local % a.qps], local * a.ranks + src
+                area = self.area(dst, parity)
+                if a.rule == "length":
+                    left = n * a.message
+                    while left:
+                        size = min(left, CHUNK)
+                        qp.post("write", self.rng.randrange(1 << 40), size, mtu=a.mtu, imm=True)
+                        left -= size
+                    continue
+                for slot in range(n):
+                    va = area + (cell * a.tokens + slot) * a.message
+                    if a.rule == "qp":
+                        va = self.rng.randrange(1 << 40)
+                    qp.post("write", va, a.message, mtu=a.mtu)
+                if a.rule == "va" and not a.no_counts:
+                    qp.post("atomic", area + self.counts + 8 * cell, 8, add=-n - 1)
+
+    def post_combine(self, src, loads, parity):
+        """Rank src gives the results of its experts back to where the tokens came from."""
+        a = self.a
+        for dst in range(a.ranks):
+            if dst == src or a.rule == "length":
+                continue
+            for local in range(a.experts_per_rank):
+                e = src * a.experts_per_rank + local
+                tokens = self.rng.sample(range(a.tokens), min(a.tokens, loads[dst, e]))
+                for token in sorted(tokens):
+                    va = self.area(dst, parity) + (e * a.tokens + token) * a.combine_message
+                    self.qps[src, dst, local % a.qps].post("write", va, a.combine_message, mtu=a.mtu)
+
+    def emit(self, ns, qp, packet):
+        op, body, size, last, psn = packet
+        head = roce.bth(op, qp.qpn, psn, ack_request=last, pad=-size % 4) + body
+        data, wire = roce.frame(self.address[qp.src], self.address[qp.dst], qp.sport, head,
+                                size + -size % 4, SNAP)
+        self.put(ns, data, wire)
+        if last:
+            qp.msn += 1
+            answer = roce.ATOMIC_ACK if op == roce.FETCH_ADD else roce.ACK
+            body = b"\x1f" + qp.msn.to_bytes(3, "big") + (bytes(8) if answer != roce.ACK else b"")
+            data, wire = roce.frame(self.address[qp.dst], self.address[qp.src], qp.sport,
+                                    roce.bth(answer, qp.answer_qpn, psn) + body, 0, SNAP)
+            self.put(ns + self.rng.randrange(2000, 9000), data, wire)
+
+    def put(self, ns, data, wire):
+        self.order += 1
+        self.packets.append((ns, self.order, data, wire))
+
+    def drain(self, src, ns):
+        """Send all that rank src has posted, from time ns on; returns when each peer had its last."""
+        busy = [qp for qp in self.qps.values() if qp.src == src and qp.queue]
+        arrived = {d: ns for d in range(self.a.ranks)}
+        while busy:
+            qp = self.rng.choice(busy)
+            packet = qp.queue.popleft()
+            ns += 1 + int(self.rng.expovariate(1 / self.a.packet_ns))
+            self.emit(ns, qp, packet)
+            qp.sent.append(packet)
+            if self.rng.random() < self.a.retransmit:
+                again = list(qp.sent)[-self.rng.randint(1, 20):]
+                for old in again:
+                    ns += 1 + int(self.rng.expovariate(1 / self.a.packet_ns))
+                    self.emit(ns, qp, old)
+            arrived[qp.dst] = ns
+            if not qp.queue:
+                busy.remove(qp)
+        return ns, arrived
+
+    def all_to_all(self, post, ready):
+        """One all-to-all: every rank sends from its time in `ready`; returns when each may go on."""
+        last = [0] * self.a.ranks
+        for src in range(self.a.ranks):
+            post(src)
+            done, arrived = self.drain(src, ready[src])
+            last[src] = max(last[src], done)
+            for d, ns in arrived.items():
+                last[d] = max(last[d], ns)
+        return [t + 1000 + self.rng.randrange(20000) for t in last]
+
+    def run(self):
+        """Returns {(step, layer, pass, src, dst, expert): tokens}."""
+        a, truth = self.a, collections.Counter()
+        ready, turn = [1_700_000_000 * 10**9] * a.ranks, 0
+        for step in range(a.steps):
+            if step == a.restart_at:
+                self.connect()
+                ready, turn = [max(ready) + 10**9] * a.ranks, 0
+            for _ in range(a.micro_batches):
+                routes = [self.route(l) for l in range(a.layers)]
+                for kind, layer in passes(a.pattern, a.layers):
+                    loads, parity = routes[layer], turn % 2
+                    for src in range(a.ranks):
+                        for e in range(self.experts):
+                            dst = e // a.experts_per_rank
+                            truth[step, layer, kind, src, dst, e] += loads[src, e]
+                    ready = self.all_to_all(lambda s: self.post_dispatch(s, loads, parity), ready)
+                    ready = self.all_to_all(lambda s: self.post_combine(s, loads, parity), ready)
+                    turn += 1
+                    pause = a.round_gap_us * 1000
+                    ready = [max(ready) + pause] * a.ranks if pause else ready
+        return truth
+
+    def flows(self):
+        return [(qp.src, qp.dst, qp.qpn, qp.dst * self.a.experts_per_rank + i)
+                for (_, _, i), qp in sorted(self.qps.items())]
+
+    def map_lines(self):
+        a = self.a
+        lines = job2map.preamble(
+            "generated", a.layers, a.experts_per_rank,
+            [(r, [str(self.address[r])], self.base[r] if a.rule == "va" else None)
+             for r in range(a.ranks)],
+            pattern=a.pattern, micro_batches=a.micro_batches,
+            idle_gap_us=a.round_gap_us // 4 if a.round_gap_us else None)
+        if a.rule == "va":
+            return lines + job2map.low_latency_rules(
+                a.ranks, a.experts_per_rank, a.tokens, a.message, a.combine_message,
+                None if a.no_parity else self.stride, self.counts, not a.no_counts)
+        if a.rule == "qp":
+            lines.append("flows:")
+            lines += [f"  - {{src: {s}, dst: {d}, qpn: {q:#x}, expert: {e}}}"
+                      for s, d, q, e in self.flows()]
+            return lines + ["rules:",
+                            "  - name: token", "    rule: qp", "    phase: dispatch",
+                            f"    length: {a.message}", f"    token-bytes: {a.message}",
+                            "  - name: combine", "    rule: qp", "    phase: combine",
+                            f"    length: {a.combine_message}"]
+        return lines + ["rules:", "  - name: stream", "    rule: length", "    phase: dispatch",
+                        "    expert: {fixed: 0}", f"    token-bytes: {a.message}"]
+
+
+def options():
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("--out", required=True)
+    ap.add_argument("--seed", type=int)
+    ap.add_argument("--ranks", type=int, default=2)
+    ap.add_argument("--experts-per-rank", type=int, default=4)
+    ap.add_argument("--tokens", type=int, default=16, help="a rank and round")
+    ap.add_argument("--top-k", type=int, default=2)
+    ap.add_argument("--layers", type=int, default=2)
+    ap.add_argument("--steps", type=int, default=3)
+    ap.add_argument("--micro-batches", type=int, default=1)
+    ap.add_argument("--pattern", default="inference",
+                    choices=("inference", "training", "training-recompute"))
+    ap.add_argument("--rule", default="va", choices=("va", "qp", "length"))
+    ap.add_argument("--qps", type=int, help="queue pairs a (src, dst); default: one an expert")
+    ap.add_argument("--no-parity", action="store_true", help="one buffer for all rounds")
+    ap.add_argument("--no-counts", action="store_true", help="no atomics")
+    ap.add_argument("--ipv6", action="store_true")
+    ap.add_argument("--mtu", type=int, default=4096)
+    ap.add_argument("--message", type=int, default=544)
+    ap.add_argument("--combine-message", type=int, default=1040)
+    ap.add_argument("--packet-ns", type=int, default=2000, help="mean distance of a rank's packets")
+    ap.add_argument("--round-gap-us", type=int, default=0, help="silence between rounds")
+    ap.add_argument("--retransmit", type=float, default=0.0, help="chance a packet to go back N")
+    ap.add_argument("--restart-at", type=int, default=-1, help="step before which the job restarts")
+    return ap
+
+
+def generate(arguments):
+    """Writes the three files; returns the seed."""
+    a = options().parse_args(arguments)
+    if a.qps is None:
+        a.qps = a.experts_per_rank
+    if a.rule == "length" and a.experts_per_rank != 1:
+        raise SystemExit("gen.py: rule length needs --experts-per-rank 1")
+    if a.rule == "qp" and a.qps != a.experts_per_rank:
+        raise SystemExit("gen.py: rule qp needs a queue pair an expert")
+    seed = random.randrange(1 << 32) if a.seed is None else a.seed
+    traffic = Traffic(a, seed)
+    truth = traffic.run()
+    os.makedirs(a.out, exist_ok=True)
+    packets = [roce.Packet(ns, data, wire) for ns, _, data, wire in sorted(traffic.packets)]
+    roce.write_pcap(os.path.join(a.out, "capture.pcap.gz"), packets)
+    with open(os.path.join(a.out, "map.yaml"), "w") as f:
+        f.write("\n".join(traffic.map_lines()) + "\n")
+    with open(os.path.join(a.out, "truth.csv"), "w") as f:
+        f.write("step,layer,phase,src,dst,expert,tokens\n")
+        for key in sorted(truth):
+            f.write(",".join(map(str, key + (truth[key],))) + "\n")
+    print(f"gen.py: seed {seed}, {len(packets)} frames, {len(traffic.qps)} flows, {a.out}")
+    return seed
+
+
+if __name__ == "__main__":
+    generate(None)
