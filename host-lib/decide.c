@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Plan or keep. Moving weights stalls a job for seconds, and doing it too often costs more than
+ * imbalance does; so everything but a clear case is "keep".
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static int check(const struct moetap_forecast *f, const struct moetap_plan *a,
+	const struct moetap_plan *b)
+{
+	if (moetap_plan_layers(a) != moetap_forecast_layers(f) ||
+		moetap_plan_experts(a) != moetap_forecast_experts(f))
+		return -EINVAL;
+	return moetap_plan_moves(b, a) < 0 ? -EINVAL : 0;
+}
+
+/** Appends what is wrong with the rounds behind the forecast. */
+static void name_quality(const struct moetap_forecast *f, char *text, size_t size)
+{
+	struct moetap_forecast_info info;
+	size_t used = strlen(text);
+	char names[96];
+
+	moetap_forecast_info(f, &info);
+	if (info.quality == 0)
+		return;
+	snprintf(text + used, size - used,
+		"; made from %llu rounds of which %llu are not exact (%s)",
+		(unsigned long long)info.rounds, (unsigned long long)info.flagged,
+		moetap_quality_text(info.quality, names, sizeof(names)));
+}
+
+int moetap_decide(const struct moetap_state *state, const struct moetap_forecast *forecast,
+	const struct moetap_plan *current, const struct moetap_plan *plan, double threshold,
+	struct moetap_decision *d)
+{
+	const double *share = moetap_forecast_share(forecast);
+	struct moetap_balance before, after;
+	char unstable[128];
+
+	if (check(forecast, current, plan) < 0)
+		return -EINVAL;
+	memset(d, 0, sizeof(*d));
+	moetap_plan_balance(current, share, &before, NULL);
+	moetap_plan_balance(plan, share, &after, NULL);
+	d->before = before.sums;
+	d->after = after.sums;
+	/* The means are the same, so the sums of maxima are as the inverse of `sums`. */
+	d->gain = 1 - before.sums / after.sums;
+	d->moves = moetap_plan_moves(plan, current);
+	d->verdict = MOETAP_KEEP;
+	if (!moetap_state_stable(state, unstable))
+		snprintf(d->reason, sizeof(d->reason), "keep: transient: %s", unstable);
+	else if (d->gain <= threshold)
+		snprintf(d->reason, sizeof(d->reason),
+			"keep: the plan would save %.1f %% of the busiest ranks' load, no more than "
+			"the %.1f %% that a move must bring",
+			100 * d->gain, 100 * threshold);
+	else {
+		d->verdict = MOETAP_PLAN;
+		snprintf(d->reason, sizeof(d->reason),
+			"plan: stable, balancedness %.3f -> %.3f forecast, %lld slots to move",
+			d->before, d->after, (long long)d->moves);
+	}
+	name_quality(forecast, d->reason, sizeof(d->reason));
+	return 0;
+}

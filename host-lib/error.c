@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+int fail(struct moetap_error *error, int err, const char *format, ...)
+{
+	va_list args;
+
+	if (error == NULL)
+		return err;
+	va_start(args, format);
+	vsnprintf(error->text, sizeof(error->text), format, args);
+	va_end(args);
+	return err;
+}
+
+int fail_memory(struct moetap_error *error)
+{
+	return fail(error, -ENOMEM, "out of memory");
+}
+
+int check_geometry(uint32_t layers, uint32_t experts, struct moetap_error *error)
+{
+	if (layers == 0 || experts == 0)
+		return fail(error, -EINVAL, "there must be at least one layer and one expert");
+	if (layers > MOETAP_MAX_LAYERS)
+		return fail(error, -E2BIG, "%u layers are more than the limit of %u", layers,
+			MOETAP_MAX_LAYERS);
+	if (experts > MOETAP_MAX_EXPERTS)
+		return fail(error, -E2BIG, "%u experts a layer are more than the limit of %u",
+			experts, MOETAP_MAX_EXPERTS);
+	return 0;
+}
+
+const char *moetap_version(void)
+{
+	return MOETAP_VERSION;
+}
+
+char *moetap_quality_text(uint32_t quality, char *text, size_t size)
+{
+	static const char *const names[] = {"gap", "disagree", "stale", "truncated", "nic-drop",
+		"overrun", "resync", "late", "no-room", "contradict", "fraction", "align"};
+	size_t used = 0;
+
+	if (size == 0)
+		return text;
+	text[0] = '\0';
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (!(quality & (1u << i)) || used >= size)
+			continue;
+		used += (size_t)snprintf(
+			text + used, size - used, "%s%s", used > 0 ? "," : "", names[i]);
+	}
+	return text;
+}

@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * libmoetap: from the loads of experts to a published hint.
+ *
+ * The words it uses. A **load** is the number of tokens that an expert got in a round; a **round**
+ * is one dispatch all-to-all of one layer; a **step** is one pass through all layers. The
+ * **share** of an expert is its load divided by the sum of loads of its layer. A **series** is
+ * loads by step. A layer's **state** is transient or stable. A **forecast** made after step t for
+ * a **horizon** h says what the mean share over the steps t+1 ... t+h will be. A **plan** is a
+ * placement: which expert each **slot** holds, slots counted in rank order (slot s is on rank
+ * s / (slots / ranks)). A **hint** is a published plan or the advice to keep the one in force.
+ *
+ * The way through: moetap_series_load_trace() or moetap_series_add_round() -> moetap_state_*() ->
+ * moetap_forecast_make() -> moetap_plan_make() -> moetap_decide() -> moetap_publisher_publish().
+ * A job that only reads hints needs moetap_hint.h and nothing of this library.
+ *
+ * Errors. Every function that can fail returns 0 or a negative errno; where it takes a
+ * `struct moetap_error *`, that one says in words what is wrong and what would mend it (it may be
+ * NULL, and is not touched on success).
+ *
+ * Ownership. A handle belongs to who made it and is freed by its *_free() function (NULL is
+ * fine). Pointers that a getter returns live as long as their handle. What is passed in is copied.
+ *
+ * Threads. The library has no global state. Different handles may be used by different threads at
+ * once. One handle may be read (functions that take a pointer to const) by any number of threads
+ * at once; everything else needs the caller's lock.
+ */
+#ifndef MOETAP_H
+#define MOETAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MOETAP_EXPORT __attribute__((visibility("default")))
+
+/** Limits. Larger input is refused with -E2BIG, never cut. */
+#define MOETAP_MAX_LAYERS 1024u
+#define MOETAP_MAX_EXPERTS 4096u /**< in a layer */
+#define MOETAP_MAX_SLOTS 16384u	 /**< in a layer */
+#define MOETAP_MAX_RANKS 4096u
+/** Default bound on the memory of a series, in bytes. */
+#define MOETAP_SERIES_BYTES ((size_t)4 << 30)
+
+/** An error in words. */
+struct moetap_error {
+	char text[256]; /**< one line, ends with 0 */
+};
+
+/**
+ * What was wrong with a round: bits, 0 for an exact one. A source ors these into the round that it
+ * adds; forecasts, plans and hints made from such rounds carry them on. The values are those of
+ * the device page's inexact rounds.
+ */
+enum moetap_quality {
+	MOETAP_QUALITY_GAP = 1 << 0,	    /**< packets of the round were never seen */
+	MOETAP_QUALITY_DISAGREE = 1 << 1,   /**< tokens counted differ from tokens announced */
+	MOETAP_QUALITY_STALE = 1 << 2,	    /**< packets too old to tell from retransmissions */
+	MOETAP_QUALITY_TRUNCATED = 1 << 3,  /**< the bytes that a rule needs were cut away */
+	MOETAP_QUALITY_NIC_DROP = 1 << 4,   /**< the NIC dropped packets */
+	MOETAP_QUALITY_OVERRUN = 1 << 5,    /**< rounds ran together, or were lost to the reader */
+	MOETAP_QUALITY_RESYNC = 1 << 6,	    /**< a queue pair jumped to other PSNs */
+	MOETAP_QUALITY_LATE = 1 << 7,	    /**< tokens arrived after the round was closed */
+	MOETAP_QUALITY_NO_ROOM = 1 << 8,    /**< flows were not counted for lack of room */
+	MOETAP_QUALITY_CONTRADICT = 1 << 9, /**< messages whose source or expert cannot be */
+	MOETAP_QUALITY_FRACTION = 1 << 10,  /**< bytes are no whole number of tokens */
+	MOETAP_QUALITY_ALIGN = 1 << 11,	    /**< layer and step are assumed */
+};
+
+/** Version of the library, "major.minor.patch". */
+MOETAP_EXPORT const char *moetap_version(void);
+
+/**
+ * Names of the flags in `quality` (enum moetap_quality), comma-separated; "" for none.
+ * Writes at most `size` bytes with the final 0 and returns `text`.
+ */
+MOETAP_EXPORT char *moetap_quality_text(uint32_t quality, char *text, size_t size);
+
+/* ---- series: loads by step ------------------------------------------------------------------ */
+
+/** Loads [layers][experts] by step. Memory: about 8 * layers * (experts + 2) bytes a step. */
+struct moetap_series;
+
+/**
+ * An empty series that keeps at most the last `max_steps` steps (0: as many as fit into
+ * MOETAP_SERIES_BYTES). Memory is taken as steps come. When it is full, a new step pushes the
+ * oldest one out, which moetap_series_dropped() counts.
+ *
+ * Returns 0, -EINVAL (a zero), -E2BIG (over a limit) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_series_new(uint32_t layers, uint32_t experts, uint32_t max_steps,
+	struct moetap_series **series, struct moetap_error *error);
+MOETAP_EXPORT void moetap_series_free(struct moetap_series *series);
+
+/**
+ * Reads a trace: CSV with the header `step,l0_e0,l0_e1,...` (tokens; other columns are ignored,
+ * columns may come in any order), one line a step, steps going up; or what `moetap count` prints
+ * (`round,step,layer,phase,src,dst,expert,tokens,bytes`; the dispatch rounds are taken). "-" is
+ * standard input. Bad input is refused with its line and column, and nothing is returned: negative
+ * or not finite tokens, a wrong number of fields, a last line without line feed (it may be cut), a
+ * step that goes back, a column missing.
+ *
+ * Returns 0, -ENOENT and other errors of open(2), -EBADMSG (bad input), -E2BIG (over a limit, or
+ * more than MOETAP_SERIES_BYTES) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_series_load_trace(
+	const char *path, struct moetap_series **series, struct moetap_error *error);
+
+/**
+ * Adds the loads of one round: `tokens[experts]` of `layer` in `step`, with its quality (enum
+ * moetap_quality, 0 for an exact round). Rounds of one (step, layer), as micro-batches make them, add up. Steps
+ * may come late as long as they are kept; a step below the oldest kept one is refused.
+ *
+ * Returns 0, -EINVAL (layer out of range; negative or not finite tokens), -ESTALE (step too old)
+ * or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_series_add_round(struct moetap_series *series, int64_t step,
+	uint32_t layer, const double *tokens, uint32_t quality, struct moetap_error *error);
+
+/** The same for a whole step: `tokens[layers][experts]`, `quality[layers]` or NULL for exact rounds. */
+MOETAP_EXPORT int moetap_series_add_step(struct moetap_series *series, int64_t step,
+	const double *tokens, const uint32_t *quality, struct moetap_error *error);
+
+MOETAP_EXPORT uint32_t moetap_series_layers(const struct moetap_series *series);
+MOETAP_EXPORT uint32_t moetap_series_experts(const struct moetap_series *series);
+/** Steps kept now. */
+MOETAP_EXPORT uint32_t moetap_series_steps(const struct moetap_series *series);
+/** Steps pushed out because the series was full. */
+MOETAP_EXPORT uint64_t moetap_series_dropped(const struct moetap_series *series);
+/** Oldest and newest step kept; 0 and -1 when empty. */
+MOETAP_EXPORT int64_t moetap_series_first_step(const struct moetap_series *series);
+MOETAP_EXPORT int64_t moetap_series_last_step(const struct moetap_series *series);
+
+/**
+ * Mean shares of a layer over the kept steps first ... last (both included), each step counting
+ * the same. Steps in which the layer had no tokens have no shares and are left out.
+ *
+ * Returns how many steps were used; with 0, `share[experts]` is all zero.
+ */
+MOETAP_EXPORT uint32_t moetap_series_mean_shares(const struct moetap_series *series, uint32_t layer,
+	int64_t first, int64_t last, double *share);
+
+/** Mean tokens a step [layers][experts] over the last `steps` steps (0: all kept ones). */
+MOETAP_EXPORT void moetap_series_mean_tokens(
+	const struct moetap_series *series, uint32_t steps, double *tokens);
+
+/**
+ * Flagged (step, layer) among the steps first ... last; `quality` (may be NULL) gets all their flags
+ * ored, `rounds` (may be NULL) the number of (step, layer) that were seen at all.
+ */
+MOETAP_EXPORT uint64_t moetap_series_flagged(const struct moetap_series *series, int64_t first,
+	int64_t last, uint32_t *quality, uint64_t *rounds);
+
+/* ---- state: transient or stable ------------------------------------------------------------- */
+
+/** Follows a series and says for every layer whether its shares are transient or stable. */
+struct moetap_state;
+
+/** State of one layer. The three figures are means of |difference of shares| * experts. */
+struct moetap_layer_state {
+	bool stable;
+	int64_t since;	 /**< step at which this state began */
+	double drift;	 /**< last window against the window before */
+	double error;	 /**< of the last sliding-window forecast that matured, over four windows */
+	double noise;	 /**< what drift would be from the dispersion of shares alone */
+	char reason[96]; /**< why, in words */
+};
+
+/** A detector for series of `layers` layers. Returns 0, -EINVAL or -ENOMEM. */
+MOETAP_EXPORT int moetap_state_new(uint32_t layers, struct moetap_state **state);
+MOETAP_EXPORT void moetap_state_free(struct moetap_state *state);
+
+/**
+ * Looks at the steps of `series` up to `step` that it has not seen yet, in a fixed grid of steps,
+ * so that the outcome does not depend on how often it is called. It never looks at a later step.
+ * Returns 0, -EINVAL (another number of layers) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_state_update(
+	struct moetap_state *state, const struct moetap_series *series, int64_t step);
+
+/** State of a layer after the last update. Returns 0 or -EINVAL. */
+MOETAP_EXPORT int moetap_state_layer(
+	const struct moetap_state *state, uint32_t layer, struct moetap_layer_state *out);
+
+/** Whether every layer that has tokens is stable. `reason` (may be NULL) names what is not. */
+MOETAP_EXPORT bool moetap_state_stable(const struct moetap_state *state, char reason[128]);
+
+/* ---- forecast ------------------------------------------------------------------------------- */
+
+/** Name and one-line description of the i-th method; NULL past the last one. */
+MOETAP_EXPORT const char *moetap_forecast_method(uint32_t i, const char **title);
+
+/** Forecast shares with 80 % intervals. */
+struct moetap_forecast;
+
+/**
+ * Forecasts the mean share of every (layer, expert) over the steps step+1 ... step+horizon from
+ * the steps up to `step` (of those kept) alone. `method` is a name or NULL for the default;
+ * `window` is in steps, 0 lets the method choose. A layer without any tokens gets shares of 0;
+ * those of any other layer sum to 1.
+ *
+ * Returns 0, -EINVAL (unknown method, horizon 0), -ENODATA (no step up to `step`) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_forecast_make(const struct moetap_series *series, int64_t step,
+	const char *method, uint32_t horizon, uint32_t window, struct moetap_forecast **forecast,
+	struct moetap_error *error);
+MOETAP_EXPORT void moetap_forecast_free(struct moetap_forecast *forecast);
+
+MOETAP_EXPORT uint32_t moetap_forecast_layers(const struct moetap_forecast *forecast);
+MOETAP_EXPORT uint32_t moetap_forecast_experts(const struct moetap_forecast *forecast);
+/** Shares and the ends of their 80 % intervals, [layers][experts] each. */
+MOETAP_EXPORT const double *moetap_forecast_share(const struct moetap_forecast *forecast);
+MOETAP_EXPORT const double *moetap_forecast_low(const struct moetap_forecast *forecast);
+MOETAP_EXPORT const double *moetap_forecast_high(const struct moetap_forecast *forecast);
+
+/** Where a forecast comes from. */
+struct moetap_forecast_info {
+	const char *method;
+	const char *interval; /**< what the intervals rest on, in words */
+	int64_t step;	      /**< made after this step */
+	uint32_t horizon;     /**< steps */
+	uint32_t window;      /**< steps that the method looked at */
+	uint32_t quality;	      /**< of the rounds in that window, ored */
+	uint64_t rounds;      /**< rounds in that window */
+	uint64_t flagged;     /**< those that are not exact */
+};
+MOETAP_EXPORT void moetap_forecast_info(
+	const struct moetap_forecast *forecast, struct moetap_forecast_info *info);
+
+/* ---- backtest ------------------------------------------------------------------------------- */
+
+/** Which origins a line of a backtest is about. */
+enum moetap_origins {
+	MOETAP_ORIGINS_ALL,
+	MOETAP_ORIGINS_TRANSIENT,
+	MOETAP_ORIGINS_STABLE,
+	MOETAP_ORIGINS_KINDS, /**< number of the above */
+};
+
+/** Error of one method. Fractions, not percent; NAN where nothing counted. */
+struct moetap_backtest_line {
+	double rel;	  /**< mean |p - a| / a where a >= 0.05 / experts */
+	double norm;	  /**< mean |p - a| * experts over all */
+	double coverage;  /**< fraction of actual shares inside their 80 % interval */
+	uint32_t experts; /**< (layer, expert) that counted in `rel` at some origin */
+	uint32_t origins;
+};
+
+/** How to run a backtest. */
+struct moetap_backtest_options {
+	const char *method; /**< NULL: the default */
+	uint32_t horizon;   /**< steps */
+	uint32_t window;    /**< steps; 0: the method chooses */
+	int64_t from;	    /**< first origin; below 0: a sixteenth into the series */
+	uint32_t every;	    /**< steps between origins; 0: a thirty-second of the series */
+	/** Called after each origin (may be NULL); returning non-zero ends with -ECANCELED. */
+	int (*progress)(void *arg, uint32_t done, uint32_t total);
+	void *arg;
+};
+
+/**
+ * Rolling origins: at each origin t the method sees the steps up to t, and its forecast is
+ * compared with the mean shares over t+1 ... t+horizon. Only origins whose horizon the series
+ * covers count. An origin is stable when moetap_state_stable() says so at t.
+ *
+ * Returns 0, -EINVAL, -ENODATA (no origin fits), -ECANCELED or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_backtest(const struct moetap_series *series,
+	const struct moetap_backtest_options *options,
+	struct moetap_backtest_line lines[MOETAP_ORIGINS_KINDS], struct moetap_error *error);
+
+/* ---- plan ----------------------------------------------------------------------------------- */
+
+/** What there is to place on. */
+struct moetap_shape {
+	uint32_t ranks;
+	uint32_t nodes;	 /**< divides ranks */
+	uint32_t slots;	 /**< in a layer, over all ranks; ranks divide it */
+	uint32_t groups; /**< of experts, for group-limited routing; 1: none */
+};
+
+/** Name and one-line description of the i-th policy; NULL past the last one. The first is the
+ * default. */
+MOETAP_EXPORT const char *moetap_plan_policy(uint32_t i, const char **title);
+
+/** A placement: which expert each slot of each layer holds. Replicas share an expert's load
+ * equally. */
+struct moetap_plan;
+
+/**
+ * Plans the placement for `loads[layers][experts]` (tokens or shares; finite, not negative; a
+ * layer of zeros is fine). Hierarchical when there are groups and the nodes divide them: a group
+ * then stays on one node; global otherwise. `policy` is a name or NULL for the default, which is
+ * deterministic, never puts two replicas of an expert on a rank, and is never less balanced than
+ * `eplb` in a layer where `eplb` keeps that rule too. `current` (may be NULL) is the placement in
+ * force: experts that stay on their rank keep their slot.
+ *
+ * Returns 0, -EINVAL (shape or loads impossible, unknown policy; the text says why), -E2BIG or
+ * -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_plan_make(const char *policy, const struct moetap_shape *shape,
+	uint32_t layers, uint32_t experts, const double *loads, const struct moetap_plan *current,
+	struct moetap_plan **plan, struct moetap_error *error);
+
+/** A plan from a given placement `slot_expert[layers][slots]`; every expert must have a slot. */
+MOETAP_EXPORT int moetap_plan_from_slots(const struct moetap_shape *shape, uint32_t layers,
+	uint32_t experts, const uint32_t *slot_expert, struct moetap_plan **plan,
+	struct moetap_error *error);
+
+/** The placement that frameworks start with: slot s holds expert s modulo experts. */
+MOETAP_EXPORT int moetap_plan_trivial(const struct moetap_shape *shape, uint32_t layers,
+	uint32_t experts, struct moetap_plan **plan, struct moetap_error *error);
+MOETAP_EXPORT void moetap_plan_free(struct moetap_plan *plan);
+
+MOETAP_EXPORT uint32_t moetap_plan_layers(const struct moetap_plan *plan);
+MOETAP_EXPORT uint32_t moetap_plan_experts(const struct moetap_plan *plan);
+MOETAP_EXPORT void moetap_plan_shape(const struct moetap_plan *plan, struct moetap_shape *shape);
+/** Whether groups are kept on nodes. */
+MOETAP_EXPORT bool moetap_plan_hierarchical(const struct moetap_plan *plan);
+/** Expert of every slot, [layers][slots]. */
+MOETAP_EXPORT const uint32_t *moetap_plan_slots(const struct moetap_plan *plan);
+/** Replicas of every expert, [layers][experts]. */
+MOETAP_EXPORT const uint32_t *moetap_plan_replicas(const struct moetap_plan *plan);
+/** (layer, rank, expert) with more than one replica: weights and memory wasted. */
+MOETAP_EXPORT uint32_t moetap_plan_doubled(const struct moetap_plan *plan);
+/**
+ * Slots of all layers whose expert was not on that rank in `current`: the weights to be sent.
+ * Returns -EINVAL when the two differ in shape.
+ */
+MOETAP_EXPORT int64_t moetap_plan_moves(
+	const struct moetap_plan *plan, const struct moetap_plan *current);
+
+/** Balancedness of a plan under given loads, in the three forms in use. Layers without tokens
+ * are left out; all are 1, 1 and 0 when no layer has any. */
+struct moetap_balance {
+	double mean_max; /**< mean over layers of mean / max of rank loads (SGLang) */
+	double sums;	 /**< sum of means / sum of maxima (vLLM) */
+	double excess;	 /**< mean over layers of (max - mean) / mean (TensorRT-LLM) */
+};
+
+/** `layer` (may be NULL) gets mean / max of every layer; 1 for a layer without tokens. */
+MOETAP_EXPORT void moetap_plan_balance(const struct moetap_plan *plan, const double *loads,
+	struct moetap_balance *balance, double *layer);
+
+/* ---- hints ---------------------------------------------------------------------------------- */
+
+/** What a hint advises. */
+enum moetap_verdict {
+	MOETAP_KEEP, /**< leave the placement as it is */
+	MOETAP_PLAN, /**< move to the published placement */
+};
+
+/** A verdict with its grounds. */
+struct moetap_decision {
+	enum moetap_verdict verdict;
+	double gain;	  /**< predicted fraction of the busiest ranks' load saved, all layers */
+	double before;	  /**< balancedness (sums) forecast for the placement in force */
+	double after;	  /**< balancedness (sums) forecast for the plan */
+	int64_t moves;	  /**< slots to be filled anew */
+	char reason[256]; /**< one sentence */
+};
+
+/** Default of moetap_decide()'s threshold. */
+#define MOETAP_GAIN_THRESHOLD 0.05
+
+/**
+ * Says nothing rather than harm: `plan` only when every layer is stable and the predicted gain of
+ * `plan` over `current` exceeds `threshold`; else `keep` with the reason. A forecast made from
+ * flagged rounds is named as such in the reason. Returns 0 or -EINVAL (shapes differ).
+ */
+MOETAP_EXPORT int moetap_decide(const struct moetap_state *state,
+	const struct moetap_forecast *forecast, const struct moetap_plan *current,
+	const struct moetap_plan *plan, double threshold, struct moetap_decision *decision);
+
+/** The one writer of a hint page. */
+struct moetap_publisher;
+
+/**
+ * Opens the hint page /dev/shm/moetap-hint-`name` for writing, making it where there is none.
+ * A page that an earlier writer left is taken over: its hint stays readable and generations go on.
+ * A page of another geometry is retired (readers get -ESTALE and open again) and made anew.
+ *
+ * Returns 0, -EINVAL (bad name or shape), -EBUSY (somebody else publishes there), -EACCES,
+ * -EPROTO (the file is no hint page of this version) or another errno.
+ */
+MOETAP_EXPORT int moetap_publisher_open(const char *name, uint32_t layers, uint32_t experts,
+	const struct moetap_shape *shape, struct moetap_publisher **publisher,
+	struct moetap_error *error);
+
+/** Gives the page up; it stays with its last hint for readers and the next writer. */
+MOETAP_EXPORT void moetap_publisher_close(struct moetap_publisher *publisher);
+
+/**
+ * Publishes a hint. `placement` is the placement that the hint carries: the plan for
+ * MOETAP_PLAN, the placement in force for MOETAP_KEEP. Readers see the old hint or the new one,
+ * never a mixture, also when this process is killed half way.
+ *
+ * Returns 0 or -EINVAL (shape of forecast or placement is not the page's).
+ */
+MOETAP_EXPORT int moetap_publisher_publish(struct moetap_publisher *publisher,
+	const struct moetap_state *state, const struct moetap_forecast *forecast,
+	const struct moetap_plan *placement, const struct moetap_decision *decision,
+	struct moetap_error *error);
+
+/** Generation of the last hint on the page; 0 when there is none yet. */
+MOETAP_EXPORT uint64_t moetap_publisher_generation(const struct moetap_publisher *publisher);
+
+/** Removes the page; readers that have it open get -ESTALE. Returns as moetap_publisher_open(). */
+MOETAP_EXPORT int moetap_hint_remove(const char *name, struct moetap_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

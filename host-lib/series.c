@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Loads by step: a ring of rows, one row a step, in rising order of steps. A row is taken from the
+ * heap when its step first comes and used again for a new step once the ring is full.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/** One step. The three arrays lie behind it in the same block. */
+struct row {
+	int64_t step;
+	double *tokens;	   /**< [layers][experts] */
+	double *sum;	   /**< [layers], of tokens */
+	uint32_t *quality; /**< [layers], and SEEN once a round of the layer came */
+};
+
+/** Not a flaw: marks a layer of which a round was seen in this step. */
+#define SEEN (1u << 31)
+
+struct moetap_series {
+	uint32_t layers, experts;
+	uint32_t max_steps; /**< limit of `count` */
+	uint32_t room;	    /**< length of `rows` */
+	uint32_t head;	    /**< where the oldest row is */
+	uint32_t count;
+	uint64_t dropped;
+	struct row **rows;
+};
+
+static size_t row_bytes(uint32_t layers, uint32_t experts)
+{
+	return sizeof(struct row) + (size_t)layers * experts * sizeof(double) +
+	       layers * (sizeof(double) + sizeof(uint32_t));
+}
+
+static struct row **row_at(const struct moetap_series *s, uint32_t i)
+{
+	return &s->rows[(s->head + i) % s->room];
+}
+
+int moetap_series_new(uint32_t layers, uint32_t experts, uint32_t max_steps,
+	struct moetap_series **series, struct moetap_error *error)
+{
+	struct moetap_series *s;
+	size_t fit;
+	int ret;
+
+	ret = check_geometry(layers, experts, error);
+	if (ret < 0)
+		return ret;
+	fit = MOETAP_SERIES_BYTES / (row_bytes(layers, experts) + sizeof(struct row *));
+	if (fit > UINT32_MAX)
+		fit = UINT32_MAX;
+	if (max_steps > fit)
+		return fail(error, -E2BIG,
+			"%u steps of %u layers and %u experts take more than %zu MiB; at most %zu "
+			"steps fit",
+			max_steps, layers, experts, MOETAP_SERIES_BYTES >> 20, fit);
+	s = calloc(1, sizeof(*s));
+	if (s == NULL)
+		return fail_memory(error);
+	s->layers = layers;
+	s->experts = experts;
+	s->max_steps = max_steps > 0 ? max_steps : (uint32_t)fit;
+	*series = s;
+	return 0;
+}
+
+void moetap_series_free(struct moetap_series *s)
+{
+	if (s == NULL)
+		return;
+	for (uint32_t i = 0; i < s->count; i++)
+		free(*row_at(s, i));
+	free(s->rows);
+	free(s);
+}
+
+static struct row *row_new(const struct moetap_series *s)
+{
+	size_t cells = (size_t)s->layers * s->experts;
+	struct row *row = malloc(row_bytes(s->layers, s->experts));
+
+	if (row == NULL)
+		return NULL;
+	row->tokens = (double *)(row + 1);
+	row->sum = row->tokens + cells;
+	row->quality = (uint32_t *)(row->sum + s->layers);
+	return row;
+}
+
+static void row_clear(const struct moetap_series *s, struct row *row, int64_t step)
+{
+	row->step = step;
+	memset(row->tokens, 0, (size_t)s->layers * s->experts * sizeof(double));
+	memset(row->sum, 0, s->layers * sizeof(double));
+	memset(row->quality, 0, s->layers * sizeof(uint32_t));
+}
+
+/** Doubles the ring's room. */
+static int grow(struct moetap_series *s)
+{
+	uint64_t room = s->room > 0 ? 2ull * s->room : 64;
+	struct row **rows;
+
+	if (room > s->max_steps)
+		room = s->max_steps;
+	rows = malloc(room * sizeof(*rows));
+	if (rows == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < s->count; i++)
+		rows[i] = *row_at(s, i);
+	free(s->rows);
+	s->rows = rows;
+	s->room = (uint32_t)room;
+	s->head = 0;
+	return 0;
+}
+
+/** Makes the row of a new step, which belongs at index `at`. */
+static int insert(struct moetap_series *s, uint32_t at, int64_t step, struct row **out)
+{
+	struct row *row;
+
+	if (s->count == s->max_steps) {
+		row = *row_at(s, 0);
+		s->head = (s->head + 1) % s->room;
+		s->count--;
+		s->dropped++;
+		at--;
+	} else {
+		if (s->count == s->room && grow(s) < 0)
+			return -ENOMEM;
+		row = row_new(s);
+		if (row == NULL)
+			return -ENOMEM;
+	}
+	row_clear(s, row, step);
+	for (uint32_t i = s->count; i > at; i--)
+		*row_at(s, i) = *row_at(s, i - 1);
+	*row_at(s, at) = row;
+	s->count++;
+	*out = row;
+	return 0;
+}
+
+uint32_t series_lower(const struct moetap_series *s, int64_t step)
+{
+	uint32_t low = 0, high = s->count;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if ((*row_at(s, middle))->step < step)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/** The row of a step, made if need be. */
+static int row_of(struct moetap_series *s, int64_t step, struct row **row)
+{
+	/* Nearly always the newest step or the one after it. */
+	uint32_t at = s->count > 0 && (*row_at(s, s->count - 1))->step < step
+			      ? s->count
+			      : series_lower(s, step);
+
+	if (at < s->count && (*row_at(s, at))->step == step) {
+		*row = *row_at(s, at);
+		return 0;
+	}
+	if (at == 0 && s->count > 0 && (s->dropped > 0 || s->count == s->max_steps))
+		return -ESTALE;
+	return insert(s, at, step, row);
+}
+
+static int check_tokens(const struct moetap_series *s, uint32_t layer, const double *tokens,
+	struct moetap_error *error)
+{
+	for (uint32_t e = 0; e < s->experts; e++) {
+		if (!(tokens[e] >= 0 && tokens[e] <= LOAD_MAX))
+			return fail(error, -EINVAL,
+				"layer %u, expert %u: %g tokens; a load must be a number from 0 to "
+				"2^53",
+				layer, e, tokens[e]);
+	}
+	return 0;
+}
+
+static int find_row(
+	struct moetap_series *s, int64_t step, struct row **row, struct moetap_error *error)
+{
+	int ret = row_of(s, step, row);
+
+	if (ret == -ESTALE)
+		return fail(error, ret, "step %lld is older than the oldest kept step %lld",
+			(long long)step, (long long)moetap_series_first_step(s));
+	if (ret < 0)
+		return fail_memory(error);
+	return 0;
+}
+
+static void add_layer(const struct moetap_series *s, struct row *row, uint32_t layer,
+	const double *tokens, uint32_t quality)
+{
+	double *to = row->tokens + (size_t)layer * s->experts;
+
+	for (uint32_t e = 0; e < s->experts; e++) {
+		to[e] += tokens[e];
+		row->sum[layer] += tokens[e];
+	}
+	row->quality[layer] |= (quality & ~SEEN) | SEEN;
+}
+
+int moetap_series_add_round(struct moetap_series *s, int64_t step, uint32_t layer,
+	const double *tokens, uint32_t quality, struct moetap_error *error)
+{
+	struct row *row;
+	int ret;
+
+	if (layer >= s->layers)
+		return fail(error, -EINVAL, "layer %u of a series of %u layers", layer, s->layers);
+	ret = check_tokens(s, layer, tokens, error);
+	if (ret < 0)
+		return ret;
+	ret = find_row(s, step, &row, error);
+	if (ret < 0)
+		return ret;
+	add_layer(s, row, layer, tokens, quality);
+	return 0;
+}
+
+int moetap_series_add_step(struct moetap_series *s, int64_t step, const double *tokens,
+	const uint32_t *quality, struct moetap_error *error)
+{
+	struct row *row;
+	int ret;
+
+	for (uint32_t l = 0; l < s->layers; l++) {
+		ret = check_tokens(s, l, tokens + (size_t)l * s->experts, error);
+		if (ret < 0)
+			return ret;
+	}
+	ret = find_row(s, step, &row, error);
+	if (ret < 0)
+		return ret;
+	for (uint32_t l = 0; l < s->layers; l++)
+		add_layer(s, row, l, tokens + (size_t)l * s->experts,
+			quality != NULL ? quality[l] : 0);
+	return 0;
+}
+
+uint32_t moetap_series_layers(const struct moetap_series *s)
+{
+	return s->layers;
+}
+
+uint32_t moetap_series_experts(const struct moetap_series *s)
+{
+	return s->experts;
+}
+
+uint32_t moetap_series_steps(const struct moetap_series *s)
+{
+	return s->count;
+}
+
+uint64_t moetap_series_dropped(const struct moetap_series *s)
+{
+	return s->dropped;
+}
+
+int64_t moetap_series_first_step(const struct moetap_series *s)
+{
+	return s->count > 0 ? (*row_at(s, 0))->step : 0;
+}
+
+int64_t moetap_series_last_step(const struct moetap_series *s)
+{
+	return s->count > 0 ? (*row_at(s, s->count - 1))->step : -1;
+}
+
+int64_t series_step(const struct moetap_series *s, uint32_t i)
+{
+	return (*row_at(s, i))->step;
+}
+
+double series_sum(const struct moetap_series *s, uint32_t i, uint32_t layer)
+{
+	return (*row_at(s, i))->sum[layer];
+}
+
+uint32_t moetap_series_mean_shares(const struct moetap_series *s, uint32_t layer, int64_t first,
+	int64_t last, double *share)
+{
+	uint32_t used = 0;
+
+	memset(share, 0, s->experts * sizeof(*share));
+	for (uint32_t i = series_lower(s, first); i < s->count; i++) {
+		const struct row *row = *row_at(s, i);
+		const double *tokens = row->tokens + (size_t)layer * s->experts;
+
+		if (row->step > last)
+			break;
+		if (row->sum[layer] <= 0)
+			continue;
+		for (uint32_t e = 0; e < s->experts; e++)
+			share[e] += tokens[e] / row->sum[layer];
+		used++;
+	}
+	for (uint32_t e = 0; used > 0 && e < s->experts; e++)
+		share[e] /= used;
+	return used;
+}
+
+void moetap_series_mean_tokens(const struct moetap_series *s, uint32_t steps, double *tokens)
+{
+	size_t cells = (size_t)s->layers * s->experts;
+	uint32_t first = steps > 0 && steps < s->count ? s->count - steps : 0;
+
+	memset(tokens, 0, cells * sizeof(*tokens));
+	for (uint32_t i = first; i < s->count; i++) {
+		const double *row = (*row_at(s, i))->tokens;
+
+		for (size_t c = 0; c < cells; c++)
+			tokens[c] += row[c] / (s->count - first);
+	}
+}
+
+uint64_t moetap_series_flagged(const struct moetap_series *s, int64_t first, int64_t last,
+	uint32_t *quality, uint64_t *rounds)
+{
+	uint64_t flagged = 0, seen = 0;
+	uint32_t all = 0;
+
+	for (uint32_t i = series_lower(s, first); i < s->count; i++) {
+		const struct row *row = *row_at(s, i);
+
+		if (row->step > last)
+			break;
+		for (uint32_t l = 0; l < s->layers; l++) {
+			seen += (row->quality[l] & SEEN) != 0;
+			flagged += (row->quality[l] & ~SEEN) != 0;
+			all |= row->quality[l] & ~SEEN;
+		}
+	}
+	if (quality != NULL)
+		*quality = all;
+	if (rounds != NULL)
+		*rounds = seen;
+	return flagged;
+}

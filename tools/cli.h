@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * What verbs share: options from one table (which also makes --help), errors, JSON, progress.
+ */
+#ifndef MOETAP_CLI_H
+#define MOETAP_CLI_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/** Exit statuses. */
+enum { CLI_DONE, CLI_FAILED, CLI_USAGE };
+
+/** What an option takes, and what its `value` points to. */
+enum cli_type {
+	CLI_END,    /**< end of the table */
+	CLI_COUNT,  /**< uint32_t, 1 or more */
+	CLI_STEP,   /**< int64_t, 0 or more */
+	CLI_NUMBER, /**< double, finite */
+	CLI_TEXT,   /**< const char * */
+	CLI_CHOICE, /**< int, index into the words of `argument`, "csv|json" */
+};
+
+/** One option, always long, always with an argument. */
+struct cli_option {
+	const char *name; /**< without the dashes */
+	enum cli_type type;
+	void *value;
+	const char *argument; /**< its name in the help */
+	const char *help;
+	bool required;
+};
+
+/** A verb's command line. */
+struct cli {
+	const char *name;     /**< "plan" or "hints show" */
+	const char *operands; /**< "LOADS.csv" */
+	int operands_count;   /**< exactly so many */
+	const char *about;    /**< what it does and prints, and an example */
+	const struct cli_option *options;
+};
+
+/**
+ * Reads the options. Returns the index of the first operand, or a negative number when there is
+ * nothing more to do; `status` then is the exit status. --help is understood everywhere.
+ */
+int cli_parse(const struct cli *cli, int argc, char **argv, int *status);
+
+/** Prints "moetap NAME: text" on stderr and returns CLI_FAILED. */
+int cli_fail(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/** Prints an object, one member a line. Takes the reference. Returns an exit status. */
+int cli_print_json(const char *name, json_t *object);
+
+/** A number, or null where there is none (NAN). */
+json_t *cli_number(double value);
+
+/** Shows "done of total" on stderr if that is a terminal; clears it at the end. */
+void cli_progress(const char *name, uint32_t done, uint32_t total);
+
+#endif

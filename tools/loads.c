@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "loads.h"
+
+#include "cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int look_ahead(const char *verb, const char *path, const struct request *request,
+	struct outlook *o)
+{
+	struct moetap_error error;
+	int64_t last;
+
+	if (moetap_series_load_trace(path, &o->series, &error) < 0)
+		return cli_fail(verb, "%s", error.text);
+	last = moetap_series_last_step(o->series);
+	if (moetap_state_new(moetap_series_layers(o->series), &o->state) < 0 ||
+		moetap_state_update(o->state, o->series, last) < 0)
+		return cli_fail(verb, "out of memory");
+	if (moetap_forecast_make(o->series, last, request->method, request->horizon,
+		    request->window, &o->forecast, &error) < 0)
+		return cli_fail(verb, "%s", error.text);
+	return CLI_DONE;
+}
+
+void outlook_free(struct outlook *o)
+{
+	moetap_forecast_free(o->forecast);
+	moetap_state_free(o->state);
+	moetap_series_free(o->series);
+}
+
+json_t *state_json(const struct moetap_state *state, uint32_t layers)
+{
+	json_t *rows = json_array();
+
+	for (uint32_t l = 0; l < layers; l++) {
+		struct moetap_layer_state s;
+
+		moetap_state_layer(state, l, &s);
+		json_array_append_new(rows,
+			json_pack("{s:i, s:s, s:I, s:f, s:f, s:f, s:s}", "layer", (int)l, "state",
+				s.stable ? "stable" : "transient", "since", (json_int_t)s.since,
+				"drift", s.drift, "error", s.error, "noise", s.noise, "reason",
+				s.reason));
+	}
+	return rows;
+}
+
+/** Copies the numbers of one layer. Returns whether they are as many integers as there are slots. */
+static bool read_layer(const json_t *layer, uint32_t slots, uint32_t *slot_expert)
+{
+	if (json_array_size(layer) != slots)
+		return false;
+	for (uint32_t s = 0; s < slots; s++) {
+		const json_t *expert = json_array_get(layer, s);
+		json_int_t value = json_is_integer(expert) ? json_integer_value(expert) : -1;
+
+		if (value < 0 || value > UINT32_MAX)
+			return false;
+		slot_expert[s] = (uint32_t)value;
+	}
+	return true;
+}
+
+static int plan_from_json(const char *verb, const char *path, const json_t *map,
+	const struct moetap_shape *shape, uint32_t layers, uint32_t experts,
+	struct moetap_plan **plan)
+{
+	uint32_t *slot_expert = calloc((size_t)layers * shape->slots, sizeof(*slot_expert));
+	struct moetap_error error;
+	int status = CLI_DONE;
+
+	if (slot_expert == NULL)
+		return cli_fail(verb, "out of memory");
+	if (json_array_size(map) != layers)
+		status = cli_fail(verb,
+			"%s: physical_to_logical_map must be an array of %u layers", path, layers);
+	for (uint32_t l = 0; l < layers && status == CLI_DONE; l++) {
+		if (!read_layer(json_array_get(map, l), shape->slots,
+			    slot_expert + (size_t)l * shape->slots))
+			status = cli_fail(verb,
+				"%s: physical_to_logical_map[%u] must be an array of %u experts",
+				path, l, shape->slots);
+	}
+	if (status == CLI_DONE &&
+		moetap_plan_from_slots(shape, layers, experts, slot_expert, plan, &error) < 0)
+		status = cli_fail(verb, "%s: %s", path, error.text);
+	free(slot_expert);
+	return status;
+}
+
+int plan_read(const char *verb, const char *path, const struct moetap_shape *shape,
+	uint32_t layers, uint32_t experts, struct moetap_plan **plan)
+{
+	json_error_t where;
+	json_t *root = json_load_file(path, 0, &where);
+	int status;
+
+	if (root == NULL && where.line < 0)
+		return cli_fail(verb, "%s", where.text);
+	if (root == NULL)
+		return cli_fail(verb, "%s:%d: column %d: %s", path, where.line, where.column,
+			where.text);
+	status = plan_from_json(verb, path, json_object_get(root, "physical_to_logical_map"),
+		shape, layers, experts, plan);
+	json_decref(root);
+	return status;
+}

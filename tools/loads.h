@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/** What the verbs that start from a trace share. */
+#ifndef MOETAP_LOADS_H
+#define MOETAP_LOADS_H
+
+#include "moetap.h"
+
+#include <jansson.h>
+
+/** What to forecast. */
+struct request {
+	uint32_t horizon;   /**< steps */
+	uint32_t window;    /**< steps; 0: the method chooses */
+	const char *method; /**< NULL: the default */
+};
+
+/** A trace, its state at its end, and the forecast made there. */
+struct outlook {
+	struct moetap_series *series;
+	struct moetap_state *state;
+	struct moetap_forecast *forecast;
+};
+
+/** Reads the trace and fills all three. Says on stderr what is wrong; returns an exit status. */
+int look_ahead(const char *verb, const char *path, const struct request *request,
+	struct outlook *outlook);
+void outlook_free(struct outlook *outlook);
+
+/** State of every layer. */
+json_t *state_json(const struct moetap_state *state, uint32_t layers);
+
+/** Reads a plan as `moetap plan` prints it: the member physical_to_logical_map. Returns an exit
+ * status. */
+int plan_read(const char *verb, const char *path, const struct moetap_shape *shape,
+	uint32_t layers, uint32_t experts, struct moetap_plan **plan);
+
+#endif

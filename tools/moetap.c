@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* `moetap`: everything it can do is in this table. */
+#include "cli.h"
+#include "verbs.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct verb verbs[] = {
+#ifdef HAVE_VERB_COUNT
+	{"count", verb_count, "tokens of every expert, from a capture or a device page"},
+#endif
+#ifdef HAVE_VERB_MAP
+	{"map", verb_map, "check a map"},
+#endif
+	{"forecast", verb_forecast, "shares of the next steps, with intervals"},
+	{"backtest", verb_backtest, "how wrong forecasts would have been on a trace"},
+	{"plan", verb_plan, "a placement of experts on ranks"},
+	{"hints", verb_hints, "publish, show and watch hint pages"},
+#ifdef HAVE_VERB_DOCTOR
+	{"doctor", verb_doctor, "what is missing on this host, and what mends it"},
+#endif
+};
+
+#define VERBS (sizeof(verbs) / sizeof(verbs[0]))
+
+static void print_help(FILE *to)
+{
+	fprintf(to, "Usage: moetap VERB [OPTIONS] ...\n\n"
+		    "Counts the tokens of experts on the wire, forecasts their loads, plans their "
+		    "placement.\n\nVerbs:\n");
+	for (size_t i = 0; i < VERBS; i++)
+		fprintf(to, "  %-10s %s\n", verbs[i].name, verbs[i].title);
+	fprintf(to, "\n  moetap VERB --help   options of a verb, with an example\n"
+		    "  moetap --version\n");
+}
+
+/** For the completion of shells: the verbs, one a line. Options are completed from --help. */
+static void print_verbs(void)
+{
+	for (size_t i = 0; i < VERBS; i++)
+		puts(verbs[i].name);
+}
+
+/** Runs the verb argv[1]. */
+static int run(int argc, char **argv)
+{
+	if (argc < 2) {
+		print_help(stderr);
+		return CLI_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+		print_help(stdout);
+		return CLI_DONE;
+	}
+	if (strcmp(argv[1], "--version") == 0) {
+		printf("moetap %s\n", MOETAP_VERSION);
+		return CLI_DONE;
+	}
+	if (strcmp(argv[1], "--complete") == 0) {
+		print_verbs();
+		return CLI_DONE;
+	}
+	for (size_t i = 0; i < VERBS; i++) {
+		if (strcmp(argv[1], verbs[i].name) == 0)
+			return verbs[i].run(argc - 1, argv + 1);
+	}
+	fprintf(stderr, "moetap: there is no verb '%s'\nSee: moetap --help\n", argv[1]);
+	return CLI_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	int status = run(argc, argv);
+
+	/* A result that did not reach the disk is no result. */
+	if (fflush(stdout) != 0 || ferror(stdout)) {
+		fprintf(stderr, "moetap: cannot write the result: %s\n", strerror(errno));
+		return CLI_FAILED;
+	}
+	return status;
+}

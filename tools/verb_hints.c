@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* `moetap hints`: publish, show and watch hint pages. */
+#include "cli.h"
+#include "loads.h"
+#include "moetap.h"
+#include "moetap_hint.h"
+#include "verbs.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+/* ---- showing ---- */
+
+static const char *verdict_name(const struct moetap_hint *hint)
+{
+	return hint->verdict == MOETAP_HINT_PLAN ? "plan" : "keep";
+}
+
+static void print_layers(const struct moetap_hint *hint)
+{
+	printf("layer  state      since     drift  error  slots: experts\n");
+	for (uint32_t l = 0; l < hint->layers; l++) {
+		const struct moetap_hint_layer *layer = moetap_hint_state(hint, l);
+		uint32_t per_rank = hint->slots / hint->ranks;
+
+		printf("%5u  %-9s  %-8lld  %.3f  %.3f  ", l, layer->stable ? "stable" : "transient",
+			(long long)layer->since, layer->drift, layer->error);
+		for (uint32_t s = 0; s < hint->slots; s++)
+			printf("%s%u", s == 0 ? "" : s % per_rank == 0 ? " | " : " ",
+				moetap_hint_placement(hint, l)[s]);
+		putchar('\n');
+	}
+}
+
+static int print_text(const struct moetap_hint *hint)
+{
+	time_t seconds = (time_t)(hint->publish_time_ns / 1000000000u);
+	char when[40], quality[128];
+	struct tm tm;
+
+	strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&seconds, &tm));
+	moetap_quality_text(hint->quality, quality, sizeof(quality));
+	printf("generation    %llu, published %s\n", (unsigned long long)hint->generation, when);
+	printf("verdict       %s\n", hint->reason);
+	printf("placement     of generation %llu, from step %lld on\n",
+		(unsigned long long)hint->placement_generation, (long long)hint->valid_from_step);
+	printf("forecast      %s, %u steps after step %lld\n", hint->method, hint->horizon,
+		(long long)hint->made_after_step);
+	printf("balancedness  %.3f in force, %.3f planned, %lld slots to move\n",
+		hint->balancedness_before, hint->balancedness_after, (long long)hint->moves);
+	printf("quality       %llu of %llu rounds not exact%s%s\n",
+		(unsigned long long)hint->flagged, (unsigned long long)hint->rounds,
+		quality[0] != '\0' ? ": " : "", quality);
+	print_layers(hint);
+	return CLI_DONE;
+}
+
+static json_t *real_array(const double *values, uint32_t n)
+{
+	json_t *array = json_array();
+
+	for (uint32_t i = 0; i < n; i++)
+		json_array_append_new(array, json_real(values[i]));
+	return array;
+}
+
+static json_t *layers_json(const struct moetap_hint *hint)
+{
+	json_t *layers = json_array();
+
+	for (uint32_t l = 0; l < hint->layers; l++) {
+		const struct moetap_hint_layer *state = moetap_hint_state(hint, l);
+		json_t *placement = json_array();
+
+		for (uint32_t s = 0; s < hint->slots; s++)
+			json_array_append_new(
+				placement, json_integer(moetap_hint_placement(hint, l)[s]));
+		json_array_append_new(layers,
+			json_pack("{s:s, s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:o}", "state",
+				state->stable ? "stable" : "transient", "since",
+				(json_int_t)state->since, "drift", state->drift, "error",
+				state->error, "noise", state->noise, "placement", placement,
+				"share", real_array(moetap_hint_share(hint, l), hint->experts),
+				"low", real_array(moetap_hint_low(hint, l), hint->experts), "high",
+				real_array(moetap_hint_high(hint, l), hint->experts)));
+	}
+	return layers;
+}
+
+static int print_json(const struct moetap_hint *hint)
+{
+	char quality[128];
+	json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:b, s:s}",
+		"generation", (json_int_t)hint->generation, "placement_generation",
+		(json_int_t)hint->placement_generation, "publish_time_ns",
+		(json_int_t)hint->publish_time_ns, "verdict", verdict_name(hint), "reason",
+		hint->reason, "made_after_step", (json_int_t)hint->made_after_step,
+		"valid_from_step", (json_int_t)hint->valid_from_step, "horizon",
+		(json_int_t)hint->horizon, "stable", (int)hint->stable, "method", hint->method);
+	json_t *more = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:o}",
+		"gain", hint->gain, "balancedness_before", hint->balancedness_before,
+		"balancedness_after", hint->balancedness_after, "moves", (json_int_t)hint->moves,
+		"rounds", (json_int_t)hint->rounds, "flagged", (json_int_t)hint->flagged,
+		"quality", moetap_quality_text(hint->quality, quality, sizeof(quality)), "ranks",
+		(json_int_t)hint->ranks, "nodes", (json_int_t)hint->nodes, "slots",
+		(json_int_t)hint->slots, "groups", (json_int_t)hint->groups, "layers",
+		layers_json(hint));
+
+	if (root != NULL && more != NULL)
+		json_object_update(root, more);
+	json_decref(more);
+	return cli_print_json("hints", root);
+}
+
+static int print_hint(const struct moetap_hint *hint, int format)
+{
+	return format == 0 ? print_text(hint) : print_json(hint);
+}
+
+/* ---- reading ---- */
+
+static int explain(const char *verb, const char *name, int err)
+{
+	if (err == -ENOENT)
+		return cli_fail(verb,
+			"nobody published hints as '%s' (there is no " MOETAP_HINT_PATH "%s)", name,
+			name);
+	if (err == -EPROTO)
+		return cli_fail(verb,
+			MOETAP_HINT_PATH "%s is no hint page of version %u: cut short, damaged, or "
+			"of another version of moetap; publish anew after removing it",
+			name, MOETAP_HINT_VERSION);
+	if (err == -ENODATA)
+		return cli_fail(verb, "no hint was published as '%s' yet", name);
+	if (err == -ESTALE)
+		return cli_fail(verb, "the hint page '%s' was just replaced; try again", name);
+	if (err == -EAGAIN)
+		return cli_fail(verb, "the hint page '%s' is damaged: checksums do not match", name);
+	if (err == -EINVAL)
+		return cli_fail(verb, "'%s' cannot name a hint page", name);
+	return cli_fail(verb, MOETAP_HINT_PATH "%s: %s", name, strerror(-err));
+}
+
+/** Reads the newest hint of an open page and prints it. Returns 0 or a negative errno. */
+static int read_and_print(struct moetap_hint_reader *reader, int format)
+{
+	void *buffer = malloc(moetap_hint_bytes(reader));
+	int ret;
+
+	if (buffer == NULL)
+		return -ENOMEM;
+	ret = moetap_hint_read(reader, buffer);
+	if (ret == 0)
+		print_hint(buffer, format);
+	free(buffer);
+	return ret;
+}
+
+static int show(int argc, char **argv)
+{
+	struct moetap_hint_reader reader;
+	int format = 0, first, status, ret;
+	const struct cli_option options[] = {
+		{"format", CLI_CHOICE, &format, "text|json", "text (default) or json", false},
+		{0},
+	};
+	const struct cli cli = {"hints show", "NAME", 1,
+		"Prints the newest hint of the page NAME.\n\n  moetap hints show my-job", options};
+
+	first = cli_parse(&cli, argc, argv, &status);
+	if (first < 0)
+		return status;
+	ret = moetap_hint_open(&reader, argv[first]);
+	if (ret == 0) {
+		ret = read_and_print(&reader, format);
+		moetap_hint_close(&reader);
+	}
+	return ret == 0 ? CLI_DONE : explain("hints show", argv[first], ret);
+}
+
+static volatile sig_atomic_t stopped;
+
+static void stop(int signal)
+{
+	(void)signal;
+	stopped = 1;
+}
+
+/** Prints every hint of one page as it comes, until the page is retired or we are stopped. */
+static int watch_page(struct moetap_hint_reader *reader, int format)
+{
+	const struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
+	int ret = 0;
+
+	while (!stopped && ret == 0) {
+		if (moetap_hint_changed(reader)) {
+			ret = read_and_print(reader, format);
+			fflush(stdout);
+		}
+		if (ret == 0 || ret == -ENODATA)
+			nanosleep(&pause, NULL);
+		ret = ret == -ENODATA ? 0 : ret;
+	}
+	return ret;
+}
+
+static int watch(int argc, char **argv)
+{
+	const struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
+	const struct sigaction action = {.sa_handler = stop};
+	struct moetap_hint_reader reader;
+	int format = 0, first, status, ret = 0;
+	const struct cli_option options[] = {
+		{"format", CLI_CHOICE, &format, "text|json", "text (default) or json", false},
+		{0},
+	};
+	const struct cli cli = {"hints watch", "NAME", 1,
+		"Prints every new hint of the page NAME, also when it is made later or anew, until it "
+		"is\nstopped (Ctrl-C).\n\n  moetap hints watch my-job",
+		options};
+
+	first = cli_parse(&cli, argc, argv, &status);
+	if (first < 0)
+		return status;
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	while (!stopped) {
+		ret = moetap_hint_open(&reader, argv[first]);
+		if (ret == 0) {
+			ret = watch_page(&reader, format);
+			moetap_hint_close(&reader);
+		}
+		if (ret != 0 && ret != -ENOENT && ret != -ESTALE)
+			return explain("hints watch", argv[first], ret);
+		nanosleep(&pause, NULL);
+	}
+	return CLI_DONE;
+}
+
+/* ---- publishing ---- */
+
+/** From a trace to a hint. */
+struct publication {
+	const char *name;
+	struct moetap_shape shape;
+	struct request request;
+	const char *policy, *current_path;
+	double threshold;
+	int format;
+	struct outlook outlook;
+	struct moetap_plan *current, *plan;
+	struct moetap_decision decision;
+};
+
+/** The placement in force: as stated, else the one that frameworks start with. */
+static int find_current(struct publication *p)
+{
+	uint32_t layers = moetap_forecast_layers(p->outlook.forecast);
+	uint32_t experts = moetap_forecast_experts(p->outlook.forecast);
+	struct moetap_error error;
+
+	if (p->current_path != NULL)
+		return plan_read("hints publish", p->current_path, &p->shape, layers, experts,
+			&p->current);
+	if (moetap_plan_trivial(&p->shape, layers, experts, &p->current, &error) < 0)
+		return cli_fail("hints publish", "%s", error.text);
+	return CLI_DONE;
+}
+
+static int decide(struct publication *p)
+{
+	const struct moetap_forecast *f = p->outlook.forecast;
+	struct moetap_error error;
+
+	if (moetap_plan_make(p->policy, &p->shape, moetap_forecast_layers(f),
+		    moetap_forecast_experts(f), moetap_forecast_share(f), p->current, &p->plan,
+		    &error) < 0)
+		return cli_fail("hints publish", "%s", error.text);
+	moetap_decide(
+		p->outlook.state, f, p->current, p->plan, p->threshold, &p->decision);
+	return CLI_DONE;
+}
+
+static int send_hint(const struct publication *p)
+{
+	const struct moetap_forecast *f = p->outlook.forecast;
+	struct moetap_publisher *publisher;
+	struct moetap_hint_reader reader;
+	struct moetap_error error;
+	int ret;
+
+	if (moetap_publisher_open(p->name, moetap_forecast_layers(f), moetap_forecast_experts(f),
+		    &p->shape, &publisher, &error) < 0)
+		return cli_fail("hints publish", "%s", error.text);
+	ret = moetap_publisher_publish(publisher, p->outlook.state, f,
+		p->decision.verdict == MOETAP_PLAN ? p->plan : p->current, &p->decision, &error);
+	moetap_publisher_close(publisher);
+	if (ret < 0)
+		return cli_fail("hints publish", "%s", error.text);
+	/* Shown as a job would read it. */
+	ret = moetap_hint_open(&reader, p->name);
+	if (ret == 0) {
+		ret = read_and_print(&reader, p->format);
+		moetap_hint_close(&reader);
+	}
+	return ret == 0 ? CLI_DONE : explain("hints publish", p->name, ret);
+}
+
+static int run_publication(struct publication *p, const char *trace)
+{
+	int status = look_ahead("hints publish", trace, &p->request, &p->outlook);
+
+	if (status == CLI_DONE)
+		status = find_current(p);
+	if (status == CLI_DONE)
+		status = decide(p);
+	if (status == CLI_DONE)
+		status = send_hint(p);
+	moetap_plan_free(p->plan);
+	moetap_plan_free(p->current);
+	outlook_free(&p->outlook);
+	return status;
+}
+
+static const char publish_about[] =
+	"From a trace to a hint: forecasts, looks at the state, plans, and publishes a plan on the\n"
+	"page NAME only if all layers are stable and the plan's predicted gain exceeds the\n"
+	"threshold; else the hint says 'keep' and why. Prints the hint as 'hints show' does. The\n"
+	"page stays in " MOETAP_HINT_PATH "NAME.\n\n"
+	"  moetap hints publish --horizon 1000 --ranks 8 --slots 72 my-job loads.csv";
+
+static int publish(int argc, char **argv)
+{
+	struct publication p = {.shape = {.nodes = 1, .groups = 1},
+		.threshold = MOETAP_GAIN_THRESHOLD};
+	int first, status;
+	const struct cli_option options[] = {
+		{"horizon", CLI_COUNT, &p.request.horizon, "H", "steps ahead", true},
+		{"ranks", CLI_COUNT, &p.shape.ranks, "R", "ranks", true},
+		{"nodes", CLI_COUNT, &p.shape.nodes, "N", "nodes that hold the ranks (1)", false},
+		{"slots", CLI_COUNT, &p.shape.slots, "S", "slots in a layer, over all ranks", true},
+		{"groups", CLI_COUNT, &p.shape.groups, "G", "groups of experts (1: none)", false},
+		{"current", CLI_TEXT, &p.current_path, "PLAN.json",
+			"placement in force; slot s holds expert s modulo experts if not given",
+			false},
+		{"threshold", CLI_NUMBER, &p.threshold, "X",
+			"gain that a plan must bring, as a fraction (0.05)", false},
+		{"method", CLI_TEXT, &p.request.method, "NAME", "sw_avg (default) or last", false},
+		{"window", CLI_COUNT, &p.request.window, "W",
+			"steps that sw_avg averages; chosen from the history if not given", false},
+		{"policy", CLI_TEXT, &p.policy, "NAME", "moetap (default) or eplb", false},
+		{"format", CLI_CHOICE, &p.format, "text|json", "text (default) or json", false},
+		{0},
+	};
+	const struct cli cli = {"hints publish", "NAME TRACE.csv", 2, publish_about, options};
+
+	first = cli_parse(&cli, argc, argv, &status);
+	if (first < 0)
+		return status;
+	p.name = argv[first];
+	return run_publication(&p, argv[first + 1]);
+}
+
+/* ---- the table ---- */
+
+static const struct verb verbs[] = {
+	{"publish", publish, "from a trace to a hint"},
+	{"show", show, "the newest hint of a page"},
+	{"watch", watch, "every new hint of a page"},
+};
+
+#define VERBS (sizeof(verbs) / sizeof(verbs[0]))
+
+int verb_hints(int argc, char **argv)
+{
+	for (size_t i = 0; argc > 1 && i < VERBS; i++) {
+		if (strcmp(argv[1], verbs[i].name) == 0)
+			return verbs[i].run(argc - 1, argv + 1);
+	}
+	bool help = argc > 1 && strcmp(argv[1], "--help") == 0;
+
+	fprintf(help ? stdout : stderr, "Usage: moetap hints VERB [OPTIONS] NAME\n\nVerbs:\n");
+	for (size_t i = 0; i < VERBS; i++)
+		fprintf(help ? stdout : stderr, "  %-10s %s\n", verbs[i].name, verbs[i].title);
+	return help ? CLI_DONE : CLI_USAGE;
+}
