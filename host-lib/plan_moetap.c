@@ -3,9 +3,11 @@
  * `moetap`, the default policy. It starts as EPLB does, but never puts two replicas of an expert
  * on a rank, and then searches: as long as it makes the busiest rank lighter, swap two slots, or
  * turn a replica of one expert into a replica of another. Where EPLB keeps the rule by itself, the
- * start is EPLB's plan, so the outcome is never worse. With groups, a second packing of groups to
- * nodes, improved by swapping groups, competes with EPLB's. No randomness, no clock: equal loads
- * give equal plans.
+ * start is EPLB's plan, so the outcome is never worse. Where the search ends far from even, it is
+ * kicked: a few arbitrary steps, then the search again, and the better placement stays. With
+ * groups, a second packing of groups to nodes, improved by swapping groups, competes with EPLB's.
+ * The kicks are pseudo-random from a fixed seed and nothing depends on the clock: equal loads give
+ * equal plans.
  */
 #include "internal.h"
 
@@ -17,6 +19,11 @@
 /** Steps of the search in a node, for each slot: far more than it takes in practice, so that the
  * time is bounded. */
 #define STEPS_A_SLOT 16
+/** Kicks: so many slots' worth in all, so that a small node gets more of them, but not more than
+ * KICKS_MOST; and no more once the busiest rank is this close to the mean. */
+#define KICKED_SLOTS 4096
+#define KICKS_MOST 256
+#define EVEN 1.001
 /** What counts as lighter, relative: above the rounding of sums. */
 #define LIGHTER (1 - 1e-12)
 
@@ -29,6 +36,7 @@ struct node {
 	uint32_t *slot;	   /**< [slots], expert */
 	uint32_t *replica; /**< [slots], experts in order of granting */
 	uint32_t *order;   /**< [slots] */
+	uint32_t *best;	   /**< [slots], expert: the best placement so far */
 	double *weight;	   /**< [slots] */
 	double *rank;	   /**< [ranks], load */
 	uint32_t *filled;  /**< [ranks], slots used */
@@ -51,7 +59,7 @@ static int node_new(struct node *d, const struct task *task)
 	d->ranks = task->shape.ranks / nodes;
 	d->per_rank = d->slots / d->ranks;
 	d->load = calloc(2 * (size_t)d->experts + d->slots + d->ranks, sizeof(double));
-	d->count = calloc(d->experts + 3 * (size_t)d->slots + d->ranks, sizeof(uint32_t));
+	d->count = calloc(d->experts + 4 * (size_t)d->slots + d->ranks, sizeof(uint32_t));
 	d->has = calloc((size_t)d->ranks * d->experts, sizeof(bool));
 	if (d->load == NULL || d->count == NULL || d->has == NULL) {
 		node_free(d);
@@ -63,7 +71,8 @@ static int node_new(struct node *d, const struct task *task)
 	d->slot = d->count + d->experts;
 	d->replica = d->slot + d->slots;
 	d->order = d->replica + d->slots;
-	d->filled = d->order + d->slots;
+	d->best = d->order + d->slots;
+	d->filled = d->best + d->slots;
 	return 0;
 }
 
@@ -290,28 +299,93 @@ static void search(struct node *d)
 	}
 }
 
+/** Makes `slot_expert` the placement again. */
+static void restore(struct node *d, const uint32_t *slot_expert)
+{
+	memset(d->has, 0, (size_t)d->ranks * d->experts * sizeof(bool));
+	memset(d->count, 0, d->experts * sizeof(uint32_t));
+	memcpy(d->slot, slot_expert, d->slots * sizeof(uint32_t));
+	for (uint32_t s = 0; s < d->slots; s++) {
+		d->count[d->slot[s]]++;
+		*has(d, s / d->per_rank, d->slot[s]) = true;
+	}
+	for (uint32_t e = 0; e < d->experts; e++)
+		set_count(d, e, d->count[e]);
+	for (uint32_t r = 0; r < d->ranks; r++)
+		sum_rank(d, r);
+}
+
+/** Pseudo-random number below n (xorshift32; n is small, so the bias does not matter). */
+static uint32_t pick(uint32_t *seed, uint32_t n)
+{
+	*seed ^= *seed << 13;
+	*seed ^= *seed >> 17;
+	*seed ^= *seed << 5;
+	return *seed % n;
+}
+
+/** An arbitrary step that keeps the rule, if the one picked does. */
+static void kick(struct node *d, uint32_t *seed)
+{
+	uint32_t a = pick(seed, d->slots), b = pick(seed, d->slots), e = pick(seed, d->experts);
+	uint32_t rank_a = a / d->per_rank, rank_b = b / d->per_rank;
+
+	if (d->count[d->slot[a]] > 1 && !*has(d, rank_a, e))
+		take(d, &(struct step){.a = a, .b = e, .turn = true});
+	else if (!*has(d, rank_a, d->slot[b]) && !*has(d, rank_b, d->slot[a]))
+		take(d, &(struct step){.a = a, .b = b});
+}
+
+/** The whole search in a node. Leaves the best placement in d->best and returns the load of its
+ * busiest rank. */
+static double search_kicked(struct node *d)
+{
+	uint32_t kicks = KICKED_SLOTS / d->slots, seed = 1;
+	double best, mean = 0;
+
+	search(d);
+	best = d->rank[busiest(d)];
+	memcpy(d->best, d->slot, d->slots * sizeof(uint32_t));
+	for (uint32_t r = 0; r < d->ranks; r++)
+		mean += d->rank[r] / d->ranks;
+	if (kicks > KICKS_MOST)
+		kicks = KICKS_MOST;
+	for (uint32_t i = 0; i < kicks && best > EVEN * mean; i++) {
+		for (uint32_t k = 0; k < 2 + i % 3; k++)
+			kick(d, &seed);
+		search(d);
+		if (d->rank[busiest(d)] <= best) {
+			best = d->rank[busiest(d)];
+			memcpy(d->best, d->slot, d->slots * sizeof(uint32_t));
+		} else {
+			restore(d, d->best);
+		}
+	}
+	return best;
+}
+
 /* ---- groups and nodes ---- */
 
 /** Plans every node for the given experts of each. `most` gets the load of the busiest rank. */
 static int plan_nodes(const struct task *task, struct node *d, const uint32_t *expert,
 	uint32_t *slot_expert, double *most)
 {
-	int ret = 0;
+	int ret;
 
 	*most = 0;
-	for (uint32_t i = 0; i < task_nodes(task) && ret == 0; i++) {
+	for (uint32_t i = 0; i < task_nodes(task); i++) {
 		const uint32_t *mine = expert + (size_t)i * d->experts;
 
 		for (uint32_t e = 0; e < d->experts; e++)
 			d->load[e] = task->load[mine[e]];
 		ret = start(d);
-		if (ret == 0)
-			search(d);
-		for (uint32_t s = 0; s < d->slots && ret == 0; s++)
-			slot_expert[(size_t)i * d->slots + s] = mine[d->slot[s]];
-		*most = fmax(*most, d->rank[busiest(d)]);
+		if (ret < 0)
+			return ret;
+		*most = fmax(*most, search_kicked(d));
+		for (uint32_t s = 0; s < d->slots; s++)
+			slot_expert[(size_t)i * d->slots + s] = mine[d->best[s]];
 	}
-	return ret;
+	return 0;
 }
 
 /** Load of the group that stands at place p. */

@@ -31,8 +31,8 @@
 struct limits {
 	double drift, error, noise;
 };
-static const struct limits enter = {.drift = 0.05, .error = 0.08, .noise = 2};
-static const struct limits leave = {.drift = 0.10, .error = 0.16, .noise = 4};
+static const struct limits enter = {.drift = 0.05, .error = 0.06, .noise = 2};
+static const struct limits leave = {.drift = 0.10, .error = 0.12, .noise = 4};
 
 struct layer {
 	struct moetap_layer_state state;
