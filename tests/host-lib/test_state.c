@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "common.h"
+
+#define EXPERTS 8
+
+static uint32_t seed;
+
+/** Adds a step to every layer: 100,000 tokens by `weight`, with noise of the given size. */
+static void add(struct moetap_series *s, int64_t step, const double *weight, double noise)
+{
+	double tokens[4 * EXPERTS];
+
+	for (uint32_t l = 0; l < moetap_series_layers(s); l++) {
+		for (int e = 0; e < EXPERTS; e++)
+			tokens[l * EXPERTS + e] =
+				weight[l * EXPERTS + e] * 1e5 *
+				(1 + noise * (2 * next_uniform(&seed) - 1));
+	}
+	assert_int_equal(moetap_series_add_step(s, step, tokens, NULL, NULL), 0);
+}
+
+static const double skewed[EXPERTS] = {8, 4, 2, 1, 1, 1, 1, 1};
+static const double other[EXPERTS] = {1, 1, 1, 1, 8, 4, 2, 1};
+
+static bool stable(const struct moetap_state *state, uint32_t layer)
+{
+	struct moetap_layer_state s;
+
+	assert_int_equal(moetap_state_layer(state, layer, &s), 0);
+	return s.stable;
+}
+
+static struct moetap_state *state_of(uint32_t layers)
+{
+	struct moetap_state *state;
+
+	assert_int_equal(moetap_state_new(layers, &state), 0);
+	return state;
+}
+
+static void test_too_few(void **unused)
+{
+	struct moetap_series *s = series_of(1, EXPERTS, 0);
+	struct moetap_state *state = state_of(1);
+	struct moetap_layer_state layer;
+	char reason[128];
+
+	(void)unused;
+	for (int step = 0; step < 12; step++)
+		add(s, step, skewed, 0.01);
+	assert_int_equal(moetap_state_update(state, s, 11), 0);
+	moetap_state_layer(state, 0, &layer);
+	assert_false(layer.stable);
+	assert_non_null(strstr(layer.reason, "only 12 steps seen"));
+	assert_false(moetap_state_stable(state, reason));
+	assert_non_null(strstr(reason, "only 12 steps seen"));
+	assert_int_equal(moetap_state_layer(state, 1, &layer), -EINVAL);
+	moetap_state_free(state);
+	moetap_series_free(s);
+}
+
+/* Settled, then moved for good: transient soon after, stable again when the move lies behind. */
+static void test_shift(void **unused)
+{
+	struct moetap_series *s = series_of(1, EXPERTS, 0);
+	struct moetap_state *state = state_of(1);
+	struct moetap_layer_state layer;
+
+	(void)unused;
+	seed = 7;
+	for (int step = 0; step < 4000; step++)
+		add(s, step, step < 1500 ? skewed : other, 0.05);
+	moetap_state_update(state, s, 1499);
+	assert_true(stable(state, 0));
+	moetap_state_update(state, s, 1499 + 100);
+	moetap_state_layer(state, 0, &layer);
+	assert_false(layer.stable);
+	assert_in_range(layer.since, 1500, 1599);
+	assert_non_null(strstr(layer.reason, "drift"));
+	moetap_state_update(state, s, 3999);
+	assert_true(stable(state, 0));
+	moetap_state_free(state);
+	moetap_series_free(s);
+}
+
+/* Weights that keep moving are never stable, however little noise there is. */
+static void test_drift(void **unused)
+{
+	struct moetap_series *s = series_of(1, EXPERTS, 0);
+	struct moetap_state *state = state_of(1);
+	double weight[EXPERTS];
+
+	(void)unused;
+	seed = 8;
+	for (int step = 0; step < 2000; step++) {
+		for (int e = 0; e < EXPERTS; e++)
+			weight[e] = 1.5 + sin(step / 150.0 + e);
+		add(s, step, weight, 0.01);
+		moetap_state_update(state, s, step);
+		assert_false(stable(state, 0));
+	}
+	moetap_state_free(state);
+	moetap_series_free(s);
+}
+
+/* Much noise without drift is stable: step noise is no reason to wait. */
+static void test_noise(void **unused)
+{
+	struct moetap_series *s = series_of(1, EXPERTS, 0);
+	struct moetap_state *state = state_of(1);
+	struct moetap_layer_state layer;
+
+	(void)unused;
+	seed = 9;
+	for (int step = 0; step < 2000; step++)
+		add(s, step, skewed, 0.9);
+	moetap_state_update(state, s, 1999);
+	moetap_state_layer(state, 0, &layer);
+	assert_true(layer.stable);
+	assert_true(layer.noise > 0);
+	moetap_state_free(state);
+	moetap_series_free(s);
+}
+
+/* What is said at a step depends on the steps up to it alone: not on how often one looked, nor on
+ * what comes later. */
+static void test_grid(void **unused)
+{
+	struct moetap_series *s = series_of(1, EXPERTS, 0), *shorter = series_of(1, EXPERTS, 0);
+	struct moetap_state *often = state_of(1), *once = state_of(1);
+	struct moetap_layer_state a, b;
+
+	(void)unused;
+	seed = 10;
+	for (int step = 0; step < 1200; step++)
+		add(s, step, step < 700 ? skewed : other, 0.1);
+	seed = 10;
+	for (int step = 0; step < 777; step++)
+		add(shorter, step, step < 700 ? skewed : other, 0.1);
+	for (int step = 0; step < 777; step += 1 + step % 5)
+		moetap_state_update(often, s, step);
+	moetap_state_update(often, s, 776);
+	moetap_state_update(once, shorter, 5000);
+	moetap_state_layer(often, 0, &a);
+	moetap_state_layer(once, 0, &b);
+	assert_int_equal(a.stable, b.stable);
+	assert_int_equal(a.since, b.since);
+	assert_near(a.drift, b.drift, 0);
+	assert_near(a.error, b.error, 0);
+	assert_string_equal(a.reason, b.reason);
+	moetap_state_free(often);
+	moetap_state_free(once);
+	moetap_series_free(s);
+	moetap_series_free(shorter);
+}
+
+/* Dense layers never have tokens; they do not keep the others from being stable. */
+static void test_idle_layers(void **unused)
+{
+	struct moetap_series *s = series_of(3, EXPERTS, 0);
+	struct moetap_state *state = state_of(3);
+	double weight[3 * EXPERTS] = {0};
+	char reason[128];
+
+	(void)unused;
+	seed = 11;
+	memcpy(weight + 2 * EXPERTS, skewed, sizeof(skewed));
+	memcpy(weight + EXPERTS, skewed, sizeof(skewed));
+	for (int step = 0; step < 1000; step++)
+		add(s, step, weight, 0.05);
+	moetap_state_update(state, s, 999);
+	assert_false(stable(state, 0));
+	assert_true(stable(state, 1));
+	assert_true(moetap_state_stable(state, reason));
+	/* One layer moves: the whole is transient, and it is named. */
+	memcpy(weight + 2 * EXPERTS, other, sizeof(other));
+	for (int step = 1000; step < 1100; step++)
+		add(s, step, weight, 0.05);
+	moetap_state_update(state, s, 1099);
+	assert_true(stable(state, 1));
+	assert_false(moetap_state_stable(state, reason));
+	assert_non_null(strstr(reason, "1 of 2 layers are transient; layer 2"));
+	moetap_state_free(state);
+	moetap_series_free(s);
+}
+
+static void test_wrong_use(void **unused)
+{
+	struct moetap_series *s = series_of(2, EXPERTS, 0);
+	struct moetap_state *state = state_of(1);
+
+	(void)unused;
+	assert_int_equal(moetap_state_update(state, s, 0), -EINVAL);
+	assert_false(moetap_state_stable(state, NULL));
+	moetap_state_free(state);
+	assert_int_equal(moetap_state_new(0, &state), -EINVAL);
+	moetap_series_free(s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_too_few),
+		cmocka_unit_test(test_shift),
+		cmocka_unit_test(test_drift),
+		cmocka_unit_test(test_noise),
+		cmocka_unit_test(test_grid),
+		cmocka_unit_test(test_idle_layers),
+		cmocka_unit_test(test_wrong_use),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
