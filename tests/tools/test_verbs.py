@@ -1,0 +1,534 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The verbs forecast, backtest, plan and hints from the outside, as users and scripts see them."""
+import csv
+import io
+import json
+import mmap
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import unittest
+import zlib
+
+MOETAP = os.environ["MOETAP"]
+JOB = os.environ["MOETAP_TEST_JOB"]
+SOURCE = os.environ["MOETAP_SOURCE"]
+TRACE = os.path.join(SOURCE, "tests/data/gpt-4x16-short.csv")
+LAYERS, EXPERTS = 4, 16
+
+# The example of EPLB's README and the placement published there.
+README = [[90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],
+          [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27]]
+PUBLISHED = [[5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1],
+             [7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1]]
+
+
+def run(*args, stdin=None, stdout=subprocess.PIPE):
+    return subprocess.run([MOETAP, *map(str, args)], input=stdin, stdout=stdout,
+                          stderr=subprocess.PIPE, text=True, timeout=120)
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def loads_csv(loads):
+    lines = ["layer,expert,share"]
+    lines += [f"{l},{e},{x}" for l, layer in enumerate(loads) for e, x in enumerate(layer)]
+    return "\n".join(lines) + "\n"
+
+
+def balancedness(slots, loads, ranks):
+    per_rank = len(slots) // ranks
+    each = [loads[e] / slots.count(e) for e in slots]
+    rank = [sum(each[r * per_rank:(r + 1) * per_rank]) for r in range(ranks)]
+    return sum(rank) / ranks / max(rank)
+
+
+class Case(unittest.TestCase):
+    def good(self, *args, stdin=None):
+        result = run(*args, stdin=stdin)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(result.stderr, "")
+        return result.stdout
+
+    def bad(self, status, pattern, *args, stdin=None):
+        """Fails with one clear line (and a pointer to --help), and prints no result."""
+        result = run(*args, stdin=stdin)
+        self.assertEqual(result.returncode, status, result.stderr)
+        self.assertRegex(result.stderr, pattern)
+        self.assertLessEqual(len(result.stderr.splitlines()), 2)
+        self.assertNotIn("{", result.stdout)
+        return result
+
+
+class Help(Case):
+    VERBS = ("forecast", "backtest", "plan", "hints publish", "hints show", "hints watch")
+
+    def test_table(self):
+        verbs = run("--complete").stdout.split()
+        listed = re.findall(r"^  ([a-z]+) {2,}", self.good("--help"), re.M)
+        self.assertEqual(verbs, listed)
+        self.assertTrue({"forecast", "backtest", "plan", "hints"} <= set(verbs))
+        self.assertRegex(self.good("--version"), r"^moetap \d+\.\d+\.\d+\n$")
+        self.assertEqual(run().returncode, 2)
+        self.bad(2, "no verb 'dance'", "dance")
+        self.assertEqual(run("hints", "dance").returncode, 2)
+        self.assertRegex(self.good("hints", "--help"), r"publish\b[^\0]*show\b[^\0]*watch\b")
+
+    def test_every_verb(self):
+        for verb in self.VERBS:
+            text = self.good(*verb.split(), "--help")
+            self.assertIn(f"Usage: moetap {verb}", text)
+            self.assertRegex(text, rf"\n  moetap .*{verb.split()[0]}", "an example")
+            self.bad(2, "no option --dance", *verb.split(), "--dance")
+
+    def test_manual_pages(self):
+        """Every option of a verb is in its manual page, and no other."""
+        for verb in self.VERBS:
+            options = re.findall(r"^  (--[a-z-]+)", self.good(*verb.split(), "--help"), re.M)
+            page = os.path.join(SOURCE, f"docs/man/moetap-{verb.split()[0]}.1.scd")
+            text = read(page)
+            if " " in verb:
+                text = text.split(f"## {verb.split()[1]}", 1)[1].split("\n## ")[0]
+            documented = re.findall(r"^\*(--[a-z-]+)\*", text, re.M)
+            self.assertEqual(set(options) - {"--help"}, set(documented), verb)
+
+    def complete(self, *words):
+        """What bash would offer for the last word."""
+        script = os.path.join(SOURCE, "tools/completion/moetap.bash")
+        shell = (f"source {script}; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _moetap;"
+                 "printf '%s\\n' \"${COMPREPLY[@]}\"")
+        return subprocess.run(["bash", "-c", shell, "bash", MOETAP, *words], text=True,
+                              stdout=subprocess.PIPE, check=True).stdout.split()
+
+    def test_completion(self):
+        self.assertEqual(self.complete("fore"), ["forecast"])
+        self.assertEqual(set(run("--complete").stdout.split()) - set(self.complete("")), set())
+        self.assertEqual(self.complete("hints", "w"), ["watch"])
+        self.assertIn("--horizon", self.complete("forecast", "--"))
+        self.assertIn("--threshold", self.complete("hints", "publish", "--t"))
+        self.assertEqual(self.complete("forecast", "--format", ""), ["csv", "json"])
+        self.assertEqual(self.complete("plan", "--ranks", ""), [])
+        self.assertIn(TRACE, self.complete("plan", TRACE[:-3]))
+
+
+class Forecast(Case):
+    def test_table(self):
+        table = rows(self.good("forecast", "--horizon", 100, TRACE))
+        self.assertEqual(list(table[0]), ["layer", "expert", "share", "low", "high"])
+        self.assertEqual([(int(r["layer"]), int(r["expert"])) for r in table],
+                         [(l, e) for l in range(LAYERS) for e in range(EXPERTS)])
+        for l in range(LAYERS):
+            shares = [float(r["share"]) for r in table if int(r["layer"]) == l]
+            self.assertAlmostEqual(sum(shares), 1, places=7)
+        for r in table:
+            self.assertLessEqual(float(r["low"]), float(r["share"]))
+            self.assertLessEqual(float(r["share"]), float(r["high"]))
+
+    def test_figures(self):
+        """The mean shares of the last window, computed here."""
+        trace = [{k: float(v) for k, v in r.items()} for r in rows(read(TRACE))]
+        table = rows(self.good("forecast", "--horizon", 100, "--window", 30, TRACE))
+        for r in table:
+            mean = sum(t[f"l{r['layer']}_e{r['expert']}"] /
+                       sum(t[f"l{r['layer']}_e{e}"] for e in range(EXPERTS))
+                       for t in trace[-30:]) / 30
+            self.assertAlmostEqual(float(r["share"]), mean, places=8)
+
+    def test_json(self):
+        table = rows(self.good("forecast", "--horizon", 100, TRACE))
+        data = json.loads(self.good("forecast", "--horizon", 100, "--format", "json", TRACE))
+        self.assertEqual(len(data["forecast"]), len(table))
+        for a, b in zip(data["forecast"], table):
+            for key in ("layer", "expert", "share", "low", "high"):
+                self.assertAlmostEqual(a[key], float(b[key]), places=8)
+        self.assertEqual((data["method"], data["horizon"]), ("sw_avg", 100))
+        self.assertEqual(data["made_after_step"], 1199)
+        self.assertEqual((data["flagged"], data["quality"]), (0, ""))
+        self.assertEqual(len(data["state"]), LAYERS)
+        self.assertIn(data["state"][0]["state"], ("transient", "stable"))
+
+    def test_standard_input(self):
+        self.assertEqual(self.good("forecast", "--horizon", 9, "-", stdin=read(TRACE)),
+                         self.good("forecast", "--horizon", 9, TRACE))
+
+    def test_counts(self):
+        """What `moetap count` prints is a trace."""
+        count = "round,step,layer,phase,src,dst,expert,tokens,bytes\n"
+        for step in range(3):
+            for layer in range(2):
+                count += f"{step * 2 + layer},{step},{layer},dispatch,0,1,0,30,0\n"
+                count += f"{step * 2 + layer},{step},{layer},dispatch,1,0,1,10,0\n"
+        table = rows(self.good("forecast", "--horizon", 1, "-", stdin=count))
+        self.assertEqual([float(r["share"]) for r in table], [0.75, 0.25, 0.75, 0.25])
+
+    def test_errors(self):
+        self.bad(2, "--horizon H is missing", "forecast", TRACE)
+        self.bad(2, "--horizon must be", "forecast", "--horizon", 0, TRACE)
+        self.bad(2, "--horizon must be", "forecast", "--horizon", "1e3", TRACE)
+        self.bad(2, "csv|json", "forecast", "--horizon", 1, "--format", "xml", TRACE)
+        self.bad(2, "TRACE.csv", "forecast", "--horizon", 1)
+        self.bad(1, "no method 'x'", "forecast", "--horizon", 1, "--method", "x", TRACE)
+        self.bad(1, "No such file", "forecast", "--horizon", 1, "/nowhere.csv")
+        text = read(TRACE)
+        cut = self.bad(1, r"standard input:\d+: .*line feed", "forecast", "--horizon", 1, "-",
+                       stdin=text[:len(text) // 2])
+        self.assertIn(f":{text[:len(text) // 2].count(chr(10)) + 1}:", cut.stderr)
+
+    def test_full_disk(self):
+        with open("/dev/full", "w") as full:
+            result = run("forecast", "--horizon", 1, TRACE, stdout=full)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("No space left", result.stderr)
+
+
+class Backtest(Case):
+    def test_table(self):
+        table = rows(self.good("backtest", "--horizon", 100, "--method", "all", "--from", 200,
+                               "--every", 100, TRACE))
+        self.assertEqual(list(table[0]),
+                         ["method", "horizon", "state", "rel", "norm", "experts", "origins"])
+        self.assertEqual([(r["method"], r["state"]) for r in table],
+                         [(m, s) for m in ("sw_avg", "last") for s in ("all", "transient", "stable")])
+        for a, t, s in (table[:3], table[3:]):
+            self.assertEqual(int(a["origins"]), 9)  # 200, 300, ... 1000
+            self.assertEqual(int(t["origins"]) + int(s["origins"]), 9)
+            self.assertEqual(a["experts"], str(LAYERS * EXPERTS))
+        # The mean of a window beats a single noisy step on this trace.
+        self.assertLess(float(table[0]["rel"]), float(table[3]["rel"]))
+
+    def test_empty_state(self):
+        """Before anything is stable there is no error to show, not an error of 0."""
+        args = ("backtest", "--horizon", 1, "--from", 10, "--every", 500, TRACE)
+        short = "".join(read(TRACE).splitlines(True)[:30])
+        table = rows(self.good(*args[:-1], "-", stdin=short))
+        self.assertEqual((table[2]["rel"], table[2]["norm"], table[2]["origins"]), ("", "", "0"))
+        data = json.loads(self.good(*args[:-1], "--format", "json", "-", stdin=short))
+        self.assertIsNone(data["backtest"][2]["rel"])
+
+    def test_json(self):
+        args = ("backtest", "--horizon", 50, "--method", "all", TRACE)
+        table = rows(self.good(*args))
+        data = json.loads(self.good(*args, "--format", "json"))["backtest"]
+        self.assertEqual(len(data), len(table))
+        for a, b in zip(data, table):
+            self.assertEqual((a["method"], a["state"]), (b["method"], b["state"]))
+            if b["rel"]:
+                self.assertAlmostEqual(a["rel"], float(b["rel"]), places=6)
+                self.assertTrue(0 <= a["coverage"] <= 1)
+
+    def test_errors(self):
+        self.bad(1, "shorter horizon", "backtest", "--horizon", 1200, TRACE)
+        self.bad(1, "no method", "backtest", "--horizon", 10, "--method", "x", TRACE)
+
+
+class Plan(Case):
+    SHAPE = ("--ranks", 8, "--nodes", 2, "--slots", 16, "--groups", 4)
+
+    def check(self, plan, loads, ranks, slots):
+        """A plan agrees with itself and with the rules."""
+        for l, layer in enumerate(plan["physical_to_logical_map"]):
+            self.assertEqual(len(layer), slots)
+            for r in range(ranks):
+                held = layer[r * slots // ranks:(r + 1) * slots // ranks]
+                self.assertEqual(len(set(held)), len(held), "an expert twice on a rank")
+            for e in range(len(loads[l])):
+                places = [s for s in plan["logical_to_physical_map"][l][e] if s >= 0]
+                self.assertEqual(places, [s for s, x in enumerate(layer) if x == e])
+                self.assertEqual(plan["expert_count"][l][e], len(places))
+                self.assertGreater(len(places), 0)
+            self.assertAlmostEqual(plan["balancedness"][l], balancedness(layer, loads[l], ranks),
+                                   places=8)
+        width = {len(e) for layer in plan["logical_to_physical_map"] for e in layer}
+        self.assertEqual(width, {max(max(layer) for layer in plan["expert_count"])})
+
+    def test_readme(self):
+        loads = loads_csv(README)
+        plan = json.loads(self.good("plan", *self.SHAPE, "-", stdin=loads))
+        self.check(plan, README, 8, 16)
+        self.assertEqual(plan["placement"], "hierarchical")
+        for l in range(2):
+            self.assertGreaterEqual(plan["balancedness"][l] + 1e-12,
+                                    balancedness(PUBLISHED[l], README[l], 8))
+        eplb = json.loads(self.good("plan", *self.SHAPE, "--policy", "eplb", "-", stdin=loads))
+        self.assertEqual(eplb["physical_to_logical_map"], PUBLISHED)
+
+    def test_trace(self):
+        trace = [{k: float(v) for k, v in r.items()} for r in rows(read(TRACE))]
+        loads = [[sum(t[f"l{l}_e{e}"] for t in trace[-50:]) / 50 for e in range(EXPERTS)]
+                 for l in range(LAYERS)]
+        plan = json.loads(self.good("plan", "--ranks", 4, "--slots", 20, "--last", 50, TRACE))
+        self.check(plan, loads, 4, 20)
+        self.assertEqual(plan["placement"], "global")
+        each = [balancedness(s, w, 4) for s, w in zip(plan["physical_to_logical_map"], loads)]
+        every = plan["balancedness_all"]
+        self.assertAlmostEqual(every["mean_of_mean_over_max"], sum(each) / LAYERS, places=8)
+        self.assertAlmostEqual(every["mean_of_excess_over_mean"],
+                               sum(1 / b - 1 for b in each) / LAYERS, places=8)
+        # Tokens of all layers are the same here, so the vLLM form is the harmonic mean.
+        self.assertAlmostEqual(every["sum_of_means_over_sum_of_maxima"],
+                               LAYERS / sum(1 / b for b in each), places=8)
+
+    def test_from_forecast(self):
+        forecast = self.good("forecast", "--horizon", 100, TRACE)
+        plan = json.loads(self.good("plan", "--ranks", 4, "--slots", 16, "-", stdin=forecast))
+        table = rows(forecast)
+        loads = [[float(table[l * EXPERTS + e]["share"]) for e in range(EXPERTS)]
+                 for l in range(LAYERS)]
+        self.check(plan, loads, 4, 16)
+
+    def test_csv(self):
+        plan = json.loads(self.good("plan", *self.SHAPE, "-", stdin=loads_csv(README)))
+        table = rows(self.good("plan", *self.SHAPE, "--format", "csv", "-", stdin=loads_csv(README)))
+        self.assertEqual(list(table[0]), ["layer", "slot", "rank", "node", "expert"])
+        for r in table:
+            layer, slot = int(r["layer"]), int(r["slot"])
+            self.assertEqual(int(r["expert"]), plan["physical_to_logical_map"][layer][slot])
+            self.assertEqual((int(r["rank"]), int(r["node"])), (slot // 2, slot // 8))
+
+    def test_current(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as current:
+            before = self.good("plan", *self.SHAPE, "-", stdin=loads_csv(README))
+            self.assertNotIn("moves", json.loads(before))
+            current.write(before)
+            current.flush()
+            args = ("plan", *self.SHAPE, "--current", current.name, "-")
+            same = json.loads(self.good(*args, stdin=loads_csv(README)))
+            self.assertEqual(same["moves"], 0)
+            self.assertEqual(same["physical_to_logical_map"],
+                             json.loads(before)["physical_to_logical_map"])
+            other = json.loads(self.good(*args, stdin=loads_csv([README[1], README[0]])))
+            old, moves = json.loads(before)["physical_to_logical_map"], 0
+            for l, layer in enumerate(other["physical_to_logical_map"]):
+                for s, e in enumerate(layer):
+                    rank = old[l][s // 2 * 2:s // 2 * 2 + 2]
+                    moves += e not in rank
+                    if e in rank:
+                        self.assertEqual(old[l][s], e, "it stays on its rank but not in its slot")
+            self.assertEqual(other["moves"], moves)
+            self.assertGreater(moves, 0)
+
+    def test_wrong_current(self):
+        for text, pattern in (("{", r":1: column \d+:"), ("[]", "2 layers"),
+                              ('{"physical_to_logical_map": [[1],[2]]}', "16 experts"),
+                              (json.dumps({"physical_to_logical_map": [[0] * 16] * 2}), "no slot"),
+                              (json.dumps({"physical_to_logical_map": [[-1] * 16] * 2}), "16 experts")):
+            with tempfile.NamedTemporaryFile("w", suffix=".json") as current:
+                current.write(text)
+                current.flush()
+                self.bad(1, pattern, "plan", *self.SHAPE, "--current", current.name, "-",
+                         stdin=loads_csv(README))
+        self.bad(1, "No such file", "plan", *self.SHAPE, "--current", "/nowhere.json", "-",
+                 stdin=loads_csv(README))
+
+    def test_impossible(self):
+        loads = loads_csv(README)
+        for shape, pattern in (((8, 1, 15, 1), "next number that can is 16"),
+                               ((8, 1, 8, 1), "do not hold 12 experts"),
+                               ((8, 3, 16, 1), "evenly over 3 nodes"),
+                               ((8, 1, 16, 5), "5 equal groups"),
+                               ((2, 1, 26, 1), "at most 24 slots")):
+            args = [str(x) for p in zip(("--ranks", "--nodes", "--slots", "--groups"), shape) for x in p]
+            self.bad(1, pattern, "plan", *args, "-", stdin=loads)
+        self.bad(2, "--slots S is missing", "plan", "--ranks", 4, "-", stdin=loads)
+        self.bad(1, "no policy 'x'", "plan", "--ranks", 4, "--slots", 12, "--policy", "x", "-",
+                 stdin=loads)
+
+
+class Page:
+    """Reads a hint page as moetap_hint.h says that a reader without the header may."""
+
+    def __init__(self, name):
+        with open(f"/dev/shm/moetap-hint-{name}", "rb") as file:
+            self.page = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+    def read(self):
+        magic, version, header, size = struct.unpack_from("<QIIQ", self.page, 0)
+        assert magic.to_bytes(8, "little") == b"MTHINT01" and version == 1, "no hint page"
+        assert header == 192 and size == len(self.page)
+        bank_bytes, *bank = struct.unpack_from("<QQQ", self.page, 56)
+        for _ in range(1000):
+            generation, = struct.unpack_from("<Q", self.page, 128)
+            at = bank[generation & 1]
+            copy = self.page[at:at + bank_bytes]
+            crc, size, got = struct.unpack_from("<IIQ", copy, 8)
+            if got == generation and zlib.crc32(copy[16:size]) == crc:
+                return self.fields(copy)
+        raise AssertionError("no whole hint in 1000 attempts")
+
+    @staticmethod
+    def fields(copy):
+        hint = dict(zip(("generation", "placement_generation", "publish_time_ns", "made_after_step",
+                         "valid_from_step", "horizon", "verdict", "stable", "quality", "rounds",
+                         "flagged", "gain", "before", "after", "moves", "layers", "experts", "slots",
+                         "ranks", "nodes", "groups", "layer_at", "placement_at", "share_at",
+                         "low_at", "high_at"), struct.unpack_from("<QQQqqIIIIQQdddq6I5I", copy, 16)))
+        hint["reason"] = copy[200:456].split(b"\0")[0].decode()
+        n = hint["slots"]
+        hint["placement"] = [list(struct.unpack_from(f"<{n}I", copy, hint["placement_at"] + 4 * n * l))
+                             for l in range(hint["layers"])]
+        n = hint["experts"]
+        hint["share"] = [list(struct.unpack_from(f"<{n}d", copy, hint["share_at"] + 8 * n * l))
+                         for l in range(hint["layers"])]
+        return hint
+
+
+class Hints(Case):
+    SHAPE = ("--horizon", 100, "--ranks", 4, "--slots", 20)
+
+    def setUp(self):
+        self.name = f"test-verbs-{os.getpid()}"
+        self.path = f"/dev/shm/moetap-hint-{self.name}"
+
+    def tearDown(self):
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+    def publish(self, *args):
+        return self.good("hints", "publish", *self.SHAPE, *args, self.name, TRACE)
+
+    def show(self):
+        return json.loads(self.good("hints", "show", "--format", "json", self.name))
+
+    def test_publish_and_show(self):
+        before = time.time_ns()
+        shown = self.publish()
+        self.assertIn("generation    1,", shown)
+        self.assertEqual(self.good("hints", "show", self.name), shown)
+        hint = self.show()
+        self.assertEqual((hint["generation"], hint["made_after_step"], hint["valid_from_step"]),
+                         (1, 1199, 1200))
+        self.assertTrue(before <= hint["publish_time_ns"] <= time.time_ns())
+        self.assertIn(hint["reason"], shown)
+        self.assertEqual(len(hint["layers"]), LAYERS)
+        self.publish()
+        again = self.show()
+        self.assertEqual((again["generation"], again["placement_generation"]), (2, 1))
+
+    def test_readers_agree(self):
+        """The header, the verb and a reader in Python see the same hint."""
+        self.publish()
+        page, hint = Page(self.name).read(), self.show()
+        for key in ("generation", "placement_generation", "publish_time_ns", "made_after_step",
+                    "valid_from_step", "horizon", "rounds", "flagged", "moves", "reason", "slots",
+                    "ranks", "nodes", "groups"):
+            self.assertEqual(page[key], hint[key], key)
+        self.assertAlmostEqual(page["gain"], hint["gain"], places=8)
+        self.assertEqual(page["placement"], [l["placement"] for l in hint["layers"]])
+        for a, b in zip(page["share"], hint["layers"]):
+            for x, y in zip(a, b["share"]):
+                self.assertAlmostEqual(x, y, places=8)
+        job = subprocess.run([JOB, self.name], stdout=subprocess.PIPE, text=True, check=True).stdout
+        self.assertEqual(job.split(), ["1", hint["verdict"], *map(str, page["placement"][0])])
+
+    def test_verdicts(self):
+        trivial = [s % EXPERTS for s in range(20)]
+        self.publish()
+        hint = self.show()
+        self.assertEqual(hint["verdict"], "plan", hint["reason"])
+        self.assertGreater(hint["balancedness_after"], hint["balancedness_before"])
+        self.assertNotEqual(hint["layers"][0]["placement"], trivial)
+        # A gain too small, or loads not stable: keep what is in force.
+        self.publish("--threshold", 0.9)
+        hint = self.show()
+        self.assertEqual(hint["verdict"], "keep")
+        self.assertIn("90.0 %", hint["reason"])
+        self.assertEqual(hint["layers"][0]["placement"], trivial)
+        short = "".join(read(TRACE).splitlines(True)[:21])
+        self.good("hints", "publish", *self.SHAPE, self.name, "-", stdin=short)
+        hint = self.show()
+        self.assertEqual(hint["verdict"], "keep")
+        self.assertRegex(hint["reason"], "transient.*only 20 steps seen")
+
+    def test_applied_plan_is_kept(self):
+        """The plan, once it is in force, is not published as a plan again."""
+        forecast = self.good("forecast", "--horizon", 100, TRACE)
+        plan = self.good("plan", "--ranks", 4, "--slots", 20, "-", stdin=forecast)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as current:
+            current.write(plan)
+            current.flush()
+            self.publish("--current", current.name)
+        hint = self.show()
+        self.assertEqual(hint["verdict"], "keep")
+        self.assertEqual([l["placement"] for l in hint["layers"]],
+                         json.loads(plan)["physical_to_logical_map"])
+
+    def test_watch(self):
+        with subprocess.Popen([MOETAP, "hints", "watch", self.name], text=True,
+                              stdout=subprocess.PIPE) as watch:
+            time.sleep(0.2)  # it waits for a page that is not there yet
+            self.publish()
+            self.until(watch, "generation    1,")
+            self.publish()
+            self.until(watch, "generation    2,")
+            # Another geometry: the page is made anew.
+            self.good("hints", "publish", "--horizon", 5, "--ranks", 2, "--slots", 16, self.name, TRACE)
+            self.until(watch, "generation    1,")
+            watch.send_signal(signal.SIGTERM)
+            self.assertEqual(watch.wait(10), 0)
+
+    def until(self, process, start):
+        signal.alarm(20)
+        for line in process.stdout:
+            if line.startswith(start):
+                signal.alarm(0)
+                return
+        self.fail(f"no line starts with '{start}'")
+
+    def test_damaged_pages(self):
+        self.publish()
+        with open(self.path, "rb") as file:
+            whole = file.read()
+        bank = struct.unpack_from("<Q", whole, 72)[0] + 300  # of generation 1
+        for damaged, pattern in ((whole[:100], "cut short"), (b"", "cut short"),
+                                 (whole[:8] + b"\2" + whole[9:], "version"),
+                                 (b"x" * len(whole), "no hint page"),
+                                 (whole[:bank] + b"\xff" + whole[bank + 1:], "checksums")):
+            with open(self.path, "wb") as file:
+                file.write(damaged)
+            result = run("hints", "show", self.name)
+            self.assertEqual(result.returncode, 1)
+            self.assertRegex(result.stderr, pattern)
+            if pattern != "checksums":
+                self.bad(1, "rm /dev/shm", "hints", "publish", *self.SHAPE, self.name, TRACE)
+        # A damaged hint, unlike a damaged page, is mended by the next one.
+        self.publish()
+        self.assertEqual(self.show()["generation"], 2)
+
+    def test_errors(self):
+        self.bad(1, "nobody published", "hints", "show", "not-there")
+        self.bad(1, "cannot name", "hints", "publish", *self.SHAPE, "a/b", TRACE)
+        self.bad(2, "NAME TRACE.csv", "hints", "publish", *self.SHAPE, self.name)
+        self.bad(1, "evenly", "hints", "publish", "--horizon", 1, "--ranks", 3, "--slots", 16,
+                 self.name, TRACE)
+        self.assertFalse(os.path.exists(self.path))
+
+
+class Header(Case):
+    def test_compilers(self):
+        """moetap_hint.h and moetap.h stand alone, in C and in C++."""
+        compilers = [c for c in ("cc", "clang", "c++", "clang++") if shutil.which(c)]
+        self.assertTrue(compilers)
+        for compiler in compilers:
+            kinds = (("c++", "-std=c++11"),) if "++" in compiler else (("c", "-std=gnu11"),)
+            for language, standard in kinds:
+                for header in ("moetap.h", "moetap_hint.h"):
+                    subprocess.run([compiler, "-x", language, standard, "-fsyntax-only", "-Wall",
+                                    "-Wextra", "-Werror", "-Wno-pragma-once-outside-header",
+                                    "-Wno-unused-function", "-I", os.path.join(SOURCE, "host-lib"),
+                                    "-include", header, "/dev/null"], check=True)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
