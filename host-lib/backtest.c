@@ -24,8 +24,8 @@ struct sums {
 	bool *counted; /**< [layers][experts]: had a term in rel */
 };
 
-static void add_layer(struct sums *sums, const struct moetap_forecast *f, uint32_t layer,
-	const double *actual)
+static void add_layer(
+	struct sums *sums, const struct moetap_forecast *f, uint32_t layer, const double *actual)
 {
 	uint32_t experts = moetap_forecast_experts(f);
 	size_t at = (size_t)layer * experts;
@@ -55,8 +55,8 @@ static void judge(const struct moetap_series *series, const struct moetap_foreca
 	all->origins++;
 	state->origins++;
 	for (uint32_t l = 0; l < moetap_forecast_layers(f); l++) {
-		if (moetap_series_mean_shares(series, l, info.step + 1, info.step + info.horizon,
-			    actual) == 0)
+		if (moetap_series_mean_shares(
+			    series, l, info.step + 1, info.step + info.horizon, actual) == 0)
 			continue;
 		add_layer(all, f, l, actual);
 		add_layer(state, f, l, actual);
@@ -89,8 +89,7 @@ static int find_origins(const struct moetap_series *series, struct moetap_backte
 	if (options->every == 0)
 		options->every = span >= 32 ? (uint32_t)((span + 31) / 32) : 1;
 	if (options->from < first)
-		return fail(error, -EINVAL,
-			"the first origin %lld lies before the first step %lld",
+		return fail(error, -EINVAL, "the first origin %lld lies before the first step %lld",
 			(long long)options->from, (long long)first);
 	if (options->from > end)
 		return fail(error, -ENODATA,
@@ -122,8 +121,8 @@ static int run_origins(struct run *run, uint32_t count, struct moetap_error *err
 			return fail_memory(error);
 		kind = moetap_state_stable(run->state, NULL) ? MOETAP_ORIGINS_STABLE
 							     : MOETAP_ORIGINS_TRANSIENT;
-		ret = moetap_forecast_make(run->series, step, run->options.method, run->options.horizon,
-			run->options.window, &f, error);
+		ret = moetap_forecast_make(run->series, step, run->options.method,
+			run->options.horizon, run->options.window, &f, error);
 		if (ret < 0)
 			return ret;
 		judge(run->series, f, &run->sums[MOETAP_ORIGINS_ALL], &run->sums[kind],
@@ -159,7 +158,8 @@ static void run_close(struct run *run)
 		free(run->sums[k].counted);
 }
 
-int moetap_backtest(const struct moetap_series *series, const struct moetap_backtest_options *options,
+int moetap_backtest(const struct moetap_series *series,
+	const struct moetap_backtest_options *options,
 	struct moetap_backtest_line lines[MOETAP_ORIGINS_KINDS], struct moetap_error *error)
 {
 	size_t cells = (size_t)moetap_series_layers(series) * moetap_series_experts(series);

@@ -59,8 +59,8 @@ void csv_close(struct csv *csv)
 	free(csv);
 }
 
-int csv_fail(const struct csv *csv, uint32_t column, struct moetap_error *error,
-	const char *format, ...)
+int csv_fail(
+	const struct csv *csv, uint32_t column, struct moetap_error *error, const char *format, ...)
 {
 	char what[200], where[40] = "";
 	va_list args;
@@ -91,7 +91,8 @@ static ssize_t read_line(struct csv *csv, struct moetap_error *error)
 
 			if (room > LINE_MAX_BYTES)
 				return csv_fail(csv, CSV_LINE, error,
-					"no line feed in %zu MiB; this is no CSV", LINE_MAX_BYTES >> 20);
+					"no line feed in %zu MiB; this is no CSV",
+					LINE_MAX_BYTES >> 20);
 			if (buffer == NULL)
 				return fail_memory(error);
 			csv->buffer = buffer;
@@ -109,8 +110,8 @@ static ssize_t read_line(struct csv *csv, struct moetap_error *error)
 		return 0;
 	if (csv->buffer[used - 1] != '\n')
 		return csv_fail(csv, CSV_LINE, error,
-			"the last line has no line feed, so it may be cut in the middle; remove it, or "
-			"add a line feed if it is whole");
+			"the last line has no line feed, so it may be cut in the middle; remove "
+			"it, or add a line feed if it is whole");
 	csv->buffer[used] = '\0';
 	return (ssize_t)used;
 }
@@ -119,8 +120,8 @@ static int add_field(struct csv *csv, char *field, struct moetap_error *error)
 {
 	if (csv->fields == csv->field_room) {
 		uint32_t room = csv->field_room > 0 ? 2 * csv->field_room : 64;
-		char **fields = room <= FIELDS_MAX ? realloc(csv->field, room * sizeof(*fields))
-						   : NULL;
+		char **fields =
+			room <= FIELDS_MAX ? realloc(csv->field, room * sizeof(*fields)) : NULL;
 
 		if (room > FIELDS_MAX)
 			return csv_fail(csv, CSV_LINE, error, "more than %u fields", FIELDS_MAX);
@@ -175,8 +176,8 @@ int csv_load(const struct csv *csv, uint32_t i, double *load, struct moetap_erro
 	return 0;
 }
 
-int csv_integer(const struct csv *csv, uint32_t i, int64_t most, int64_t *value,
-	struct moetap_error *error)
+int csv_integer(
+	const struct csv *csv, uint32_t i, int64_t most, int64_t *value, struct moetap_error *error)
 {
 	const char *text = csv->field[i];
 

@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static int check(const struct moetap_forecast *f, const struct moetap_plan *a,
-	const struct moetap_plan *b)
+static int check(
+	const struct moetap_forecast *f, const struct moetap_plan *a, const struct moetap_plan *b)
 {
 	if (moetap_plan_layers(a) != moetap_forecast_layers(f) ||
 		moetap_plan_experts(a) != moetap_forecast_experts(f))
@@ -57,8 +57,8 @@ int moetap_decide(const struct moetap_state *state, const struct moetap_forecast
 		snprintf(d->reason, sizeof(d->reason), "keep: transient: %s", unstable);
 	else if (d->gain <= threshold)
 		snprintf(d->reason, sizeof(d->reason),
-			"keep: the plan would save %.1f %% of the busiest ranks' load, no more than "
-			"the %.1f %% that a move must bring",
+			"keep: the plan would save %.1f %% of the busiest ranks' load, no more "
+			"than the %.1f %% that a move must bring",
 			100 * d->gain, 100 * threshold);
 	else {
 		d->verdict = MOETAP_PLAN;

@@ -65,8 +65,8 @@ static double scale(double share, uint32_t experts)
 
 /** Asks the method at one earlier step and writes down how wrong it was. Returns false when the
  * truth has no steps. */
-static bool mature(const struct forecaster *method, const struct question *q, double *error,
-	double *actual)
+static bool mature(
+	const struct forecaster *method, const struct question *q, double *error, double *actual)
 {
 	uint32_t layers = moetap_series_layers(q->series);
 	uint32_t experts = moetap_series_experts(q->series);
@@ -206,8 +206,8 @@ static int intervals_dispersion(struct moetap_forecast *f, const struct moetap_s
 	return 0;
 }
 
-static int fill_intervals(struct moetap_forecast *f, const struct forecaster *method,
-	const struct question *q)
+static int fill_intervals(
+	struct moetap_forecast *f, const struct forecaster *method, const struct question *q)
 {
 	struct matured m;
 	int ret;
@@ -250,8 +250,8 @@ static int check(const struct question *q, const struct forecaster *method, cons
 	if (q->horizon == 0)
 		return fail(error, -EINVAL, "the horizon must be at least one step");
 	if (series_lower(q->series, q->step + 1) == 0)
-		return fail(error, -ENODATA, "the series has no step up to %lld",
-			(long long)q->step);
+		return fail(
+			error, -ENODATA, "the series has no step up to %lld", (long long)q->step);
 	return 0;
 }
 
@@ -276,8 +276,8 @@ int moetap_forecast_make(const struct moetap_series *series, int64_t step, const
 	f->info.step = step;
 	f->info.horizon = horizon;
 	f->info.window = (uint32_t)(step - first + 1);
-	f->info.flagged = moetap_series_flagged(
-		series, first, step, &f->info.quality, &f->info.rounds);
+	f->info.flagged =
+		moetap_series_flagged(series, first, step, &f->info.quality, &f->info.rounds);
 	if (fill_intervals(f, method, &q) < 0) {
 		moetap_forecast_free(f);
 		return fail_memory(error);

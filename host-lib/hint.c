@@ -51,7 +51,8 @@ static int page_lock(const char *path, struct moetap_error *error)
 		close(fd);
 		if (err == EWOULDBLOCK)
 			return fail(error, -EBUSY,
-				"%s: another process publishes there; stop it, or take another name",
+				"%s: another process publishes there; stop it, or take another "
+				"name",
 				path);
 		return fail(error, -err, "%s: %s", path, strerror(err));
 	}

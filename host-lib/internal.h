@@ -48,8 +48,8 @@ const char *csv_field(const struct csv *csv, uint32_t i);
 
 /** fail() with -EBADMSG, the file and the line, and the column if it is not CSV_LINE. */
 #define CSV_LINE UINT32_MAX
-int csv_fail(const struct csv *csv, uint32_t column, struct moetap_error *error,
-	const char *format, ...) __attribute__((format(printf, 4, 5)));
+int csv_fail(const struct csv *csv, uint32_t column, struct moetap_error *error, const char *format,
+	...) __attribute__((format(printf, 4, 5)));
 
 /** The i-th field as a load (finite, not negative) or as an integer from 0 to `most`. Return 0 or
  * -EBADMSG. */

@@ -112,8 +112,9 @@ MOETAP_EXPORT int moetap_series_load_trace(
 
 /**
  * Adds the loads of one round: `tokens[experts]` of `layer` in `step`, with its quality (enum
- * moetap_quality, 0 for an exact round). Rounds of one (step, layer), as micro-batches make them, add up. Steps
- * may come late as long as they are kept; a step below the oldest kept one is refused.
+ * moetap_quality, 0 for an exact round). Rounds of one (step, layer), as micro-batches make them,
+ * add up. Steps may come late as long as they are kept; a step below the oldest kept one is
+ * refused.
  *
  * Returns 0, -EINVAL (layer out of range; negative or not finite tokens), -ESTALE (step too old)
  * or -ENOMEM.
@@ -121,7 +122,8 @@ MOETAP_EXPORT int moetap_series_load_trace(
 MOETAP_EXPORT int moetap_series_add_round(struct moetap_series *series, int64_t step,
 	uint32_t layer, const double *tokens, uint32_t quality, struct moetap_error *error);
 
-/** The same for a whole step: `tokens[layers][experts]`, `quality[layers]` or NULL for exact rounds. */
+/** The same for a whole step: `tokens[layers][experts]`, `quality[layers]` or NULL for exact
+ * rounds. */
 MOETAP_EXPORT int moetap_series_add_step(struct moetap_series *series, int64_t step,
 	const double *tokens, const uint32_t *quality, struct moetap_error *error);
 
@@ -149,8 +151,8 @@ MOETAP_EXPORT void moetap_series_mean_tokens(
 	const struct moetap_series *series, uint32_t steps, double *tokens);
 
 /**
- * Flagged (step, layer) among the steps first ... last; `quality` (may be NULL) gets all their flags
- * ored, `rounds` (may be NULL) the number of (step, layer) that were seen at all.
+ * Flagged (step, layer) among the steps first ... last; `quality` (may be NULL) gets all their
+ * flags ored, `rounds` (may be NULL) the number of (step, layer) that were seen at all.
  */
 MOETAP_EXPORT uint64_t moetap_series_flagged(const struct moetap_series *series, int64_t first,
 	int64_t last, uint32_t *quality, uint64_t *rounds);
@@ -224,7 +226,7 @@ struct moetap_forecast_info {
 	int64_t step;	      /**< made after this step */
 	uint32_t horizon;     /**< steps */
 	uint32_t window;      /**< steps that the method looked at */
-	uint32_t quality;	      /**< of the rounds in that window, ored */
+	uint32_t quality;     /**< of the rounds in that window, ored */
 	uint64_t rounds;      /**< rounds in that window */
 	uint64_t flagged;     /**< those that are not exact */
 };

@@ -24,9 +24,9 @@
  *
  *	in a bank, at the offsets that its struct moetap_hint names:
  *	layer_offset		struct moetap_hint_layer [layers]
- *	placement_offset	uint32_t [layers][slots], the expert of each slot; slots in rank order
- *	share_offset		double [layers][experts], forecast shares
- *	low_offset, high_offset	double [layers][experts], ends of their 80 % intervals
+ *	placement_offset	uint32_t [layers][slots], the expert of each slot; slots in rank
+ *order share_offset		double [layers][experts], forecast shares low_offset, high_offset
+ *double [layers][experts], ends of their 80 % intervals
  *
  * Who does what. One writer (it holds a lock on the file), any number of readers, which never
  * write and never make the writer wait. Hint number g (its generation) is in bank g & 1. The writer
@@ -207,6 +207,7 @@ static inline int moetap_hint_open(struct moetap_hint_reader *reader, const char
 	void *page;
 	int fd, err = 0;
 
+	memset(reader, 0, sizeof(*reader));
 	if (name[0] == '\0' || strlen(name) > MOETAP_HINT_NAME_MAX || strchr(name, '/') != NULL)
 		return -EINVAL;
 	snprintf(path, sizeof(path), "%s%s", MOETAP_HINT_PATH, name);
@@ -232,7 +233,6 @@ static inline int moetap_hint_open(struct moetap_hint_reader *reader, const char
 	}
 	reader->page = (const unsigned char *)page;
 	reader->bytes = (size_t)st.st_size;
-	reader->generation = 0;
 	return 0;
 }
 

@@ -52,8 +52,7 @@ static bool is_hierarchical(const struct moetap_shape *shape)
 
 /* ---- what is possible ---- */
 
-static int check_shape(
-	const struct moetap_shape *s, uint32_t experts, struct moetap_error *error)
+static int check_shape(const struct moetap_shape *s, uint32_t experts, struct moetap_error *error)
 {
 	if (s->ranks == 0 || s->nodes == 0 || s->slots == 0 || s->groups == 0)
 		return fail(error, -EINVAL, "ranks, nodes, slots and groups must be at least 1");
@@ -79,8 +78,7 @@ static int check_shape(
 }
 
 /** Whether a placement without two replicas of an expert on a rank exists. */
-static int check_room(
-	const struct moetap_shape *s, uint32_t experts, struct moetap_error *error)
+static int check_room(const struct moetap_shape *s, uint32_t experts, struct moetap_error *error)
 {
 	uint32_t nodes = is_hierarchical(s) ? s->nodes : 1;
 
@@ -98,8 +96,8 @@ static int check_loads(
 	for (size_t c = 0; c < (size_t)layers * experts; c++) {
 		if (!(loads[c] >= 0 && loads[c] <= LOAD_MAX))
 			return fail(error, -EINVAL,
-				"layer %zu, expert %zu: a load of %g; it must be a number from 0 to "
-				"2^53",
+				"layer %zu, expert %zu: a load of %g; it must be a number from 0 "
+				"to 2^53",
 				c / experts, c % experts, loads[c]);
 	}
 	return 0;
@@ -155,8 +153,8 @@ static bool same_shape(const struct moetap_plan *a, const struct moetap_plan *b)
 	       a->shape.slots == b->shape.slots && a->shape.ranks == b->shape.ranks;
 }
 
-static int plan_layers(struct moetap_plan *plan, const struct planner *planner,
-	const double *loads, const struct moetap_plan *current)
+static int plan_layers(struct moetap_plan *plan, const struct planner *planner, const double *loads,
+	const struct moetap_plan *current)
 {
 	uint32_t slots = plan->shape.slots, per_rank = slots / plan->shape.ranks;
 	struct task task = {.shape = plan->shape,
@@ -172,8 +170,8 @@ static int plan_layers(struct moetap_plan *plan, const struct planner *planner,
 		if (ret < 0)
 			return ret;
 		for (uint32_t s = 0; s < slots && current != NULL; s += per_rank)
-			keep_slots(slot + s, current->slot_expert + (size_t)l * slots + s,
-				per_rank);
+			keep_slots(
+				slot + s, current->slot_expert + (size_t)l * slots + s, per_rank);
 	}
 	count_replicas(plan);
 	return 0;
@@ -352,8 +350,8 @@ int64_t moetap_plan_moves(const struct moetap_plan *plan, const struct moetap_pl
 }
 
 /** Largest and mean load of the ranks in a layer. */
-static double busiest(const struct moetap_plan *plan, uint32_t layer, const double *load,
-	double *mean)
+static double busiest(
+	const struct moetap_plan *plan, uint32_t layer, const double *load, double *mean)
 {
 	const uint32_t *slot = plan->slot_expert + (size_t)layer * plan->shape.slots;
 	const uint32_t *replicas = plan->replicas + (size_t)layer * plan->experts;

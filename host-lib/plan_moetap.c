@@ -412,8 +412,8 @@ static void swap_groups(const struct task *task, uint32_t *expert, uint32_t p, u
 }
 
 /** Swaps two groups of different nodes if that makes the busier of the two nodes lighter. */
-static bool improve_pair(const struct task *task, uint32_t *expert, double *node, uint32_t p,
-	uint32_t q)
+static bool improve_pair(
+	const struct task *task, uint32_t *expert, double *node, uint32_t p, uint32_t q)
 {
 	uint32_t a_node = task->shape.groups / task->shape.nodes;
 	uint32_t i = p / a_node, j = q / a_node;
@@ -453,8 +453,8 @@ static int improve_groups(const struct task *task, uint32_t *expert)
 }
 
 /** Plans with EPLB's packing of groups, and with an improved one if there is one. */
-static int plan_packings(const struct task *task, struct node *d, uint32_t *expert,
-	uint32_t *slot_expert)
+static int plan_packings(
+	const struct task *task, struct node *d, uint32_t *expert, uint32_t *slot_expert)
 {
 	uint32_t *other;
 	double most, other_most;

@@ -295,8 +295,8 @@ double series_sum(const struct moetap_series *s, uint32_t i, uint32_t layer)
 	return (*row_at(s, i))->sum[layer];
 }
 
-uint32_t moetap_series_mean_shares(const struct moetap_series *s, uint32_t layer, int64_t first,
-	int64_t last, double *share)
+uint32_t moetap_series_mean_shares(
+	const struct moetap_series *s, uint32_t layer, int64_t first, int64_t last, double *share)
 {
 	uint32_t used = 0;
 

@@ -87,8 +87,8 @@ static double norm(const struct scratch *x)
 
 /** Difference between the mean shares of two spans of steps, (a0, a1] and (b0, b1]; negative when
  * one of them has no shares. */
-static double difference(struct scratch *x, uint32_t layer, int64_t a0, int64_t a1, int64_t b0,
-	int64_t b1)
+static double difference(
+	struct scratch *x, uint32_t layer, int64_t a0, int64_t a1, int64_t b0, int64_t b1)
 {
 	if (moetap_series_mean_shares(x->series, layer, a0 + 1, a1, x->a) == 0 ||
 		moetap_series_mean_shares(x->series, layer, b0 + 1, b1, x->b) == 0)
@@ -229,8 +229,7 @@ int moetap_state_update(struct moetap_state *s, const struct moetap_series *seri
 	return 0;
 }
 
-int moetap_state_layer(
-	const struct moetap_state *s, uint32_t layer, struct moetap_layer_state *out)
+int moetap_state_layer(const struct moetap_state *s, uint32_t layer, struct moetap_layer_state *out)
 {
 	if (layer >= s->layers)
 		return -EINVAL;

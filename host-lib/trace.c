@@ -153,8 +153,8 @@ static int read_lines(struct csv *csv, const struct wide *w, struct moetap_serie
 }
 
 /** Reads the lines after a header of columns l<layer>_e<expert>. */
-static int read_wide(struct csv *csv, uint32_t fields, struct moetap_series **series,
-	struct moetap_error *error)
+static int read_wide(
+	struct csv *csv, uint32_t fields, struct moetap_series **series, struct moetap_error *error)
 {
 	struct wide w = {.fields = fields};
 	int ret;
@@ -202,8 +202,8 @@ int moetap_series_load_trace(
 		ret = trace_read_long(csv, (uint32_t)fields, &read, error);
 	else
 		ret = csv_fail(csv, CSV_LINE, error,
-			"no trace: the header must be 'step,l0_e0,l0_e1,...', or what 'moetap count' "
-			"or 'moetap forecast' print");
+			"no trace: the header must be 'step,l0_e0,l0_e1,...', or what 'moetap "
+			"count' or 'moetap forecast' print");
 	csv_close(csv);
 	if (ret == 0)
 		*series = read;

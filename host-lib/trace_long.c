@@ -136,8 +136,8 @@ static int fill(const struct cells *cells, struct moetap_series *series, struct 
 	return ret;
 }
 
-int trace_read_long(struct csv *csv, uint32_t fields, struct moetap_series **series,
-	struct moetap_error *error)
+int trace_read_long(
+	struct csv *csv, uint32_t fields, struct moetap_series **series, struct moetap_error *error)
 {
 	struct cells cells = {0};
 	int ret;

@@ -73,14 +73,14 @@ static int store(const struct cli *cli, const struct cli_option *o, const char *
 	switch (o->type) {
 	case CLI_COUNT:
 		if (!read_integer(text, 1, UINT32_MAX, &integer))
-			return usage(cli, "--%s must be an integer from 1 on, not '%s'", o->name,
-				text);
+			return usage(
+				cli, "--%s must be an integer from 1 on, not '%s'", o->name, text);
 		*(uint32_t *)o->value = (uint32_t)integer;
 		return CLI_DONE;
 	case CLI_STEP:
 		if (!read_integer(text, 0, INT64_MAX / 4, &integer))
-			return usage(cli, "--%s must be a step, 0 or more, not '%s'", o->name,
-				text);
+			return usage(
+				cli, "--%s must be a step, 0 or more, not '%s'", o->name, text);
 		*(int64_t *)o->value = integer;
 		return CLI_DONE;
 	case CLI_NUMBER:
@@ -172,7 +172,8 @@ int cli_print_json(const char *name, json_t *object)
 
 	if (object == NULL)
 		return cli_fail(name, "out of memory");
-	json_object_foreach(object, key, value) {
+	json_object_foreach(object, key, value)
+	{
 		printf("%s\n\"%s\": ", separator, key);
 		json_dumpf(value, stdout, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(10));
 		separator = ",";

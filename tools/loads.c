@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int look_ahead(const char *verb, const char *path, const struct request *request,
-	struct outlook *o)
+int look_ahead(const char *verb, const char *path, const struct request *request, struct outlook *o)
 {
 	struct moetap_error error;
 	int64_t last;
@@ -39,16 +38,17 @@ json_t *state_json(const struct moetap_state *state, uint32_t layers)
 		struct moetap_layer_state s;
 
 		moetap_state_layer(state, l, &s);
-		json_array_append_new(rows,
-			json_pack("{s:i, s:s, s:I, s:f, s:f, s:f, s:s}", "layer", (int)l, "state",
-				s.stable ? "stable" : "transient", "since", (json_int_t)s.since,
-				"drift", s.drift, "error", s.error, "noise", s.noise, "reason",
-				s.reason));
+		json_array_append_new(
+			rows, json_pack("{s:i, s:s, s:I, s:f, s:f, s:f, s:s}", "layer", (int)l,
+				      "state", s.stable ? "stable" : "transient", "since",
+				      (json_int_t)s.since, "drift", s.drift, "error", s.error,
+				      "noise", s.noise, "reason", s.reason));
 	}
 	return rows;
 }
 
-/** Copies the numbers of one layer. Returns whether they are as many integers as there are slots. */
+/** Copies the numbers of one layer. Returns whether they are as many integers as there are slots.
+ */
 static bool read_layer(const json_t *layer, uint32_t slots, uint32_t *slot_expert)
 {
 	if (json_array_size(layer) != slots)
@@ -75,8 +75,8 @@ static int plan_from_json(const char *verb, const char *path, const json_t *map,
 	if (slot_expert == NULL)
 		return cli_fail(verb, "out of memory");
 	if (json_array_size(map) != layers)
-		status = cli_fail(verb,
-			"%s: physical_to_logical_map must be an array of %u layers", path, layers);
+		status = cli_fail(verb, "%s: physical_to_logical_map must be an array of %u layers",
+			path, layers);
 	for (uint32_t l = 0; l < layers && status == CLI_DONE; l++) {
 		if (!read_layer(json_array_get(map, l), shape->slots,
 			    slot_expert + (size_t)l * shape->slots))
@@ -91,8 +91,8 @@ static int plan_from_json(const char *verb, const char *path, const json_t *map,
 	return status;
 }
 
-int plan_read(const char *verb, const char *path, const struct moetap_shape *shape,
-	uint32_t layers, uint32_t experts, struct moetap_plan **plan)
+int plan_read(const char *verb, const char *path, const struct moetap_shape *shape, uint32_t layers,
+	uint32_t experts, struct moetap_plan **plan)
 {
 	json_error_t where;
 	json_t *root = json_load_file(path, 0, &where);
@@ -101,10 +101,10 @@ int plan_read(const char *verb, const char *path, const struct moetap_shape *sha
 	if (root == NULL && where.line < 0)
 		return cli_fail(verb, "%s", where.text);
 	if (root == NULL)
-		return cli_fail(verb, "%s:%d: column %d: %s", path, where.line, where.column,
-			where.text);
-	status = plan_from_json(verb, path, json_object_get(root, "physical_to_logical_map"),
-		shape, layers, experts, plan);
+		return cli_fail(
+			verb, "%s:%d: column %d: %s", path, where.line, where.column, where.text);
+	status = plan_from_json(verb, path, json_object_get(root, "physical_to_logical_map"), shape,
+		layers, experts, plan);
 	json_decref(root);
 	return status;
 }

@@ -22,8 +22,8 @@ struct outlook {
 };
 
 /** Reads the trace and fills all three. Says on stderr what is wrong; returns an exit status. */
-int look_ahead(const char *verb, const char *path, const struct request *request,
-	struct outlook *outlook);
+int look_ahead(
+	const char *verb, const char *path, const struct request *request, struct outlook *outlook);
 void outlook_free(struct outlook *outlook);
 
 /** State of every layer. */
@@ -31,7 +31,7 @@ json_t *state_json(const struct moetap_state *state, uint32_t layers);
 
 /** Reads a plan as `moetap plan` prints it: the member physical_to_logical_map. Returns an exit
  * status. */
-int plan_read(const char *verb, const char *path, const struct moetap_shape *shape,
-	uint32_t layers, uint32_t experts, struct moetap_plan **plan);
+int plan_read(const char *verb, const char *path, const struct moetap_shape *shape, uint32_t layers,
+	uint32_t experts, struct moetap_plan **plan);
 
 #endif

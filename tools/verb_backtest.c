@@ -35,7 +35,8 @@ static void print_number(double value)
 	putchar(',');
 }
 
-static void print_csv(const char *method, uint32_t horizon, const struct moetap_backtest_line *lines)
+static void print_csv(
+	const char *method, uint32_t horizon, const struct moetap_backtest_line *lines)
 {
 	for (int k = 0; k < MOETAP_ORIGINS_KINDS; k++) {
 		printf("%s,%u,%s,", method, horizon, states[k]);
@@ -45,8 +46,8 @@ static void print_csv(const char *method, uint32_t horizon, const struct moetap_
 	}
 }
 
-static void add_json(
-	json_t *rows, const char *method, uint32_t horizon, const struct moetap_backtest_line *lines)
+static void add_json(json_t *rows, const char *method, uint32_t horizon,
+	const struct moetap_backtest_line *lines)
 {
 	for (int k = 0; k < MOETAP_ORIGINS_KINDS; k++)
 		json_array_append_new(rows,
@@ -75,8 +76,8 @@ static int run(const struct moetap_series *series, const struct moetap_backtest_
 }
 
 /** Runs the method asked for, or all. */
-static int run_methods(const struct moetap_series *series, struct moetap_backtest_options *options,
-	json_t *rows)
+static int run_methods(
+	const struct moetap_series *series, struct moetap_backtest_options *options, json_t *rows)
 {
 	const char *wanted = options->method;
 	int status = CLI_DONE;

@@ -47,8 +47,8 @@ static int print_json(const struct moetap_forecast *f, const struct moetap_state
 	return cli_print_json("forecast",
 		json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:s, s:o, s:o}", "method",
 			info.method, "made_after_step", (json_int_t)info.step, "horizon",
-			(json_int_t)info.horizon, "window", (json_int_t)info.window,
-			"interval", info.interval, "rounds", (json_int_t)info.rounds, "flagged",
+			(json_int_t)info.horizon, "window", (json_int_t)info.window, "interval",
+			info.interval, "rounds", (json_int_t)info.rounds, "flagged",
 			(json_int_t)info.flagged, "quality",
 			moetap_quality_text(info.quality, quality, sizeof(quality)), "state",
 			state_json(state, moetap_forecast_layers(f)), "forecast", table(f)));

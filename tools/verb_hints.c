@@ -27,7 +27,10 @@ static void print_layers(const struct moetap_hint *hint)
 		printf("%5u  %-9s  %-8lld  %.3f  %.3f  ", l, layer->stable ? "stable" : "transient",
 			(long long)layer->since, layer->drift, layer->error);
 		for (uint32_t s = 0; s < hint->slots; s++)
-			printf("%s%u", s == 0 ? "" : s % per_rank == 0 ? " | " : " ",
+			printf("%s%u",
+				s == 0		    ? ""
+				: s % per_rank == 0 ? " | "
+						    : " ",
 				moetap_hint_placement(hint, l)[s]);
 		putchar('\n');
 	}
@@ -91,8 +94,8 @@ static json_t *layers_json(const struct moetap_hint *hint)
 static int print_json(const struct moetap_hint *hint)
 {
 	char quality[128];
-	json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:b, s:s}",
-		"generation", (json_int_t)hint->generation, "placement_generation",
+	json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:b, s:s}", "generation",
+		(json_int_t)hint->generation, "placement_generation",
 		(json_int_t)hint->placement_generation, "publish_time_ns",
 		(json_int_t)hint->publish_time_ns, "verdict", verdict_name(hint), "reason",
 		hint->reason, "made_after_step", (json_int_t)hint->made_after_step,
@@ -101,8 +104,8 @@ static int print_json(const struct moetap_hint *hint)
 	json_t *more = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:o}",
 		"gain", hint->gain, "balancedness_before", hint->balancedness_before,
 		"balancedness_after", hint->balancedness_after, "moves", (json_int_t)hint->moves,
-		"rounds", (json_int_t)hint->rounds, "flagged", (json_int_t)hint->flagged,
-		"quality", moetap_quality_text(hint->quality, quality, sizeof(quality)), "ranks",
+		"rounds", (json_int_t)hint->rounds, "flagged", (json_int_t)hint->flagged, "quality",
+		moetap_quality_text(hint->quality, quality, sizeof(quality)), "ranks",
 		(json_int_t)hint->ranks, "nodes", (json_int_t)hint->nodes, "slots",
 		(json_int_t)hint->slots, "groups", (json_int_t)hint->groups, "layers",
 		layers_json(hint));
@@ -128,7 +131,8 @@ static int explain(const char *verb, const char *name, int err)
 			name);
 	if (err == -EPROTO)
 		return cli_fail(verb,
-			MOETAP_HINT_PATH "%s is no hint page of version %u: cut short, damaged, or "
+			MOETAP_HINT_PATH
+			"%s is no hint page of version %u: cut short, damaged, or "
 			"of another version of moetap; publish anew after removing it",
 			name, MOETAP_HINT_VERSION);
 	if (err == -ENODATA)
@@ -136,7 +140,8 @@ static int explain(const char *verb, const char *name, int err)
 	if (err == -ESTALE)
 		return cli_fail(verb, "the hint page '%s' was just replaced; try again", name);
 	if (err == -EAGAIN)
-		return cli_fail(verb, "the hint page '%s' is damaged: checksums do not match", name);
+		return cli_fail(
+			verb, "the hint page '%s' is damaged: checksums do not match", name);
 	if (err == -EINVAL)
 		return cli_fail(verb, "'%s' cannot name a hint page", name);
 	return cli_fail(verb, MOETAP_HINT_PATH "%s: %s", name, strerror(-err));
@@ -216,8 +221,8 @@ static int watch(int argc, char **argv)
 		{0},
 	};
 	const struct cli cli = {"hints watch", "NAME", 1,
-		"Prints every new hint of the page NAME, also when it is made later or anew, until it "
-		"is\nstopped (Ctrl-C).\n\n  moetap hints watch my-job",
+		"Prints every new hint of the page NAME, also when it is made later or anew, until "
+		"it is\nstopped (Ctrl-C).\n\n  moetap hints watch my-job",
 		options};
 
 	first = cli_parse(&cli, argc, argv, &status);
@@ -261,8 +266,8 @@ static int find_current(struct publication *p)
 	struct moetap_error error;
 
 	if (p->current_path != NULL)
-		return plan_read("hints publish", p->current_path, &p->shape, layers, experts,
-			&p->current);
+		return plan_read(
+			"hints publish", p->current_path, &p->shape, layers, experts, &p->current);
 	if (moetap_plan_trivial(&p->shape, layers, experts, &p->current, &error) < 0)
 		return cli_fail("hints publish", "%s", error.text);
 	return CLI_DONE;
@@ -277,8 +282,7 @@ static int decide(struct publication *p)
 		    moetap_forecast_experts(f), moetap_forecast_share(f), p->current, &p->plan,
 		    &error) < 0)
 		return cli_fail("hints publish", "%s", error.text);
-	moetap_decide(
-		p->outlook.state, f, p->current, p->plan, p->threshold, &p->decision);
+	moetap_decide(p->outlook.state, f, p->current, p->plan, p->threshold, &p->decision);
 	return CLI_DONE;
 }
 
@@ -324,16 +328,16 @@ static int run_publication(struct publication *p, const char *trace)
 }
 
 static const char publish_about[] =
-	"From a trace to a hint: forecasts, looks at the state, plans, and publishes a plan on the\n"
-	"page NAME only if all layers are stable and the plan's predicted gain exceeds the\n"
+	"From a trace to a hint: forecasts, looks at the state, plans, and publishes a plan on "
+	"the\npage NAME only if all layers are stable and the plan's predicted gain exceeds the\n"
 	"threshold; else the hint says 'keep' and why. Prints the hint as 'hints show' does. The\n"
 	"page stays in " MOETAP_HINT_PATH "NAME.\n\n"
 	"  moetap hints publish --horizon 1000 --ranks 8 --slots 72 my-job loads.csv";
 
 static int publish(int argc, char **argv)
 {
-	struct publication p = {.shape = {.nodes = 1, .groups = 1},
-		.threshold = MOETAP_GAIN_THRESHOLD};
+	struct publication p = {
+		.shape = {.nodes = 1, .groups = 1}, .threshold = MOETAP_GAIN_THRESHOLD};
 	int first, status;
 	const struct cli_option options[] = {
 		{"horizon", CLI_COUNT, &p.request.horizon, "H", "steps ahead", true},

@@ -9,8 +9,9 @@
 #include <stdlib.h>
 
 static const char about[] =
-	"Plans the placement of experts for given loads: a trace (the mean over its steps, or over\n"
-	"the last K) or what 'moetap forecast' prints; - is standard input. Slots are counted in\n"
+	"Plans the placement of experts for given loads: a trace (the mean over its steps, or "
+	"over\nthe last K) or what 'moetap forecast' prints; - is standard input. Slots are "
+	"counted in\n"
 	"rank order; slots beyond the experts hold replicas. With groups that the nodes divide, a\n"
 	"group stays on one node; else placement is global. Prints JSON (the maps of SGLang, vLLM\n"
 	"and EPLB: physical_to_logical_map [layers][slots], ...) or CSV\n"
@@ -53,7 +54,8 @@ static json_t *matrix(const uint32_t *numbers, uint32_t rows, uint32_t columns)
 		json_t *inner = json_array();
 
 		for (uint32_t c = 0; c < columns; c++)
-			json_array_append_new(inner, json_integer(numbers[(size_t)r * columns + c]));
+			json_array_append_new(
+				inner, json_integer(numbers[(size_t)r * columns + c]));
 		json_array_append_new(outer, inner);
 	}
 	return outer;

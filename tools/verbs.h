@@ -11,9 +11,9 @@
 
 /** One verb of the command line. */
 struct verb {
-	const char *name;			/**< what the user types */
-	int (*run)(int argc, char **argv);	/**< does it; returns the exit status */
-	const char *title;			/**< one line for `moetap --help` */
+	const char *name;		   /**< what the user types */
+	int (*run)(int argc, char **argv); /**< does it; returns the exit status */
+	const char *title;		   /**< one line for `moetap --help` */
 };
 
 int verb_count(int argc, char **argv);

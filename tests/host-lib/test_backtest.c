@@ -20,8 +20,8 @@ static int read_trace(void **unused)
 	for (int t = 0; t < STEPS; t++) {
 		assert_int_equal(fscanf(file, "%lf,%lf", &step, &loss), 2);
 		for (int c = 0; c < LAYERS * EXPERTS; c++)
-			assert_int_equal(fscanf(file, ",%lf", &trace[t][c / EXPERTS][c % EXPERTS]),
-				1);
+			assert_int_equal(
+				fscanf(file, ",%lf", &trace[t][c / EXPERTS][c % EXPERTS]), 1);
 	}
 	fclose(file);
 	return 0;

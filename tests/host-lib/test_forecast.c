@@ -32,14 +32,9 @@ static void test_by_hand(void **unused)
 		uint32_t window;
 		double share;
 	} cases[] = {
-		{"last", 3, 0, 0.9},
-		{"last", 1, 0, 0.3},
-		{"last", 99, 0, 0.9},
-		{"sw_avg", 3, 1, 0.9},
-		{"sw_avg", 3, 2, 0.7},
-		{"sw_avg", 3, 4, 0.45},
-		{"sw_avg", 3, 100, 0.45},
-		{"sw_avg", 2, 3, 0.3},
+		{"last", 3, 0, 0.9}, {"last", 1, 0, 0.3}, {"last", 99, 0, 0.9},
+		{"sw_avg", 3, 1, 0.9}, {"sw_avg", 3, 2, 0.7}, {"sw_avg", 3, 4, 0.45},
+		{"sw_avg", 3, 100, 0.45}, {"sw_avg", 2, 3, 0.3},
 		{"sw_avg", 3, 0, 0.45}, /* a short history: all of it */
 		{NULL, 2, 2, 0.4},	/* the default method */
 	};
@@ -238,8 +233,8 @@ static void test_coverage(void **unused)
 	double matured = coverage(500, 50), stretched = coverage(120, 100);
 
 	(void)unused;
-	print_message("coverage of 80 %% intervals: %.3f matured, %.3f stretched\n", matured,
-		stretched);
+	print_message(
+		"coverage of 80 %% intervals: %.3f matured, %.3f stretched\n", matured, stretched);
 	assert_in_range(1000 * matured, 720, 880);
 	assert_in_range(1000 * stretched, 720, 1000);
 }

@@ -103,8 +103,7 @@ static bool consistent(const struct moetap_hint *hint)
 	const struct version *v = &versions[hint->generation & 1];
 	size_t cells = LAYERS * EXPERTS * sizeof(double);
 
-	return hint->verdict == (uint32_t)v->decision.verdict &&
-	       hint->moves == v->decision.moves &&
+	return hint->verdict == (uint32_t)v->decision.verdict && hint->moves == v->decision.moves &&
 	       strcmp(hint->reason, v->decision.reason) == 0 &&
 	       hint->made_after_step == 99 + 1000 * (int64_t)(hint->generation & 1) &&
 	       hint->valid_from_step == hint->made_after_step + 1 &&
@@ -152,9 +151,9 @@ static void test_publish_and_read(void **unused)
 		assert_int_equal(moetap_hint_state(&b.hint, 1)->stable, 0);
 	}
 	/* The same placement again: the hint is new, the placement is not. */
-	assert_int_equal(moetap_publisher_publish(publisher, versions[1].state,
-				 versions[1].forecast, versions[1].placement,
-				 &versions[1].decision, NULL),
+	assert_int_equal(
+		moetap_publisher_publish(publisher, versions[1].state, versions[1].forecast,
+			versions[1].placement, &versions[1].decision, NULL),
 		0);
 	assert_int_equal(moetap_hint_read(&reader, &b), 0);
 	assert_int_equal(b.hint.generation, 6);
@@ -233,8 +232,8 @@ static void test_names(void **unused)
 
 	(void)unused;
 	for (size_t i = 0; i < COUNT(bad); i++)
-		assert_int_equal(moetap_publisher_open(
-					 bad[i], LAYERS, EXPERTS, &shape, &publisher, &error),
+		assert_int_equal(
+			moetap_publisher_open(bad[i], LAYERS, EXPERTS, &shape, &publisher, &error),
 			-EINVAL);
 	assert_int_equal(moetap_hint_open(&reader, "a/b"), -EINVAL);
 	assert_int_equal(moetap_hint_open(&reader, ""), -EINVAL);
@@ -443,15 +442,16 @@ static struct moetap_series *skewed_series(int settled, uint32_t quality)
 	for (int step = 0; step < settled; step++) {
 		double noise = 1 + 0.01 * next_uniform(&seed);
 
-		assert_int_equal(moetap_series_add_round(s, step, 0,
-					 (double[]){600 * noise, 300, 60, 40},
-					 step == settled - 1 ? quality : 0, NULL),
+		assert_int_equal(
+			moetap_series_add_round(s, step, 0, (double[]){600 * noise, 300, 60, 40},
+				step == settled - 1 ? quality : 0, NULL),
 			0);
 	}
 	return s;
 }
 
-static void decide(int settled, uint32_t quality, double threshold, struct moetap_decision *decision)
+static void decide(
+	int settled, uint32_t quality, double threshold, struct moetap_decision *decision)
 {
 	const struct moetap_shape small = {.ranks = 2, .nodes = 1, .slots = 4, .groups = 1};
 	struct moetap_series *series = skewed_series(settled, quality);
@@ -467,8 +467,7 @@ static void decide(int settled, uint32_t quality, double threshold, struct moeta
 	assert_int_equal(moetap_plan_make(NULL, &small, 1, 4, moetap_forecast_share(forecast),
 				 current, &plan, NULL),
 		0);
-	assert_int_equal(
-		moetap_decide(state, forecast, current, plan, threshold, decision), 0);
+	assert_int_equal(moetap_decide(state, forecast, current, plan, threshold, decision), 0);
 	moetap_plan_free(plan);
 	moetap_plan_free(current);
 	moetap_forecast_free(forecast);

@@ -61,8 +61,7 @@ static bool doubles(const uint32_t *slot, const struct moetap_shape *shape)
 
 static void test_readme(void **unused)
 {
-	struct moetap_plan *ours =
-		make(NULL, &readme_shape, 2, 12, &readme[0][0], NULL);
+	struct moetap_plan *ours = make(NULL, &readme_shape, 2, 12, &readme[0][0], NULL);
 	struct moetap_plan *eplb = make("eplb", &readme_shape, 2, 12, &readme[0][0], NULL);
 
 	(void)unused;
@@ -89,12 +88,12 @@ static void pick_instance(uint32_t *seed, struct moetap_shape *shape, uint32_t *
 	do {
 		shape->nodes = 1u << next_random(seed) % 3;
 		shape->ranks = shape->nodes * (1 + next_random(seed) % 4);
-		shape->groups = next_random(seed) % 2 ? 1 : shape->nodes * (1 + next_random(seed) % 3);
+		shape->groups =
+			next_random(seed) % 2 ? 1 : shape->nodes * (1 + next_random(seed) % 3);
 		*experts = shape->groups * (1 + next_random(seed) % 8);
 		shape->slots = shape->ranks * (1 + next_random(seed) % 6);
 	} while (*experts > 64 || shape->slots < *experts ||
-		 shape->slots / shape->ranks >
-			 *experts / (shape->groups > 1 ? shape->nodes : 1));
+		 shape->slots / shape->ranks > *experts / (shape->groups > 1 ? shape->nodes : 1));
 	for (uint32_t c = 0; c < layers * *experts; c++)
 		loads[c] = next_random(seed) % 10 ? floor(exp(skew * next_uniform(seed)) * 100) : 0;
 }
@@ -159,8 +158,8 @@ static void test_random_instances(void **unused)
 			compared++;
 			assert_true(layer[l] >=
 				    balancedness(theirs, &shape, experts, load) * (1 - 1e-9));
-			better += layer[l] >
-				  balancedness(theirs, &shape, experts, load) * (1 + 1e-9);
+			better +=
+				layer[l] > balancedness(theirs, &shape, experts, load) * (1 + 1e-9);
 		}
 		moetap_plan_free(ours);
 		moetap_plan_free(eplb);
@@ -177,7 +176,7 @@ struct exhaustive {
 	struct moetap_shape shape;
 	uint32_t experts;
 	const double *load;
-	uint32_t sets[256], count;  /**< what a rank may hold, as bits */
+	uint32_t sets[256], count; /**< what a rank may hold, as bits */
 	uint32_t slot[16];
 	double best;
 };
@@ -300,13 +299,14 @@ static void test_refused(void **unused)
 
 	(void)unused;
 	for (size_t i = 0; i < COUNT(bad); i++) {
-		assert_int_equal(moetap_plan_make(NULL, &bad[i].shape, 1, bad[i].experts, loads, NULL,
-					 &plan, &error),
+		assert_int_equal(moetap_plan_make(NULL, &bad[i].shape, 1, bad[i].experts, loads,
+					 NULL, &plan, &error),
 			-EINVAL);
 		if (strstr(error.text, bad[i].what) == NULL)
 			fail_msg("case %zu: '%s' lacks '%s'", i, error.text, bad[i].what);
 	}
-	assert_int_equal(moetap_plan_make("best", &shape, 1, 4, loads, NULL, &plan, &error), -EINVAL);
+	assert_int_equal(
+		moetap_plan_make("best", &shape, 1, 4, loads, NULL, &plan, &error), -EINVAL);
 	assert_int_equal(
 		moetap_plan_make(NULL, &shape, 1, 4, (double[]){1, NAN, 1, 1}, NULL, &plan, &error),
 		-EINVAL);
@@ -317,9 +317,11 @@ static void test_refused(void **unused)
 	assert_int_equal(
 		moetap_plan_make(NULL, &shape, 1, 4, loads, current, &plan, &error), -EINVAL);
 	assert_non_null(strstr(error.text, "current"));
-	assert_int_equal(moetap_plan_from_slots(&shape, 1, 4, (uint32_t[]){0, 1, 2, 4}, &plan, &error),
+	assert_int_equal(
+		moetap_plan_from_slots(&shape, 1, 4, (uint32_t[]){0, 1, 2, 4}, &plan, &error),
 		-EINVAL);
-	assert_int_equal(moetap_plan_from_slots(&shape, 1, 4, (uint32_t[]){0, 1, 2, 2}, &plan, &error),
+	assert_int_equal(
+		moetap_plan_from_slots(&shape, 1, 4, (uint32_t[]){0, 1, 2, 2}, &plan, &error),
 		-EINVAL);
 	assert_non_null(strstr(error.text, "expert 3 has no slot"));
 	moetap_plan_free(current);
@@ -333,19 +335,18 @@ static void test_corners(void **unused)
 		uint32_t experts;
 		double load[8];
 	} cases[] = {
-		{{1, 1, 1, 1}, 1, {5}},
-		{{4, 1, 4, 1}, 1, {5}},			    /* one expert everywhere */
-		{{2, 1, 8, 1}, 4, {1, 2, 3, 4}},	    /* all experts on all ranks */
-		{{2, 2, 8, 2}, 8, {1, 1, 1, 1, 9, 9, 9, 9}}, /* a node a rank */
-		{{4, 1, 8, 1}, 8, {0, 0, 0, 0, 0, 0, 0, 0}}, /* no tokens */
-		{{4, 1, 8, 1}, 8, {9, 0, 0, 0, 0, 0, 0, 0}}, /* all tokens for one */
-		{{4, 2, 12, 2}, 8, {0, 0, 0, 0, 9, 1, 1, 1}}, /* an idle node */
+		{{1, 1, 1, 1}, 1, {5}}, {{4, 1, 4, 1}, 1, {5}}, /* one expert everywhere */
+		{{2, 1, 8, 1}, 4, {1, 2, 3, 4}},		/* all experts on all ranks */
+		{{2, 2, 8, 2}, 8, {1, 1, 1, 1, 9, 9, 9, 9}},	/* a node a rank */
+		{{4, 1, 8, 1}, 8, {0, 0, 0, 0, 0, 0, 0, 0}},	/* no tokens */
+		{{4, 1, 8, 1}, 8, {9, 0, 0, 0, 0, 0, 0, 0}},	/* all tokens for one */
+		{{4, 2, 12, 2}, 8, {0, 0, 0, 0, 9, 1, 1, 1}},	/* an idle node */
 	};
 
 	(void)unused;
 	for (size_t i = 0; i < COUNT(cases); i++) {
-		struct moetap_plan *plan = make(
-			NULL, &cases[i].shape, 1, cases[i].experts, cases[i].load, NULL);
+		struct moetap_plan *plan =
+			make(NULL, &cases[i].shape, 1, cases[i].experts, cases[i].load, NULL);
 
 		check_valid(plan, 0, &cases[i].shape, cases[i].experts);
 		moetap_plan_free(plan);
@@ -398,8 +399,8 @@ static void test_current(void **unused)
 				assert_int_equal(s, t);
 		}
 	}
-	assert_int_equal(moetap_plan_trivial(&(struct moetap_shape){2, 1, 8, 1}, 1, 6, &trivial, NULL),
-		0);
+	assert_int_equal(
+		moetap_plan_trivial(&(struct moetap_shape){2, 1, 8, 1}, 1, 6, &trivial, NULL), 0);
 	assert_memory_equal(moetap_plan_slots(trivial), ((uint32_t[]){0, 1, 2, 3, 4, 5, 0, 1}),
 		8 * sizeof(uint32_t));
 	moetap_plan_free(trivial);

@@ -13,8 +13,8 @@ static void test_limits(void **unused)
 	assert_non_null(strstr(error.text, "layers"));
 	assert_int_equal(moetap_series_new(4, MOETAP_MAX_EXPERTS + 1, 0, &series, &error), -E2BIG);
 	assert_non_null(strstr(error.text, "experts"));
-	assert_int_equal(moetap_series_new(MOETAP_MAX_LAYERS, MOETAP_MAX_EXPERTS, 1000000, &series,
-				 &error),
+	assert_int_equal(
+		moetap_series_new(MOETAP_MAX_LAYERS, MOETAP_MAX_EXPERTS, 1000000, &series, &error),
 		-E2BIG);
 	assert_non_null(strstr(error.text, "MiB"));
 	/* The error may be left out. */
@@ -126,11 +126,9 @@ static void test_bad_loads(void **unused)
 
 		assert_int_equal(moetap_series_add_step(s, 1, tokens, NULL, &error), -EINVAL);
 		assert_non_null(strstr(error.text, "layer 1, expert 1"));
-		assert_int_equal(
-			moetap_series_add_round(s, 1, 1, tokens + 2, 0, &error), -EINVAL);
+		assert_int_equal(moetap_series_add_round(s, 1, 1, tokens + 2, 0, &error), -EINVAL);
 	}
-	assert_int_equal(
-		moetap_series_add_round(s, 1, 2, (double[]){1, 1}, 0, &error), -EINVAL);
+	assert_int_equal(moetap_series_add_round(s, 1, 2, (double[]){1, 1}, 0, &error), -EINVAL);
 	/* Nothing of it was kept. */
 	assert_int_equal(moetap_series_steps(s), 0);
 	assert_int_equal(moetap_series_last_step(s), -1);

@@ -12,9 +12,8 @@ static void add(struct moetap_series *s, int64_t step, const double *weight, dou
 
 	for (uint32_t l = 0; l < moetap_series_layers(s); l++) {
 		for (int e = 0; e < EXPERTS; e++)
-			tokens[l * EXPERTS + e] =
-				weight[l * EXPERTS + e] * 1e5 *
-				(1 + noise * (2 * next_uniform(&seed) - 1));
+			tokens[l * EXPERTS + e] = weight[l * EXPERTS + e] * 1e5 *
+						  (1 + noise * (2 * next_uniform(&seed) - 1));
 	}
 	assert_int_equal(moetap_series_add_step(s, step, tokens, NULL, NULL), 0);
 }

@@ -2,8 +2,8 @@
 #include "common.h"
 
 /** Loads `length` bytes as a trace. */
-static int load(const char *text, size_t length, struct moetap_series **series,
-	struct moetap_error *error)
+static int load(
+	const char *text, size_t length, struct moetap_series **series, struct moetap_error *error)
 {
 	char path[] = "/tmp/moetap-test-trace-XXXXXX";
 	int fd = mkstemp(path), ret;
