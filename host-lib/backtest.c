@@ -83,16 +83,17 @@ static int find_origins(const struct moetap_series *series, struct moetap_backte
 	int64_t span = last - first, end = last - (int64_t)options->horizon;
 
 	if (options->horizon == 0)
-		return fail(error, -EINVAL, "the horizon must be at least one step");
+		return mtl_fail(error, -EINVAL, "the horizon must be at least one step");
 	if (options->from < 0)
 		options->from = first + (span + 15) / 16;
 	if (options->every == 0)
 		options->every = span >= 32 ? (uint32_t)((span + 31) / 32) : 1;
 	if (options->from < first)
-		return fail(error, -EINVAL, "the first origin %lld lies before the first step %lld",
+		return mtl_fail(error, -EINVAL,
+			"the first origin %lld lies before the first step %lld",
 			(long long)options->from, (long long)first);
 	if (options->from > end)
-		return fail(error, -ENODATA,
+		return mtl_fail(error, -ENODATA,
 			"no origin: after step %lld the series has no %u more steps (it ends at "
 			"step %lld); take a shorter horizon or an earlier first origin",
 			(long long)options->from, options->horizon, (long long)last);
@@ -118,7 +119,7 @@ static int run_origins(struct run *run, uint32_t count, struct moetap_error *err
 		int ret;
 
 		if (moetap_state_update(run->state, run->series, step) < 0)
-			return fail_memory(error);
+			return mtl_fail_memory(error);
 		kind = moetap_state_stable(run->state, NULL) ? MOETAP_ORIGINS_STABLE
 							     : MOETAP_ORIGINS_TRANSIENT;
 		ret = moetap_forecast_make(run->series, step, run->options.method,
@@ -130,7 +131,7 @@ static int run_origins(struct run *run, uint32_t count, struct moetap_error *err
 		moetap_forecast_free(f);
 		if (run->options.progress != NULL &&
 			run->options.progress(run->options.arg, i + 1, count) != 0)
-			return fail(error, -ECANCELED, "canceled");
+			return mtl_fail(error, -ECANCELED, "canceled");
 	}
 	return 0;
 }
@@ -167,14 +168,14 @@ int moetap_backtest(const struct moetap_series *series,
 	uint32_t count = 0;
 	int ret;
 
-	if (forecaster_find(options->method) == NULL)
-		return fail(error, -EINVAL, "there is no method '%.60s'", options->method);
+	if (mtl_forecaster_find(options->method) == NULL)
+		return mtl_fail(error, -EINVAL, "there is no method '%.60s'", options->method);
 	ret = find_origins(series, &run.options, &count, error);
 	if (ret < 0)
 		return ret;
 	ret = run_open(&run, cells);
 	if (ret < 0)
-		fail_memory(error);
+		mtl_fail_memory(error);
 	if (ret == 0)
 		ret = run_origins(&run, count, error);
 	for (int k = 0; k < MOETAP_ORIGINS_KINDS && ret == 0; k++)

@@ -28,26 +28,26 @@ struct csv {
 	uint32_t fields, field_room;
 };
 
-int csv_open(const char *path, struct csv **out, struct moetap_error *error)
+int mtl_csv_open(const char *path, struct csv **out, struct moetap_error *error)
 {
 	struct csv *csv = calloc(1, sizeof(*csv));
 	int err;
 
 	if (csv == NULL)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	csv->path = strdup(strcmp(path, "-") == 0 ? "standard input" : path);
 	csv->locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
 	csv->file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
 	if (csv->path == NULL || csv->locale == (locale_t)0 || csv->file == NULL) {
 		err = errno;
-		csv_close(csv);
-		return fail(error, -err, "%s: %s", path, strerror(err));
+		mtl_csv_close(csv);
+		return mtl_fail(error, -err, "%s: %s", path, strerror(err));
 	}
 	*out = csv;
 	return 0;
 }
 
-void csv_close(struct csv *csv)
+void mtl_csv_close(struct csv *csv)
 {
 	if (csv->file != NULL && csv->file != stdin)
 		fclose(csv->file);
@@ -59,7 +59,7 @@ void csv_close(struct csv *csv)
 	free(csv);
 }
 
-int csv_fail(
+int mtl_csv_fail(
 	const struct csv *csv, uint32_t column, struct moetap_error *error, const char *format, ...)
 {
 	char what[200], where[40] = "";
@@ -73,7 +73,7 @@ int csv_fail(
 	/* The end of a long path tells more than its beginning. */
 	size_t length = strlen(csv->path), skip = length > 80 ? length - 80 : 0;
 
-	return fail(error, -EBADMSG, "%s%s:%llu:%s %s", skip > 0 ? "..." : "", csv->path + skip,
+	return mtl_fail(error, -EBADMSG, "%s%s:%llu:%s %s", skip > 0 ? "..." : "", csv->path + skip,
 		(unsigned long long)csv->line, where, what);
 }
 
@@ -90,26 +90,26 @@ static ssize_t read_line(struct csv *csv, struct moetap_error *error)
 			char *buffer = room <= LINE_MAX_BYTES ? realloc(csv->buffer, room) : NULL;
 
 			if (room > LINE_MAX_BYTES)
-				return csv_fail(csv, CSV_LINE, error,
+				return mtl_csv_fail(csv, CSV_LINE, error,
 					"no line feed in %zu MiB; this is no CSV",
 					LINE_MAX_BYTES >> 20);
 			if (buffer == NULL)
-				return fail_memory(error);
+				return mtl_fail_memory(error);
 			csv->buffer = buffer;
 			csv->room = room;
 		}
 		if (c == '\0')
-			return csv_fail(csv, CSV_LINE, error, "a zero byte; this is no CSV");
+			return mtl_csv_fail(csv, CSV_LINE, error, "a zero byte; this is no CSV");
 		csv->buffer[used++] = (char)c;
 		if (c == '\n')
 			break;
 	}
 	if (ferror(csv->file))
-		return fail(error, -EIO, "%s: read error: %s", csv->path, strerror(errno));
+		return mtl_fail(error, -EIO, "%s: read error: %s", csv->path, strerror(errno));
 	if (used == 0)
 		return 0;
 	if (csv->buffer[used - 1] != '\n')
-		return csv_fail(csv, CSV_LINE, error,
+		return mtl_csv_fail(csv, CSV_LINE, error,
 			"the last line has no line feed, so it may be cut in the middle; remove "
 			"it, or add a line feed if it is whole");
 	csv->buffer[used] = '\0';
@@ -124,9 +124,10 @@ static int add_field(struct csv *csv, char *field, struct moetap_error *error)
 			room <= FIELDS_MAX ? realloc(csv->field, room * sizeof(*fields)) : NULL;
 
 		if (room > FIELDS_MAX)
-			return csv_fail(csv, CSV_LINE, error, "more than %u fields", FIELDS_MAX);
+			return mtl_csv_fail(
+				csv, CSV_LINE, error, "more than %u fields", FIELDS_MAX);
 		if (fields == NULL)
-			return fail_memory(error);
+			return mtl_fail_memory(error);
 		csv->field = fields;
 		csv->field_room = room;
 	}
@@ -134,7 +135,7 @@ static int add_field(struct csv *csv, char *field, struct moetap_error *error)
 	return 0;
 }
 
-int csv_next(struct csv *csv, struct moetap_error *error)
+int mtl_csv_next(struct csv *csv, struct moetap_error *error)
 {
 	ssize_t length = read_line(csv, error);
 	char *at;
@@ -155,38 +156,38 @@ int csv_next(struct csv *csv, struct moetap_error *error)
 	return (int)csv->fields;
 }
 
-const char *csv_field(const struct csv *csv, uint32_t i)
+const char *mtl_csv_field(const struct csv *csv, uint32_t i)
 {
 	return csv->field[i];
 }
 
-int csv_load(const struct csv *csv, uint32_t i, double *load, struct moetap_error *error)
+int mtl_csv_load(const struct csv *csv, uint32_t i, double *load, struct moetap_error *error)
 {
 	const char *text = csv->field[i];
 	char *end;
 
 	/* strtod() takes more than a number: spaces, "nan", "inf", "0x1p3". */
 	if (text[0] == '\0' || text[strspn(text, "0123456789.eE+-")] != '\0')
-		return csv_fail(csv, i, error, "'%.40s' is no number of tokens", text);
+		return mtl_csv_fail(csv, i, error, "'%.40s' is no number of tokens", text);
 	*load = strtod_l(text, &end, csv->locale);
 	if (*end != '\0')
-		return csv_fail(csv, i, error, "'%.40s' is no number of tokens", text);
+		return mtl_csv_fail(csv, i, error, "'%.40s' is no number of tokens", text);
 	if (!(*load >= 0 && *load <= LOAD_MAX) || text[0] == '-')
-		return csv_fail(csv, i, error, "'%.40s': a load must be from 0 to 2^53", text);
+		return mtl_csv_fail(csv, i, error, "'%.40s': a load must be from 0 to 2^53", text);
 	return 0;
 }
 
-int csv_integer(
+int mtl_csv_integer(
 	const struct csv *csv, uint32_t i, int64_t most, int64_t *value, struct moetap_error *error)
 {
 	const char *text = csv->field[i];
 
 	if (text[0] == '\0' || text[strspn(text, "0123456789")] != '\0')
-		return csv_fail(csv, i, error, "'%.40s' is not an integer of 0 or more", text);
+		return mtl_csv_fail(csv, i, error, "'%.40s' is not an integer of 0 or more", text);
 	errno = 0;
 	*value = strtoll(text, NULL, 10);
 	if (errno != 0 || *value > most)
-		return csv_fail(csv, i, error, "%.40s is more than the limit of %lld", text,
+		return mtl_csv_fail(csv, i, error, "%.40s is more than the limit of %lld", text,
 			(long long)most);
 	return 0;
 }

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-int fail(struct moetap_error *error, int err, const char *format, ...)
+int mtl_fail(struct moetap_error *error, int err, const char *format, ...)
 {
 	va_list args;
 
@@ -18,20 +18,20 @@ int fail(struct moetap_error *error, int err, const char *format, ...)
 	return err;
 }
 
-int fail_memory(struct moetap_error *error)
+int mtl_fail_memory(struct moetap_error *error)
 {
-	return fail(error, -ENOMEM, "out of memory");
+	return mtl_fail(error, -ENOMEM, "out of memory");
 }
 
-int check_geometry(uint32_t layers, uint32_t experts, struct moetap_error *error)
+int mtl_check_geometry(uint32_t layers, uint32_t experts, struct moetap_error *error)
 {
 	if (layers == 0 || experts == 0)
-		return fail(error, -EINVAL, "there must be at least one layer and one expert");
+		return mtl_fail(error, -EINVAL, "there must be at least one layer and one expert");
 	if (layers > MOETAP_MAX_LAYERS)
-		return fail(error, -E2BIG, "%u layers are more than the limit of %u", layers,
+		return mtl_fail(error, -E2BIG, "%u layers are more than the limit of %u", layers,
 			MOETAP_MAX_LAYERS);
 	if (experts > MOETAP_MAX_EXPERTS)
-		return fail(error, -E2BIG, "%u experts a layer are more than the limit of %u",
+		return mtl_fail(error, -E2BIG, "%u experts a layer are more than the limit of %u",
 			experts, MOETAP_MAX_EXPERTS);
 	return 0;
 }

@@ -12,8 +12,8 @@
 
 /** A new method is a new file and a line here. The first is the default. */
 static const struct forecaster *const forecasters[] = {
-	&forecaster_sw_avg,
-	&forecaster_last,
+	&mtl_forecaster_sw_avg,
+	&mtl_forecaster_last,
 };
 
 #define FORECASTERS (sizeof(forecasters) / sizeof(forecasters[0]))
@@ -28,7 +28,7 @@ struct moetap_forecast {
 	double *share, *low, *high; /**< one block */
 };
 
-const struct forecaster *forecaster_find(const char *name)
+const struct forecaster *mtl_forecaster_find(const char *name)
 {
 	if (name == NULL)
 		return forecasters[0];
@@ -172,8 +172,8 @@ static int intervals_matured(struct moetap_forecast *f, const struct matured *m)
  * forecasts. 1.28 standard deviations hold 80 % of a normal distribution. */
 static int intervals_dispersion(struct moetap_forecast *f, const struct moetap_series *series)
 {
-	uint32_t begin = series_lower(series, f->info.step - f->info.window + 1);
-	uint32_t end = series_lower(series, f->info.step + 1);
+	uint32_t begin = mtl_series_lower(series, f->info.step - f->info.window + 1);
+	uint32_t end = mtl_series_lower(series, f->info.step + 1);
 	double *one = malloc(f->experts * sizeof(*one));
 	double *square = calloc((size_t)f->layers * f->experts, sizeof(*square));
 	uint32_t n = end - begin;
@@ -184,7 +184,7 @@ static int intervals_dispersion(struct moetap_forecast *f, const struct moetap_s
 		return -ENOMEM;
 	}
 	for (uint32_t i = begin; i < end && n > 1; i++) {
-		int64_t step = series_step(series, i);
+		int64_t step = mtl_series_step(series, i);
 
 		for (uint32_t l = 0; l < f->layers; l++) {
 			size_t at = (size_t)l * f->experts;
@@ -246,11 +246,11 @@ static int check(const struct question *q, const struct forecaster *method, cons
 	struct moetap_error *error)
 {
 	if (method == NULL)
-		return fail(error, -EINVAL, "there is no method '%.60s'", name);
+		return mtl_fail(error, -EINVAL, "there is no method '%.60s'", name);
 	if (q->horizon == 0)
-		return fail(error, -EINVAL, "the horizon must be at least one step");
-	if (series_lower(q->series, q->step + 1) == 0)
-		return fail(
+		return mtl_fail(error, -EINVAL, "the horizon must be at least one step");
+	if (mtl_series_lower(q->series, q->step + 1) == 0)
+		return mtl_fail(
 			error, -ENODATA, "the series has no step up to %lld", (long long)q->step);
 	return 0;
 }
@@ -260,7 +260,7 @@ int moetap_forecast_make(const struct moetap_series *series, int64_t step, const
 	struct moetap_error *error)
 {
 	const struct question q = {series, step, horizon, window};
-	const struct forecaster *method = forecaster_find(name);
+	const struct forecaster *method = mtl_forecaster_find(name);
 	struct moetap_forecast *f;
 	int64_t first;
 	int ret;
@@ -270,7 +270,7 @@ int moetap_forecast_make(const struct moetap_series *series, int64_t step, const
 		return ret;
 	f = forecast_new(moetap_series_layers(series), moetap_series_experts(series));
 	if (f == NULL)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	method->predict(&q, f->share, &first);
 	f->info.method = method->name;
 	f->info.step = step;
@@ -280,7 +280,7 @@ int moetap_forecast_make(const struct moetap_series *series, int64_t step, const
 		moetap_series_flagged(series, first, step, &f->info.quality, &f->info.rounds);
 	if (fill_intervals(f, method, &q) < 0) {
 		moetap_forecast_free(f);
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	}
 	*forecast = f;
 	return 0;

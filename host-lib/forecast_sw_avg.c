@@ -10,7 +10,7 @@
 #define WINDOW_LEAST 10
 #define WINDOW_MOST 300
 
-uint32_t sw_avg_window(const struct moetap_series *series, int64_t step)
+uint32_t mtl_sw_avg_window(const struct moetap_series *series, int64_t step)
 {
 	int64_t tenth = (step - moetap_series_first_step(series) + 1) / 10;
 
@@ -23,7 +23,7 @@ static void predict(const struct question *q, double *share, int64_t *first)
 {
 	uint32_t layers = moetap_series_layers(q->series);
 	uint32_t experts = moetap_series_experts(q->series);
-	uint32_t window = q->window > 0 ? q->window : sw_avg_window(q->series, q->step);
+	uint32_t window = q->window > 0 ? q->window : mtl_sw_avg_window(q->series, q->step);
 
 	*first = q->step - window + 1;
 	for (uint32_t l = 0; l < layers; l++) {
@@ -40,7 +40,7 @@ static void predict(const struct question *q, double *share, int64_t *first)
 		*first = moetap_series_first_step(q->series);
 }
 
-const struct forecaster forecaster_sw_avg = {
+const struct forecaster mtl_forecaster_sw_avg = {
 	.name = "sw_avg",
 	.title = "mean shares of a sliding window (default)",
 	.predict = predict,

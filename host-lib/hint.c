@@ -25,7 +25,7 @@ static int page_path(const char *name, char path[128], struct moetap_error *erro
 	if (length == 0 || length > MOETAP_HINT_NAME_MAX || name[0] == '.' ||
 		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") !=
 			length)
-		return fail(error, -EINVAL,
+		return mtl_fail(error, -EINVAL,
 			"'%.80s' cannot name a hint page: use up to %d letters, digits, '.', '_' "
 			"and '-'",
 			name, MOETAP_HINT_NAME_MAX);
@@ -44,17 +44,17 @@ static int page_lock(const char *path, struct moetap_error *error)
 		return -ENOENT;
 	if (fd < 0) {
 		err = errno;
-		return fail(error, -err, "%s: %s", path, strerror(err));
+		return mtl_fail(error, -err, "%s: %s", path, strerror(err));
 	}
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		err = errno;
 		close(fd);
 		if (err == EWOULDBLOCK)
-			return fail(error, -EBUSY,
+			return mtl_fail(error, -EBUSY,
 				"%s: another process publishes there; stop it, or take another "
 				"name",
 				path);
-		return fail(error, -err, "%s: %s", path, strerror(err));
+		return mtl_fail(error, -err, "%s: %s", path, strerror(err));
 	}
 	if (fstat(fd, &mine) < 0 || stat(path, &theirs) < 0 || mine.st_ino != theirs.st_ino) {
 		close(fd);
@@ -63,7 +63,8 @@ static int page_lock(const char *path, struct moetap_error *error)
 	/* Whoever owns the file can cut it while we write, which would kill us. */
 	if (mine.st_uid != geteuid()) {
 		close(fd);
-		return fail(error, -EACCES, "%s belongs to another user; take another name", path);
+		return mtl_fail(
+			error, -EACCES, "%s belongs to another user; take another name", path);
 	}
 	return fd;
 }
@@ -103,7 +104,7 @@ static int page_make(struct moetap_publisher *p, const char *path, struct moetap
 	char self[40];
 
 	if (fd < 0)
-		return fail(error, -errno, "/dev/shm: %s", strerror(errno));
+		return mtl_fail(error, -errno, "/dev/shm: %s", strerror(errno));
 	/* Takes the memory now; a full /dev/shm would kill the writer later. */
 	err = posix_fallocate(fd, 0, (off_t)bytes);
 	if (err == 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
@@ -123,7 +124,7 @@ static int page_make(struct moetap_publisher *p, const char *path, struct moetap
 		close(fd);
 		if (err == EEXIST)
 			return -EAGAIN;
-		return fail(error, -err, "%s (%zu bytes): %s", path, bytes, strerror(err));
+		return mtl_fail(error, -err, "%s (%zu bytes): %s", path, bytes, strerror(err));
 	}
 	p->fd = fd;
 	return 0;
@@ -149,13 +150,13 @@ static int page_take(struct moetap_publisher *p, int fd, const char *path, bool 
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
-		return fail(error, -errno, "%s: %s", path, strerror(errno));
+		return mtl_fail(error, -errno, "%s: %s", path, strerror(errno));
 	p->page = (size_t)st.st_size >= sizeof(*p->page) ? page_map(fd, (size_t)st.st_size) : NULL;
 	if (p->page == NULL || !moetap_hint_check(p->page, (size_t)st.st_size)) {
 		if (p->page != NULL)
 			munmap(p->page, (size_t)st.st_size);
 		p->page = NULL;
-		return fail(error, -EPROTO,
+		return mtl_fail(error, -EPROTO,
 			"%s is no hint page of version %u; if nothing needs it, remove it: rm %s",
 			path, MOETAP_HINT_VERSION, path);
 	}
@@ -195,7 +196,7 @@ static int check_publisher(uint32_t layers, uint32_t experts, const struct moeta
 	moetap_plan_free(trivial);
 	/* Offsets in a bank have 32 bits. */
 	if (moetap_hint_layout(layers, experts, shape->slots, NULL) > UINT32_MAX)
-		return fail(error, -E2BIG, "a hint of this geometry takes more than 4 GiB");
+		return mtl_fail(error, -E2BIG, "a hint of this geometry takes more than 4 GiB");
 	return 0;
 }
 
@@ -214,19 +215,20 @@ int moetap_publisher_open(const char *name, uint32_t layers, uint32_t experts,
 		return ret;
 	p = calloc(1, sizeof(*p));
 	if (p == NULL)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	p->fd = -1;
 	p->layers = layers;
 	p->experts = experts;
 	p->shape = *shape;
 	p->draft = calloc(1, moetap_hint_layout(layers, experts, shape->slots, NULL));
-	ret = p->draft != NULL ? -EAGAIN : fail_memory(error);
+	ret = p->draft != NULL ? -EAGAIN : mtl_fail_memory(error);
 	for (int attempt = 0; attempt < 10 && ret == -EAGAIN; attempt++)
 		ret = page_open(p, path, error);
 	if (ret < 0) {
 		moetap_publisher_close(p);
 		if (ret == -EAGAIN)
-			return fail(error, -EBUSY, "%s: other processes keep replacing it", path);
+			return mtl_fail(
+				error, -EBUSY, "%s: other processes keep replacing it", path);
 		return ret;
 	}
 	*publisher = p;
@@ -256,9 +258,9 @@ int moetap_hint_remove(const char *name, struct moetap_error *error)
 		return ret;
 	fd = page_lock(path, error);
 	if (fd == -ENOENT)
-		return fail(error, -ENOENT, "there is no hint page '%s'", name);
+		return mtl_fail(error, -ENOENT, "there is no hint page '%s'", name);
 	if (fd == -EAGAIN)
-		return fail(error, -EBUSY, "%s: other processes keep replacing it", path);
+		return mtl_fail(error, -EBUSY, "%s: other processes keep replacing it", path);
 	if (fd < 0)
 		return fd;
 	ret = page_take(&none, fd, path, true, error);
@@ -362,7 +364,7 @@ static int check_same(const struct moetap_publisher *p, const struct moetap_fore
 		moetap_plan_experts(placement) == p->experts && shape.slots == p->shape.slots &&
 		shape.ranks == p->shape.ranks)
 		return 0;
-	return fail(error, -EINVAL, "forecast or placement has another shape than the page");
+	return mtl_fail(error, -EINVAL, "forecast or placement has another shape than the page");
 }
 
 int moetap_publisher_publish(struct moetap_publisher *p, const struct moetap_state *state,
@@ -376,7 +378,7 @@ int moetap_publisher_publish(struct moetap_publisher *p, const struct moetap_sta
 	if (check_same(p, forecast, placement, error) < 0)
 		return -EINVAL;
 	if (moetap_state_layer(state, p->layers - 1, &last) < 0)
-		return fail(error, -EINVAL, "the state has fewer layers than the page");
+		return mtl_fail(error, -EINVAL, "the state has fewer layers than the page");
 	clock_gettime(CLOCK_REALTIME, &now);
 	memset(hint, 0, sizeof(*hint));
 	hint->layers = p->layers;

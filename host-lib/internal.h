@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/** What the files of libmoetap share and nobody else sees. */
+/**
+ * What the files of libmoetap share. Names with external linkage begin with mtl_, so that a job
+ * that links the static library does not meet them.
+ */
 #ifndef MOETAP_INTERNAL_H
 #define MOETAP_INTERNAL_H
 
 #include "moetap.h"
 
 /** Writes the text of an error (which may be NULL) and returns `err`, so that a caller can write
- * `return fail(error, -EINVAL, "...")`. */
-int fail(struct moetap_error *error, int err, const char *format, ...)
+ * `return mtl_fail(error, -EINVAL, "...")`. */
+int mtl_fail(struct moetap_error *error, int err, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/** fail() for -ENOMEM. */
-int fail_memory(struct moetap_error *error);
+/** mtl_fail() for -ENOMEM. */
+int mtl_fail_memory(struct moetap_error *error);
 
 /** Refuses sizes that are 0 or over a limit. */
-int check_geometry(uint32_t layers, uint32_t experts, struct moetap_error *error);
+int mtl_check_geometry(uint32_t layers, uint32_t experts, struct moetap_error *error);
 
 /* ---- series.c ---- */
 
@@ -22,13 +25,13 @@ int check_geometry(uint32_t layers, uint32_t experts, struct moetap_error *error
 #define LOAD_MAX 9007199254740992.0
 
 /** Index of the first kept step that is >= `step`; the number of kept steps if there is none. */
-uint32_t series_lower(const struct moetap_series *series, int64_t step);
+uint32_t mtl_series_lower(const struct moetap_series *series, int64_t step);
 
 /** The i-th kept step, from the oldest. */
-int64_t series_step(const struct moetap_series *series, uint32_t i);
+int64_t mtl_series_step(const struct moetap_series *series, uint32_t i);
 
 /** Sum of the loads of a layer in the i-th kept step. */
-double series_sum(const struct moetap_series *series, uint32_t i, uint32_t layer);
+double mtl_series_sum(const struct moetap_series *series, uint32_t i, uint32_t layer);
 
 /* ---- csv.c ---- */
 
@@ -36,31 +39,31 @@ double series_sum(const struct moetap_series *series, uint32_t i, uint32_t layer
 struct csv;
 
 /** Opens `path`, "-" being standard input. Returns 0 or a negative errno. */
-int csv_open(const char *path, struct csv **csv, struct moetap_error *error);
-void csv_close(struct csv *csv);
+int mtl_csv_open(const char *path, struct csv **csv, struct moetap_error *error);
+void mtl_csv_close(struct csv *csv);
 
 /** Reads the next line and splits it at its commas. Returns the number of fields, 0 at the end of
  * the file, or a negative errno. */
-int csv_next(struct csv *csv, struct moetap_error *error);
+int mtl_csv_next(struct csv *csv, struct moetap_error *error);
 
 /** The i-th field of the line. */
-const char *csv_field(const struct csv *csv, uint32_t i);
+const char *mtl_csv_field(const struct csv *csv, uint32_t i);
 
-/** fail() with -EBADMSG, the file and the line, and the column if it is not CSV_LINE. */
+/** mtl_fail() with -EBADMSG, the file and the line, and the column if it is not CSV_LINE. */
 #define CSV_LINE UINT32_MAX
-int csv_fail(const struct csv *csv, uint32_t column, struct moetap_error *error, const char *format,
-	...) __attribute__((format(printf, 4, 5)));
+int mtl_csv_fail(const struct csv *csv, uint32_t column, struct moetap_error *error,
+	const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 /** The i-th field as a load (finite, not negative) or as an integer from 0 to `most`. Return 0 or
  * -EBADMSG. */
-int csv_load(const struct csv *csv, uint32_t i, double *load, struct moetap_error *error);
-int csv_integer(const struct csv *csv, uint32_t i, int64_t most, int64_t *value,
+int mtl_csv_load(const struct csv *csv, uint32_t i, double *load, struct moetap_error *error);
+int mtl_csv_integer(const struct csv *csv, uint32_t i, int64_t most, int64_t *value,
 	struct moetap_error *error);
 
 /* ---- trace_long.c ---- */
 
 /** Reads the lines after a header that has the columns `layer` and `expert`. */
-int trace_read_long(struct csv *csv, uint32_t fields, struct moetap_series **series,
+int mtl_trace_read_long(struct csv *csv, uint32_t fields, struct moetap_series **series,
 	struct moetap_error *error);
 
 /* ---- forecast.c ---- */
@@ -82,14 +85,14 @@ struct forecaster {
 	void (*predict)(const struct question *question, double *share, int64_t *first);
 };
 
-extern const struct forecaster forecaster_last;
-extern const struct forecaster forecaster_sw_avg;
+extern const struct forecaster mtl_forecaster_last;
+extern const struct forecaster mtl_forecaster_sw_avg;
 
 /** The method of that name, the default for NULL, or NULL when there is none. */
-const struct forecaster *forecaster_find(const char *name);
+const struct forecaster *mtl_forecaster_find(const char *name);
 
 /** Window of sw_avg where none is given, from the steps of history up to `step`. */
-uint32_t sw_avg_window(const struct moetap_series *series, int64_t step);
+uint32_t mtl_sw_avg_window(const struct moetap_series *series, int64_t step);
 
 /* ---- plan.c ---- */
 
@@ -110,29 +113,29 @@ struct planner {
 	bool doubles; /**< may put two replicas of an expert on a rank */
 };
 
-extern const struct planner planner_moetap;
-extern const struct planner planner_eplb;
+extern const struct planner mtl_planner_moetap;
+extern const struct planner mtl_planner_eplb;
 
 /** Experts of each node: `expert[experts]`, experts / nodes of them a node, by packing the groups
  * evenly. Global tasks have one node. Returns 0 or -ENOMEM. */
-int pack_groups(const struct task *task, uint32_t *expert);
+int mtl_pack_groups(const struct task *task, uint32_t *expert);
 
 /** Nodes that a task keeps apart: all, or one for a global task. */
-uint32_t task_nodes(const struct task *task);
+uint32_t mtl_task_nodes(const struct task *task);
 
 /** Packs `n` items of given weight into `packs` of n / packs items each: the heaviest first, each
  * into the lightest pack with room. `place[n]` gets pack * (n / packs) + position in the pack.
  * Returns 0 or -ENOMEM. */
-int pack_evenly(uint32_t n, const double *weight, uint32_t packs, uint32_t *place);
+int mtl_pack_evenly(uint32_t n, const double *weight, uint32_t packs, uint32_t *place);
 
 /** Grants `total` replicas to `n` experts: one each, then every further one to the expert with the
  * most load a replica that has less than `most`. `replica[total]` gets their experts in the order
  * of granting, `count[n]` how many each expert has. Needs n <= total <= n * most. */
-void replicate(uint32_t n, const double *load, uint32_t total, uint32_t most, uint32_t *replica,
+void mtl_replicate(uint32_t n, const double *load, uint32_t total, uint32_t most, uint32_t *replica,
 	uint32_t *count);
 
 /** Indices 0 ... n-1 by falling weight; equal ones by rising index. Returns 0 or
  * -ENOMEM. */
-int order_falling(uint32_t n, const double *weight, uint32_t *order);
+int mtl_order_falling(uint32_t n, const double *weight, uint32_t *order);
 
 #endif

@@ -12,8 +12,8 @@
 
 /** A new policy is a new file and a line here. The first is the default. */
 static const struct planner *const planners[] = {
-	&planner_moetap,
-	&planner_eplb,
+	&mtl_planner_moetap,
+	&mtl_planner_eplb,
 };
 
 #define PLANNERS (sizeof(planners) / sizeof(planners[0]))
@@ -55,24 +55,25 @@ static bool is_hierarchical(const struct moetap_shape *shape)
 static int check_shape(const struct moetap_shape *s, uint32_t experts, struct moetap_error *error)
 {
 	if (s->ranks == 0 || s->nodes == 0 || s->slots == 0 || s->groups == 0)
-		return fail(error, -EINVAL, "ranks, nodes, slots and groups must be at least 1");
+		return mtl_fail(
+			error, -EINVAL, "ranks, nodes, slots and groups must be at least 1");
 	if (s->ranks > MOETAP_MAX_RANKS || s->slots > MOETAP_MAX_SLOTS)
-		return fail(error, -E2BIG, "more than the limit of %u ranks or %u slots",
+		return mtl_fail(error, -E2BIG, "more than the limit of %u ranks or %u slots",
 			MOETAP_MAX_RANKS, MOETAP_MAX_SLOTS);
 	if (s->ranks % s->nodes != 0)
-		return fail(error, -EINVAL, "%u ranks cannot be spread evenly over %u nodes",
+		return mtl_fail(error, -EINVAL, "%u ranks cannot be spread evenly over %u nodes",
 			s->ranks, s->nodes);
 	if (s->slots % s->ranks != 0)
-		return fail(error, -EINVAL,
+		return mtl_fail(error, -EINVAL,
 			"%u slots cannot be spread evenly over %u ranks; the next number that can "
 			"is %u",
 			s->slots, s->ranks, (s->slots / s->ranks + 1) * s->ranks);
 	if (s->slots < experts)
-		return fail(error, -EINVAL,
+		return mtl_fail(error, -EINVAL,
 			"%u slots do not hold %u experts; every expert needs a slot", s->slots,
 			experts);
 	if (experts % s->groups != 0)
-		return fail(error, -EINVAL, "%u experts cannot be split into %u equal groups",
+		return mtl_fail(error, -EINVAL, "%u experts cannot be split into %u equal groups",
 			experts, s->groups);
 	return 0;
 }
@@ -83,7 +84,7 @@ static int check_room(const struct moetap_shape *s, uint32_t experts, struct moe
 	uint32_t nodes = is_hierarchical(s) ? s->nodes : 1;
 
 	if (s->slots / s->ranks > experts / nodes)
-		return fail(error, -EINVAL,
+		return mtl_fail(error, -EINVAL,
 			"%u slots a rank, but only %u experts a rank may hold: a rank would hold "
 			"an expert twice; take at most %u slots",
 			s->slots / s->ranks, experts / nodes, experts / nodes * s->ranks);
@@ -95,7 +96,7 @@ static int check_loads(
 {
 	for (size_t c = 0; c < (size_t)layers * experts; c++) {
 		if (!(loads[c] >= 0 && loads[c] <= LOAD_MAX))
-			return fail(error, -EINVAL,
+			return mtl_fail(error, -EINVAL,
 				"layer %zu, expert %zu: a load of %g; it must be a number from 0 "
 				"to 2^53",
 				c / experts, c % experts, loads[c]);
@@ -186,8 +187,8 @@ int moetap_plan_make(const char *policy, const struct moetap_shape *shape, uint3
 	int ret;
 
 	if (planner == NULL)
-		return fail(error, -EINVAL, "there is no policy '%.60s'", policy);
-	ret = check_geometry(layers, experts, error);
+		return mtl_fail(error, -EINVAL, "there is no policy '%.60s'", policy);
+	ret = mtl_check_geometry(layers, experts, error);
 	if (ret == 0)
 		ret = check_shape(shape, experts, error);
 	if (ret == 0 && !planner->doubles)
@@ -198,16 +199,16 @@ int moetap_plan_make(const char *policy, const struct moetap_shape *shape, uint3
 		return ret;
 	plan = plan_new(shape, layers, experts);
 	if (plan == NULL)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	if (current != NULL && !same_shape(plan, current)) {
 		moetap_plan_free(plan);
-		return fail(error, -EINVAL,
+		return mtl_fail(error, -EINVAL,
 			"the current placement has another number of layers, experts, slots or "
 			"ranks");
 	}
 	if (plan_layers(plan, planner, loads, current) < 0) {
 		moetap_plan_free(plan);
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	}
 	*out = plan;
 	return 0;
@@ -219,12 +220,12 @@ int moetap_plan_from_slots(const struct moetap_shape *shape, uint32_t layers, ui
 	struct moetap_plan *plan;
 	int ret;
 
-	ret = check_geometry(layers, experts, error);
+	ret = mtl_check_geometry(layers, experts, error);
 	if (ret == 0)
 		ret = check_shape(shape, experts, error);
 	for (size_t s = 0; ret == 0 && s < (size_t)layers * shape->slots; s++) {
 		if (slot_expert[s] >= experts)
-			ret = fail(error, -EINVAL,
+			ret = mtl_fail(error, -EINVAL,
 				"layer %zu, slot %zu holds expert %u, but there are %u experts",
 				s / shape->slots, s % shape->slots, slot_expert[s], experts);
 	}
@@ -232,14 +233,14 @@ int moetap_plan_from_slots(const struct moetap_shape *shape, uint32_t layers, ui
 		return ret;
 	plan = plan_new(shape, layers, experts);
 	if (plan == NULL)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	memcpy(plan->slot_expert, slot_expert, (size_t)layers * shape->slots * sizeof(uint32_t));
 	count_replicas(plan);
 	for (size_t c = 0; c < (size_t)layers * experts; c++) {
 		if (plan->replicas[c] > 0)
 			continue;
 		moetap_plan_free(plan);
-		return fail(error, -EINVAL, "layer %zu: expert %zu has no slot", c / experts,
+		return mtl_fail(error, -EINVAL, "layer %zu: expert %zu has no slot", c / experts,
 			c % experts);
 	}
 	*out = plan;
@@ -252,14 +253,14 @@ int moetap_plan_trivial(const struct moetap_shape *shape, uint32_t layers, uint3
 	struct moetap_plan *plan;
 	int ret;
 
-	ret = check_geometry(layers, experts, error);
+	ret = mtl_check_geometry(layers, experts, error);
 	if (ret == 0)
 		ret = check_shape(shape, experts, error);
 	if (ret < 0)
 		return ret;
 	plan = plan_new(shape, layers, experts);
 	if (plan == NULL)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	for (uint32_t l = 0; l < layers; l++) {
 		for (uint32_t s = 0; s < shape->slots; s++)
 			plan->slot_expert[(size_t)l * shape->slots + s] = s % experts;

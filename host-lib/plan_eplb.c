@@ -27,7 +27,7 @@ static int heavier_first(const void *a, const void *b)
 	return x->index < y->index ? -1 : 1;
 }
 
-int order_falling(uint32_t n, const double *weight, uint32_t *order)
+int mtl_order_falling(uint32_t n, const double *weight, uint32_t *order)
 {
 	struct weighted *items = malloc(n * sizeof(*items));
 
@@ -55,7 +55,7 @@ static uint32_t lightest(
 	return best;
 }
 
-int pack_evenly(uint32_t n, const double *weight, uint32_t packs, uint32_t *place)
+int mtl_pack_evenly(uint32_t n, const double *weight, uint32_t packs, uint32_t *place)
 {
 	uint32_t *order = malloc(n * sizeof(*order));
 	uint32_t *filled = calloc(packs, sizeof(*filled));
@@ -64,7 +64,7 @@ int pack_evenly(uint32_t n, const double *weight, uint32_t packs, uint32_t *plac
 
 	if (order == NULL || filled == NULL || sum == NULL)
 		goto out;
-	ret = order_falling(n, weight, order);
+	ret = mtl_order_falling(n, weight, order);
 	/* One item a pack: nothing to choose, so every item stays where it is. */
 	for (uint32_t i = 0; i < n && n == packs; i++)
 		order[i] = i;
@@ -82,7 +82,7 @@ out:
 	return ret;
 }
 
-void replicate(uint32_t n, const double *load, uint32_t total, uint32_t most, uint32_t *replica,
+void mtl_replicate(uint32_t n, const double *load, uint32_t total, uint32_t most, uint32_t *replica,
 	uint32_t *count)
 {
 	for (uint32_t e = 0; e < n; e++) {
@@ -102,12 +102,12 @@ void replicate(uint32_t n, const double *load, uint32_t total, uint32_t most, ui
 	}
 }
 
-uint32_t task_nodes(const struct task *task)
+uint32_t mtl_task_nodes(const struct task *task)
 {
 	return task->hierarchical ? task->shape.nodes : 1;
 }
 
-int pack_groups(const struct task *task, uint32_t *expert)
+int mtl_pack_groups(const struct task *task, uint32_t *expert)
 {
 	uint32_t groups = task->hierarchical ? task->shape.groups : 1;
 	uint32_t size = task->experts / groups;
@@ -119,7 +119,7 @@ int pack_groups(const struct task *task, uint32_t *expert)
 		goto out;
 	for (uint32_t e = 0; e < task->experts; e++)
 		weight[e / size] += task->load[e];
-	ret = pack_evenly(groups, weight, task_nodes(task), place);
+	ret = mtl_pack_evenly(groups, weight, mtl_task_nodes(task), place);
 	for (uint32_t e = 0; e < task->experts && ret == 0; e++)
 		expert[place[e / size] * size + e % size] = e;
 out:
@@ -131,7 +131,7 @@ out:
 /** Steps 2 and 3 for one node, whose experts are `expert[n]`. */
 static int plan_node(const struct task *task, const uint32_t *expert, uint32_t n, uint32_t *slot)
 {
-	uint32_t nodes = task_nodes(task);
+	uint32_t nodes = mtl_task_nodes(task);
 	uint32_t slots = task->shape.slots / nodes, ranks = task->shape.ranks / nodes;
 	uint32_t *integers = malloc((n + 2 * (size_t)slots) * sizeof(*integers));
 	double *load = malloc((n + (size_t)slots) * sizeof(*load));
@@ -143,10 +143,10 @@ static int plan_node(const struct task *task, const uint32_t *expert, uint32_t n
 		goto out;
 	for (uint32_t i = 0; i < n; i++)
 		load[i] = task->load[expert[i]];
-	replicate(n, load, slots, slots, replica, count);
+	mtl_replicate(n, load, slots, slots, replica, count);
 	for (uint32_t s = 0; s < slots; s++)
 		weight[s] = load[replica[s]] / count[replica[s]];
-	ret = pack_evenly(slots, weight, ranks, place);
+	ret = mtl_pack_evenly(slots, weight, ranks, place);
 	for (uint32_t s = 0; s < slots && ret == 0; s++)
 		slot[place[s]] = expert[replica[s]];
 out:
@@ -157,13 +157,13 @@ out:
 
 static int plan(const struct task *task, uint32_t *slot_expert)
 {
-	uint32_t nodes = task_nodes(task), n = task->experts / nodes;
+	uint32_t nodes = mtl_task_nodes(task), n = task->experts / nodes;
 	uint32_t *expert = malloc(task->experts * sizeof(*expert));
 	int ret;
 
 	if (expert == NULL)
 		return -ENOMEM;
-	ret = pack_groups(task, expert);
+	ret = mtl_pack_groups(task, expert);
 	for (uint32_t i = 0; i < nodes && ret == 0; i++)
 		ret = plan_node(task, expert + (size_t)i * n, n,
 			slot_expert + (size_t)i * (task->shape.slots / nodes));
@@ -171,7 +171,7 @@ static int plan(const struct task *task, uint32_t *slot_expert)
 	return ret;
 }
 
-const struct planner planner_eplb = {
+const struct planner mtl_planner_eplb = {
 	.name = "eplb",
 	.title = "DeepSeek's EPLB, for comparison; may put two replicas of an expert on a rank",
 	.plan = plan,

@@ -52,7 +52,7 @@ static void node_free(struct node *d)
 
 static int node_new(struct node *d, const struct task *task)
 {
-	uint32_t nodes = task_nodes(task);
+	uint32_t nodes = mtl_task_nodes(task);
 
 	d->experts = task->experts / nodes;
 	d->slots = task->shape.slots / nodes;
@@ -158,12 +158,12 @@ static int start(struct node *d)
 	memset(d->has, 0, (size_t)d->ranks * d->experts * sizeof(bool));
 	memset(d->rank, 0, d->ranks * sizeof(double));
 	memset(d->filled, 0, d->ranks * sizeof(uint32_t));
-	replicate(d->experts, d->load, d->slots, d->ranks, d->replica, d->count);
+	mtl_replicate(d->experts, d->load, d->slots, d->ranks, d->replica, d->count);
 	for (uint32_t e = 0; e < d->experts; e++)
 		set_count(d, e, d->count[e]);
 	for (uint32_t i = 0; i < d->slots; i++)
 		d->weight[i] = d->each[d->replica[i]];
-	ret = order_falling(d->slots, d->weight, d->order);
+	ret = mtl_order_falling(d->slots, d->weight, d->order);
 	for (uint32_t i = 0; i < d->slots && ret == 0; i++) {
 		uint32_t expert = d->replica[d->order[i]], best = d->ranks;
 
@@ -373,7 +373,7 @@ static int plan_nodes(const struct task *task, struct node *d, const uint32_t *e
 	int ret;
 
 	*most = 0;
-	for (uint32_t i = 0; i < task_nodes(task); i++) {
+	for (uint32_t i = 0; i < mtl_task_nodes(task); i++) {
 		const uint32_t *mine = expert + (size_t)i * d->experts;
 
 		for (uint32_t e = 0; e < d->experts; e++)
@@ -460,10 +460,10 @@ static int plan_packings(
 	double most, other_most;
 	int ret;
 
-	ret = pack_groups(task, expert);
+	ret = mtl_pack_groups(task, expert);
 	if (ret == 0)
 		ret = plan_nodes(task, d, expert, slot_expert, &most);
-	if (ret < 0 || task_nodes(task) == 1)
+	if (ret < 0 || mtl_task_nodes(task) == 1)
 		return ret;
 	ret = improve_groups(task, expert);
 	if (ret <= 0)
@@ -519,7 +519,7 @@ static int plan(const struct task *given, uint32_t *slot_expert)
 	return ret;
 }
 
-const struct planner planner_moetap = {
+const struct planner mtl_planner_moetap = {
 	.name = "moetap",
 	.title = "EPLB's start improved by search; one replica of an expert a rank (default)",
 	.plan = plan,

@@ -48,20 +48,20 @@ int moetap_series_new(uint32_t layers, uint32_t experts, uint32_t max_steps,
 	size_t fit;
 	int ret;
 
-	ret = check_geometry(layers, experts, error);
+	ret = mtl_check_geometry(layers, experts, error);
 	if (ret < 0)
 		return ret;
 	fit = MOETAP_SERIES_BYTES / (row_bytes(layers, experts) + sizeof(struct row *));
 	if (fit > UINT32_MAX)
 		fit = UINT32_MAX;
 	if (max_steps > fit)
-		return fail(error, -E2BIG,
+		return mtl_fail(error, -E2BIG,
 			"%u steps of %u layers and %u experts take more than %zu MiB; at most %zu "
 			"steps fit",
 			max_steps, layers, experts, MOETAP_SERIES_BYTES >> 20, fit);
 	s = calloc(1, sizeof(*s));
 	if (s == NULL)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	s->layers = layers;
 	s->experts = experts;
 	s->max_steps = max_steps > 0 ? max_steps : (uint32_t)fit;
@@ -147,7 +147,7 @@ static int insert(struct moetap_series *s, uint32_t at, int64_t step, struct row
 	return 0;
 }
 
-uint32_t series_lower(const struct moetap_series *s, int64_t step)
+uint32_t mtl_series_lower(const struct moetap_series *s, int64_t step)
 {
 	uint32_t low = 0, high = s->count;
 
@@ -168,7 +168,7 @@ static int row_of(struct moetap_series *s, int64_t step, struct row **row)
 	/* Nearly always the newest step or the one after it. */
 	uint32_t at = s->count > 0 && (*row_at(s, s->count - 1))->step < step
 			      ? s->count
-			      : series_lower(s, step);
+			      : mtl_series_lower(s, step);
 
 	if (at < s->count && (*row_at(s, at))->step == step) {
 		*row = *row_at(s, at);
@@ -184,7 +184,7 @@ static int check_tokens(const struct moetap_series *s, uint32_t layer, const dou
 {
 	for (uint32_t e = 0; e < s->experts; e++) {
 		if (!(tokens[e] >= 0 && tokens[e] <= LOAD_MAX))
-			return fail(error, -EINVAL,
+			return mtl_fail(error, -EINVAL,
 				"layer %u, expert %u: %g tokens; a load must be a number from 0 to "
 				"2^53",
 				layer, e, tokens[e]);
@@ -198,10 +198,10 @@ static int find_row(
 	int ret = row_of(s, step, row);
 
 	if (ret == -ESTALE)
-		return fail(error, ret, "step %lld is older than the oldest kept step %lld",
+		return mtl_fail(error, ret, "step %lld is older than the oldest kept step %lld",
 			(long long)step, (long long)moetap_series_first_step(s));
 	if (ret < 0)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	return 0;
 }
 
@@ -224,7 +224,8 @@ int moetap_series_add_round(struct moetap_series *s, int64_t step, uint32_t laye
 	int ret;
 
 	if (layer >= s->layers)
-		return fail(error, -EINVAL, "layer %u of a series of %u layers", layer, s->layers);
+		return mtl_fail(
+			error, -EINVAL, "layer %u of a series of %u layers", layer, s->layers);
 	ret = check_tokens(s, layer, tokens, error);
 	if (ret < 0)
 		return ret;
@@ -285,12 +286,12 @@ int64_t moetap_series_last_step(const struct moetap_series *s)
 	return s->count > 0 ? (*row_at(s, s->count - 1))->step : -1;
 }
 
-int64_t series_step(const struct moetap_series *s, uint32_t i)
+int64_t mtl_series_step(const struct moetap_series *s, uint32_t i)
 {
 	return (*row_at(s, i))->step;
 }
 
-double series_sum(const struct moetap_series *s, uint32_t i, uint32_t layer)
+double mtl_series_sum(const struct moetap_series *s, uint32_t i, uint32_t layer)
 {
 	return (*row_at(s, i))->sum[layer];
 }
@@ -301,7 +302,7 @@ uint32_t moetap_series_mean_shares(
 	uint32_t used = 0;
 
 	memset(share, 0, s->experts * sizeof(*share));
-	for (uint32_t i = series_lower(s, first); i < s->count; i++) {
+	for (uint32_t i = mtl_series_lower(s, first); i < s->count; i++) {
 		const struct row *row = *row_at(s, i);
 		const double *tokens = row->tokens + (size_t)layer * s->experts;
 
@@ -338,7 +339,7 @@ uint64_t moetap_series_flagged(const struct moetap_series *s, int64_t first, int
 	uint64_t flagged = 0, seen = 0;
 	uint32_t all = 0;
 
-	for (uint32_t i = series_lower(s, first); i < s->count; i++) {
+	for (uint32_t i = mtl_series_lower(s, first); i < s->count; i++) {
 		const struct row *row = *row_at(s, i);
 
 		if (row->step > last)

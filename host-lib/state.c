@@ -187,7 +187,7 @@ static void look(struct layer *layer, uint32_t l, struct scratch *x, int64_t ste
 static void look_all(struct moetap_state *s, struct scratch *x, int64_t step)
 {
 	int64_t span = step - moetap_series_first_step(x->series) + 1;
-	int64_t window = sw_avg_window(x->series, step);
+	int64_t window = mtl_sw_avg_window(x->series, step);
 
 	if (window > span / 5)
 		window = span / 5;
@@ -220,11 +220,11 @@ int moetap_state_update(struct moetap_state *s, const struct moetap_series *seri
 		s->next = moetap_series_first_step(series) + GRID - 1;
 	}
 	for (; s->next <= step; s->next += GRID) {
-		if (series_lower(series, s->next + 1) >= STEPS_LEAST)
+		if (mtl_series_lower(series, s->next + 1) >= STEPS_LEAST)
 			look_all(s, &x, s->next);
 	}
-	if (series_lower(series, step + 1) < STEPS_LEAST)
-		too_few(s, series_lower(series, step + 1));
+	if (mtl_series_lower(series, step + 1) < STEPS_LEAST)
+		too_few(s, mtl_series_lower(series, step + 1));
 	free(x.a);
 	return 0;
 }

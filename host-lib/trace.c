@@ -38,23 +38,23 @@ static int read_geometry(const struct csv *csv, struct wide *w, struct moetap_er
 	bool step = false;
 
 	for (uint32_t i = 0; i < w->fields; i++) {
-		if (strcmp(csv_field(csv, i), "step") == 0) {
+		if (strcmp(mtl_csv_field(csv, i), "step") == 0) {
 			if (step)
-				return csv_fail(csv, i, error, "a second column 'step'");
+				return mtl_csv_fail(csv, i, error, "a second column 'step'");
 			step = true;
 			w->step = i;
 		}
-		if (!column_name(csv_field(csv, i), &layer, &expert))
+		if (!column_name(mtl_csv_field(csv, i), &layer, &expert))
 			continue;
 		if (layer >= MOETAP_MAX_LAYERS || expert >= MOETAP_MAX_EXPERTS)
-			return csv_fail(csv, i, error,
+			return mtl_csv_fail(csv, i, error,
 				"%s is over the limit of %u layers and %u experts",
-				csv_field(csv, i), MOETAP_MAX_LAYERS, MOETAP_MAX_EXPERTS);
+				mtl_csv_field(csv, i), MOETAP_MAX_LAYERS, MOETAP_MAX_EXPERTS);
 		w->layers = layer + 1 > w->layers ? layer + 1 : w->layers;
 		w->experts = expert + 1 > w->experts ? expert + 1 : w->experts;
 	}
 	if (!step)
-		return csv_fail(csv, CSV_LINE, error, "the header has no column 'step'");
+		return mtl_csv_fail(csv, CSV_LINE, error, "the header has no column 'step'");
 	return 0;
 }
 
@@ -70,7 +70,7 @@ static int read_header(const struct csv *csv, struct wide *w, struct moetap_erro
 	cells = w->layers * w->experts;
 	/* Before the arrays are made: a header of two columns may name a huge geometry. */
 	if (cells > w->fields - 1)
-		return csv_fail(csv, CSV_LINE, error,
+		return mtl_csv_fail(csv, CSV_LINE, error,
 			"%u layers of %u experts need %u columns l<layer>_e<expert>, but there are "
 			"%u columns besides the step",
 			w->layers, w->experts, cells, w->fields - 1);
@@ -78,22 +78,24 @@ static int read_header(const struct csv *csv, struct wide *w, struct moetap_erro
 	seen = calloc(cells, sizeof(*seen));
 	if (w->cell == NULL || seen == NULL) {
 		free(seen);
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	}
 	ret = 0;
 	for (uint32_t i = 0; i < w->fields && ret == 0; i++) {
 		w->cell[i] = NO_CELL;
-		if (!column_name(csv_field(csv, i), &layer, &expert))
+		if (!column_name(mtl_csv_field(csv, i), &layer, &expert))
 			continue;
 		w->cell[i] = layer * w->experts + expert;
 		if (seen[w->cell[i]])
-			ret = csv_fail(csv, i, error, "a second column '%s'", csv_field(csv, i));
+			ret = mtl_csv_fail(
+				csv, i, error, "a second column '%s'", mtl_csv_field(csv, i));
 		seen[w->cell[i]] = true;
 	}
 	for (uint32_t c = 0; c < cells && ret == 0; c++) {
 		if (!seen[c])
-			ret = csv_fail(csv, CSV_LINE, error, "the header has no column 'l%u_e%u'",
-				c / w->experts, c % w->experts);
+			ret = mtl_csv_fail(csv, CSV_LINE, error,
+				"the header has no column 'l%u_e%u'", c / w->experts,
+				c % w->experts);
 	}
 	free(seen);
 	return ret;
@@ -106,20 +108,20 @@ static int read_step(const struct csv *csv, const struct wide *w, double *tokens
 	int64_t step;
 	int ret;
 
-	ret = csv_integer(csv, w->step, INT64_MAX / 2, &step, error);
+	ret = mtl_csv_integer(csv, w->step, INT64_MAX / 2, &step, error);
 	for (uint32_t i = 0; i < w->fields && ret == 0; i++) {
 		if (w->cell[i] != NO_CELL)
-			ret = csv_load(csv, i, &tokens[w->cell[i]], error);
+			ret = mtl_csv_load(csv, i, &tokens[w->cell[i]], error);
 	}
 	if (ret < 0)
 		return ret;
 	if (step <= moetap_series_last_step(series))
-		return csv_fail(csv, w->step, error,
+		return mtl_csv_fail(csv, w->step, error,
 			"step %lld comes after step %lld; steps must go up", (long long)step,
 			(long long)moetap_series_last_step(series));
 	ret = moetap_series_add_step(series, step, tokens, NULL, error);
 	if (ret == 0 && moetap_series_dropped(series) > 0)
-		return csv_fail(csv, CSV_LINE, error,
+		return mtl_csv_fail(csv, CSV_LINE, error,
 			"the trace is larger than the %zu MiB that a series may take; cut it",
 			MOETAP_SERIES_BYTES >> 20);
 	return ret;
@@ -132,23 +134,23 @@ static int read_lines(struct csv *csv, const struct wide *w, struct moetap_serie
 	int ret, fields;
 
 	if (tokens == NULL)
-		return fail_memory(error);
+		return mtl_fail_memory(error);
 	ret = 0;
 	while (ret == 0) {
-		fields = csv_next(csv, error);
+		fields = mtl_csv_next(csv, error);
 		if (fields <= 0) {
 			ret = fields;
 			break;
 		}
 		if ((uint32_t)fields != w->fields)
-			ret = csv_fail(csv, CSV_LINE, error, "%d fields, but the header has %u",
+			ret = mtl_csv_fail(csv, CSV_LINE, error, "%d fields, but the header has %u",
 				fields, w->fields);
 		else
 			ret = read_step(csv, w, tokens, series, error);
 	}
 	free(tokens);
 	if (ret == 0 && moetap_series_steps(series) == 0)
-		return csv_fail(csv, CSV_LINE, error, "there is no line after the header");
+		return mtl_csv_fail(csv, CSV_LINE, error, "there is no line after the header");
 	return ret;
 }
 
@@ -174,7 +176,7 @@ static int read_wide(
 static bool has_column(const struct csv *csv, uint32_t fields, const char *name)
 {
 	for (uint32_t i = 0; i < fields; i++) {
-		if (strcmp(csv_field(csv, i), name) == 0)
+		if (strcmp(mtl_csv_field(csv, i), name) == 0)
 			return true;
 	}
 	return false;
@@ -187,24 +189,24 @@ int moetap_series_load_trace(
 	struct csv *csv;
 	int ret, fields;
 
-	ret = csv_open(path, &csv, error);
+	ret = mtl_csv_open(path, &csv, error);
 	if (ret < 0)
 		return ret;
-	fields = csv_next(csv, error);
+	fields = mtl_csv_next(csv, error);
 	if (fields < 0)
 		ret = fields;
 	else if (fields == 0)
-		ret = csv_fail(csv, CSV_LINE, error, "the file is empty");
+		ret = mtl_csv_fail(csv, CSV_LINE, error, "the file is empty");
 	else if (has_column(csv, (uint32_t)fields, "l0_e0"))
 		ret = read_wide(csv, (uint32_t)fields, &read, error);
 	else if (has_column(csv, (uint32_t)fields, "layer") &&
 		 has_column(csv, (uint32_t)fields, "expert"))
-		ret = trace_read_long(csv, (uint32_t)fields, &read, error);
+		ret = mtl_trace_read_long(csv, (uint32_t)fields, &read, error);
 	else
-		ret = csv_fail(csv, CSV_LINE, error,
+		ret = mtl_csv_fail(csv, CSV_LINE, error,
 			"no trace: the header must be 'step,l0_e0,l0_e1,...', or what 'moetap "
 			"count' or 'moetap forecast' print");
-	csv_close(csv);
+	mtl_csv_close(csv);
 	if (ret == 0)
 		*series = read;
 	return ret;

@@ -36,14 +36,14 @@ static int find_columns(const struct csv *csv, uint32_t fields, uint32_t column[
 	for (int c = 0; c < COLUMNS; c++) {
 		column[c] = NO_COLUMN;
 		for (uint32_t i = 0; i < fields; i++) {
-			if (strcmp(csv_field(csv, i), column_names[c]) == 0)
+			if (strcmp(mtl_csv_field(csv, i), column_names[c]) == 0)
 				column[c] = i;
 		}
 	}
 	if (column[TOKENS] == NO_COLUMN)
 		column[TOKENS] = column[SHARE];
 	if (column[TOKENS] == NO_COLUMN)
-		return csv_fail(
+		return mtl_csv_fail(
 			csv, CSV_LINE, error, "the header has no column 'tokens' or 'share'");
 	return 0;
 }
@@ -55,13 +55,13 @@ static int read_cell(const struct csv *csv, const uint32_t column[COLUMNS], stru
 	int ret;
 
 	cell->step = 0;
-	ret = csv_integer(csv, column[LAYER], MOETAP_MAX_LAYERS - 1, &layer, error);
+	ret = mtl_csv_integer(csv, column[LAYER], MOETAP_MAX_LAYERS - 1, &layer, error);
 	if (ret == 0)
-		ret = csv_integer(csv, column[EXPERT], MOETAP_MAX_EXPERTS - 1, &expert, error);
+		ret = mtl_csv_integer(csv, column[EXPERT], MOETAP_MAX_EXPERTS - 1, &expert, error);
 	if (ret == 0)
-		ret = csv_load(csv, column[TOKENS], &cell->tokens, error);
+		ret = mtl_csv_load(csv, column[TOKENS], &cell->tokens, error);
 	if (ret == 0 && column[STEP] != NO_COLUMN)
-		ret = csv_integer(csv, column[STEP], INT64_MAX / 2, &cell->step, error);
+		ret = mtl_csv_integer(csv, column[STEP], INT64_MAX / 2, &cell->step, error);
 	if (ret < 0)
 		return ret;
 	cell->layer = (uint32_t)layer;
@@ -76,10 +76,10 @@ static int add_cell(struct cells *cells, const struct cell *cell, struct moetap_
 		struct cell *grown = NULL;
 
 		if (room * sizeof(*grown) > MOETAP_SERIES_BYTES)
-			return fail(error, -E2BIG, "more than %zu lines", cells->count);
+			return mtl_fail(error, -E2BIG, "more than %zu lines", cells->count);
 		grown = realloc(cells->cell, room * sizeof(*grown));
 		if (grown == NULL)
-			return fail_memory(error);
+			return mtl_fail_memory(error);
 		cells->cell = grown;
 		cells->room = room;
 	}
@@ -100,14 +100,14 @@ static int read_cells(
 
 	ret = find_columns(csv, fields, column, error);
 	while (ret == 0) {
-		got = csv_next(csv, error);
+		got = mtl_csv_next(csv, error);
 		if (got <= 0)
 			return got;
 		if ((uint32_t)got != fields)
-			return csv_fail(csv, CSV_LINE, error, "%d fields, but the header has %u",
-				got, fields);
+			return mtl_csv_fail(csv, CSV_LINE, error,
+				"%d fields, but the header has %u", got, fields);
 		if (column[PHASE] != NO_COLUMN &&
-			strcmp(csv_field(csv, column[PHASE]), "dispatch") != 0)
+			strcmp(mtl_csv_field(csv, column[PHASE]), "dispatch") != 0)
 			continue;
 		ret = read_cell(csv, column, &cell, error);
 		if (ret == 0)
@@ -120,7 +120,7 @@ static int read_cells(
 static int fill(const struct cells *cells, struct moetap_series *series, struct moetap_error *error)
 {
 	double *tokens = calloc(cells->experts, sizeof(*tokens));
-	int ret = tokens != NULL ? 0 : fail_memory(error);
+	int ret = tokens != NULL ? 0 : mtl_fail_memory(error);
 
 	for (size_t i = 0; i < cells->count && ret == 0; i++) {
 		const struct cell *cell = &cells->cell[i];
@@ -136,7 +136,7 @@ static int fill(const struct cells *cells, struct moetap_series *series, struct 
 	return ret;
 }
 
-int trace_read_long(
+int mtl_trace_read_long(
 	struct csv *csv, uint32_t fields, struct moetap_series **series, struct moetap_error *error)
 {
 	struct cells cells = {0};
@@ -144,7 +144,7 @@ int trace_read_long(
 
 	ret = read_cells(csv, fields, &cells, error);
 	if (ret == 0 && cells.count == 0)
-		ret = csv_fail(csv, CSV_LINE, error, "there is no load after the header");
+		ret = mtl_csv_fail(csv, CSV_LINE, error, "there is no load after the header");
 	if (ret == 0)
 		ret = moetap_series_new(cells.layers, cells.experts, 0, series, error);
 	if (ret == 0) {
