@@ -140,7 +140,7 @@ static void keep_slots(uint32_t *slot, const uint32_t *before, uint32_t n)
 {
 	for (uint32_t s = 0; s < n; s++) {
 		for (uint32_t from = 0; from < n && slot[s] != before[s]; from++) {
-			if (slot[from] != before[s] || slot[from] == before[from])
+			if (slot[from] != before[s])
 				continue;
 			slot[from] = slot[s];
 			slot[s] = before[s];

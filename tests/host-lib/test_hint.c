@@ -5,7 +5,11 @@
 #include <sys/wait.h>
 #include <time.h>
 
+/* The reader's copy goes through here, so that a test can let the writer in between. */
+static void *copy(void *to, const void *from, size_t bytes);
+#define memcpy(to, from, bytes) copy(to, from, bytes)
 #include "moetap_hint.h"
+#undef memcpy
 
 #define LAYERS 2
 #define EXPERTS 6
@@ -347,6 +351,56 @@ static void test_torn_banks(void **unused)
 	remove_page(NULL);
 }
 
+/** When set, a copy is interrupted after `split` bytes by so many publications. */
+static struct {
+	struct moetap_publisher *publisher;
+	size_t split;
+	int times;
+} interruption;
+
+static void *copy(void *to, const void *from, size_t bytes)
+{
+	size_t split = interruption.times > 0 ? interruption.split : 0;
+
+	memcpy(to, from, split);
+	for (; interruption.times > 0; interruption.times--)
+		assert_int_equal(publish(interruption.publisher), 0);
+	memcpy((char *)to + split, (const char *)from + split, bytes - split);
+	return to;
+}
+
+/* The writer overtakes a reader at every place of its copy, once to five times. */
+static void test_overtaken(void **unused)
+{
+	const size_t bytes = moetap_hint_layout(LAYERS, EXPERTS, shape.slots, NULL);
+	struct moetap_publisher *publisher = publisher_open();
+	struct moetap_hint_reader reader;
+	uint32_t overtaken = 0;
+	union buffer b;
+
+	(void)unused;
+	assert_int_equal(publish(publisher), 0);
+	open_reader(&reader);
+	for (size_t split = 0; split <= bytes; split += 4) {
+		for (int times = 1; times <= 5; times++) {
+			uint64_t before = moetap_publisher_generation(publisher);
+
+			interruption.publisher = publisher;
+			interruption.split = split;
+			interruption.times = times;
+			assert_int_equal(moetap_hint_read(&reader, &b), 0);
+			assert_true(consistent(&b.hint));
+			/* One publication leaves the bank that is being read alone. */
+			assert_int_equal(
+				b.hint.generation, times == 1 ? before : before + (uint64_t)times);
+			overtaken += times > 1;
+		}
+	}
+	assert_true(overtaken > 100);
+	moetap_hint_close(&reader);
+	moetap_publisher_close(publisher);
+}
+
 /** Publishes as fast as it can until it is killed. */
 static void publish_for_ever(void)
 {
@@ -508,6 +562,7 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_refused_pages),
 		cmocka_unit_test(test_torn_banks),
+		cmocka_unit_test_teardown(test_overtaken, remove_page),
 		cmocka_unit_test_teardown(test_torn_reads, remove_page),
 		cmocka_unit_test_teardown(test_killed_writer, remove_page),
 		cmocka_unit_test(test_decide),
