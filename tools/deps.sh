@@ -19,7 +19,7 @@ check) wanted="$BUILD $CHECK" ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then
-	echo "tools/deps.sh: this is no Debian; install what these packages hold: $(echo $wanted)" >&2
+	echo "tools/deps.sh: this is no Debian; install what these packages hold: $wanted" >&2
 	exit 1
 fi
 
