@@ -239,9 +239,10 @@ class Traffic:
             return lines + ["rules:",
                             "  - name: token", "    rule: qp", "    phase: dispatch",
                             f"    length: {a.message}", f"    token-bytes: {a.message}",
-                            "  - name: combine", "    rule: qp", "    phase: combine",
+                            "  - name: combine", "    rule: length", "    phase: combine",
                             f"    length: {a.combine_message}"]
         return lines + ["rules:", "  - name: stream", "    rule: length", "    phase: dispatch",
+                        f"    length: [1, {CHUNK}]",
                         "    expert: {fixed: 0}", f"    token-bytes: {a.message}"]
 
 

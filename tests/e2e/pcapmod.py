@@ -8,6 +8,7 @@ Changes are applied from left to right; `pcapmod.py --list` names them. The seed
 import argparse
 import ipaddress
 import random
+import re
 import sys
 
 import roce
@@ -45,7 +46,7 @@ def by_flow(packets):
 
 
 def ipv6_of(address):
-    """fd00:77::/64 with the IPv4 address in the last four bytes, as `--ipv6` of the runner's maps."""
+    """fd00:77::/64 with the IPv4 address in the last four bytes, as map_to_ipv6 writes it."""
     return ipaddress.IPv6Address((0xFD000077 << 96) | int(address))
 
 
@@ -75,6 +76,14 @@ def truncate(packets, rng, argument):
 def remove(packets, rng, argument):
     """Remove a fraction ARGUMENT of the frames."""
     return [p for p in packets if rng.random() >= float(argument)]
+
+
+@change
+def remove_inside(packets, rng, argument):
+    """As remove, but the first and the last request of every flow stay: where nothing announces
+    counts, no observer can miss those."""
+    keep = {i for indices in by_flow(packets).values() for i in (indices[0], indices[-1])}
+    return [p for i, p in enumerate(packets) if i in keep or rng.random() >= float(argument)]
 
 
 @change
@@ -281,6 +290,16 @@ def garbage(packets, rng, argument):
         data = keep + rng.randbytes(rng.randrange(200))
         out.append(copy(p, data or b"\0", max(1, len(data))))
     return out
+
+
+def map_to_ipv6(source, target):
+    """The map of a capture for its `ipv6` variant; returns target."""
+    with open(source) as f:
+        text = re.sub(r"address: (\d+\.\d+\.\d+\.\d+)",
+                      lambda m: f'address: "{ipv6_of(ipaddress.ip_address(m[1]))}"', f.read())
+    with open(target, "w") as f:
+        f.write(text)
+    return target
 
 
 def apply(packets, changes, seed):

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Cases on capture files: variants of the real captures, and generated traffic."""
+import os
+import tempfile
+
+import gen
+import moetap
+import pcapmod
+import roce
+from moetap import CAPTURES, DATA, Failure
+
+# What must leave every count exact: case name → (changes, options of `moetap count`).
+EXACT = {
+    "plain": ([], []),
+    "heads": (["heads"], ["--tap", "heads"]),
+    "snap128": (["snap=128"], []),
+    "ipv6": (["ipv6"], []),
+    "vlan": (["vlan"], []),
+    "qinq": (["qinq"], []),
+    "ipv4-options": (["ipv4-options"], []),
+    "psn-wrap": (["psn-wrap"], []),
+    "psn-wrap-heads": (["psn-wrap", "heads"], ["--tap", "heads"]),
+    "reorder-flow-16": (["reorder-flow=16"], []),
+    "reorder-flow-128": (["reorder-flow=128"], []),
+    "reorder-128": (["reorder=128"], []),
+    "reorder-heads": (["heads", "reorder=64"], ["--tap", "heads"]),
+    "duplicate": (["duplicate=0.05"], []),
+    "duplicate-heads": (["duplicate=0.05", "heads"], ["--tap", "heads"]),
+    "everything": (["ipv6", "qinq", "psn-wrap", "duplicate=0.02", "reorder=32", "snap=128"], []),
+}
+
+# What may cost counts, but never in silence.
+LOSSY = {
+    "remove-one-token": (["remove-one=token"], []),
+    "remove-one-last": (["remove-one=last"], []),
+    "remove-one-atomic": (["remove-one=atomic"], []),
+    "remove-1-percent": (["remove=0.01"], []),
+    "remove-5-percent": (["remove=0.05"], []),
+    "remove-1-percent-heads": (["heads", "remove=0.01"], ["--tap", "heads"]),
+    "remove-round": (["remove-round=1"], []),
+    "remove-round-heads": (["remove-round=2", "heads"], ["--tap", "heads"]),
+    "remove-burst": (["remove-burst=60"], []),
+    "remove-first": (["remove-first=5"], []),
+    "remove-last": (["remove-last=20"], []),
+    "stop-in-mid-air": (["only-first-fraction=0.63"], []),
+    "truncate": (["truncate=0.02"], []),
+    "snap-too-short": (["snap=60"], []),
+    "remove-and-reorder": (["remove=0.01", "reorder=64"], []),
+}
+
+# Nothing but staying alive can be asked for: bytes that lie cannot be told from others.
+NOISE = {
+    "noise": (["noise=0.05"], []),
+    "garbage": (["garbage"], []),
+}
+
+GENERATED = {
+    "inference": "--steps 4 --layers 3",
+    "training": "--pattern training --layers 3",
+    "training-1-layer": "--pattern training --layers 1",
+    "training-recompute": "--pattern training-recompute --layers 3",
+    "micro-batches": "--pattern training --layers 2 --micro-batches 3 --steps 2",
+    "qp": "--rule qp --layers 3",
+    "length": "--rule length --experts-per-rank 1 --ranks 4 --tokens 200 --message 7168 "
+              "--round-gap-us 20000",
+    "no-parity": "--no-parity --layers 3",
+    "no-parity-no-counts": "--no-parity --no-counts --layers 3",
+    "no-counts": "--no-counts",
+    "shared-queue-pair": "--qps 1 --ranks 4",
+    "two-queue-pairs": "--qps 2 --ranks 3 --retransmit 0.01",
+    "8-ranks": "--ranks 8 --steps 2",
+    "8-ranks-16-experts": "--ranks 8 --experts-per-rank 16 --tokens 32 --steps 2 --layers 3",
+    "8-ranks-training": "--ranks 8 --pattern training --steps 2 --layers 3 --retransmit 0.005",
+    "ipv6": "--ipv6 --ranks 3",
+    "long-messages": "--message 7408 --combine-message 14336 --mtu 1024 --retransmit 0.01",
+    "retransmit": "--retransmit 0.03 --ranks 4 --steps 4",
+    "empty-cells": "--tokens 2 --top-k 1 --ranks 4 --layers 4",
+    "restart": "--restart-at 2 --steps 4",
+    "restart-odd": "--restart-at 1 --steps 3 --layers 3",
+}
+
+
+def changed(name, changes, seed, where):
+    """(map, truth, changed capture) of a capture of tests/data."""
+    data = os.path.join(DATA, name)
+    packets = pcapmod.apply(roce.read_pcap(os.path.join(data, "capture.pcap.gz")), changes, seed)
+    capture, map_path = os.path.join(where, "capture.pcap"), os.path.join(data, "map.yaml")
+    roce.write_pcap(capture, packets)
+    if "ipv6" in changes:
+        map_path = pcapmod.map_to_ipv6(map_path, os.path.join(where, "map.yaml"))
+    return map_path, moetap.read_truth(os.path.join(data, "truth.csv")), capture
+
+
+def exact(name, variant, seed):
+    changes, options = EXACT[variant]
+    with tempfile.TemporaryDirectory() as where:
+        map_path, truth, capture = changed(name, changes, seed, where)
+        for cores in ("1", "2"):
+            counts = moetap.count(map_path, capture, "--cores", cores, *options)
+            moetap.must_equal(counts, truth, f"{name} {variant}, {cores} poll cores")
+
+
+def lossy(name, variant, seed):
+    changes, options = LOSSY[variant]
+    with tempfile.TemporaryDirectory() as where:
+        map_path, truth, capture = changed(name, changes, seed, where)
+        for cores in ("1", "2"):
+            counts = moetap.count(map_path, capture, "--cores", cores, *options)
+            moetap.must_not_be_silent(counts, truth, f"{name} {variant}, {cores} poll cores")
+
+
+def noise(name, variant, seed):
+    changes, options = NOISE[variant]
+    with tempfile.TemporaryDirectory() as where:
+        map_path, _, capture = changed(name, changes, seed, where)
+        moetap.count(map_path, capture, *options)
+
+
+def generated(variant, seed):
+    """Exact as generated; and the same traffic with holes is never wrong in silence."""
+    with tempfile.TemporaryDirectory() as where:
+        gen.generate(["--out", where, "--seed", str(seed), *GENERATED[variant].split()])
+        map_path, capture = os.path.join(where, "map.yaml"), os.path.join(where, "capture.pcap.gz")
+        truth = moetap.read_truth(os.path.join(where, "truth.csv"))
+        for cores in ("1", "2"):
+            counts = moetap.count(map_path, capture, "--cores", cores)
+            moetap.must_equal(counts, truth, f"generated {variant}, {cores} poll cores")
+        holes = os.path.join(where, "holes.pcap")
+        change = "remove" if "rule: atomic" in open(map_path).read() else "remove-inside"
+        packets = pcapmod.apply(roce.read_pcap(capture), [change + "=0.003"], seed)
+        roce.write_pcap(holes, packets)
+        moetap.must_not_be_silent(moetap.count(map_path, holes), truth, f"generated {variant}, holes")
+
+
+def totals(name):
+    """--total is the sum over dispatch rounds, and tokens have the bytes that the map says."""
+    data = os.path.join(DATA, name)
+    map_path, capture = os.path.join(data, "map.yaml"), os.path.join(data, "capture.pcap.gz")
+    done = moetap.run([moetap.MOETAP, "count", "--map", map_path, "--total", capture])
+    truth = {}
+    for k, n in moetap.read_truth(os.path.join(data, "truth.csv")).items():
+        cell = (k.src, k.dst, k.expert)
+        truth[cell] = truth.get(cell, 0) + n
+    with open(map_path) as f:
+        size = int(f.read().split("token-bytes:")[1].split()[0])
+    rows = [r for r in moetap.read_csv(done.stdout) if r["src"] != r["dst"]]
+    got = {(int(r["src"]), int(r["dst"]), int(r["expert"])): int(r["tokens"]) for r in rows}
+    if got != truth or len(rows) != len(got):
+        raise Failure(f"{name}: --total differs from truth: {done.stdout[:2000]}")
+    for r in rows:
+        if int(r["bytes"]) != size * int(r["tokens"]):
+            raise Failure(f"{name}: {r} has not {size} bytes a token")
+
+
+def json_agrees(name):
+    """--format json has the same cells as CSV."""
+    import json
+    data = os.path.join(DATA, name)
+    map_path, capture = os.path.join(data, "map.yaml"), os.path.join(data, "capture.pcap.gz")
+    done = moetap.run([moetap.MOETAP, "count", "--map", map_path, "--format", "json", capture])
+    json.loads(done.stdout)
+
+
+def cases():
+    """{case name: (function of a seed, suite)}"""
+    out = {}
+    for name in CAPTURES:
+        for variant in EXACT:
+            out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: exact(n, v, s)
+        for variant in LOSSY:
+            out[f"lossy {name} {variant}"] = lambda s, n=name, v=variant: lossy(n, v, s)
+        for variant in NOISE:
+            out[f"noise {name} {variant}"] = lambda s, n=name, v=variant: noise(n, v, s)
+        out[f"totals {name}"] = lambda s, n=name: totals(n)
+    for variant in GENERATED:
+        out[f"generated {variant}"] = lambda s, v=variant: generated(v, s)
+    return out

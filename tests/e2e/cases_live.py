@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Live cases: tcpreplay over a veth pair between two network namespaces into a running moetap-fw;
+and what is left when moetap-fw or a reader is killed at any moment."""
+import collections
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import moetap
+import page
+import roce
+from moetap import CAPTURES, DATA, Failure, Skip
+
+PPS = 60000         # asked of tcpreplay; the goal is at least MIN_PPS
+MIN_PPS = 50000
+KILLS = 100
+RUNNING = 1         # enum mt_state
+
+
+def sh(*argv):
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        raise Skip(f"{' '.join(argv)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Namespaces:
+    """Two namespaces joined by a veth pair; nothing but the replay talks on it."""
+
+    def __enter__(self):
+        if os.geteuid() != 0:
+            raise Skip("network namespaces need root")
+        for tool in ("ip", "tcpreplay"):
+            if shutil.which(tool) is None:
+                raise Skip(f"{tool} is not installed")
+        tag = f"mt{os.getpid()}"
+        self.sender, self.tap = tag + "s", tag + "t"
+        self.undo = contextlib.ExitStack()
+        for ns in (self.sender, self.tap):
+            sh("ip", "netns", "add", ns)
+            self.undo.callback(subprocess.run, ["ip", "netns", "del", ns], capture_output=True)
+        sh("ip", "link", "add", "v0", "netns", self.sender, "type", "veth",
+           "peer", "name", "v0", "netns", self.tap)
+        for ns in (self.sender, self.tap):
+            # no neighbour discovery, no multicast: only the replay
+            sh("ip", "netns", "exec", ns, "sh", "-c",
+               "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
+            sh("ip", "-n", ns, "link", "set", "v0", "up")
+        return self
+
+    def __exit__(self, *_):
+        self.undo.close()
+
+    def replay(self, capture, pps, *options, wait=True):
+        argv = ["ip", "netns", "exec", self.sender, "tcpreplay", "-i", "v0", "--preload-pcap",
+                f"--pps={pps}", *options, capture]
+        if not wait:
+            return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return sh(*argv)
+
+
+class Firmware:
+    """A running moetap-fw on page `name`; port is its --vdev."""
+    runs = 0
+
+    def __init__(self, name, port, map_path, ns=None, options=(), wait=True):
+        Firmware.runs += 1
+        self.name = name
+        self.log = tempfile.TemporaryFile("w+")
+        argv = ["ip", "netns", "exec", ns] if ns else []
+        argv += [moetap.FIRMWARE, "--no-huge", "-m", "256", "--no-pci", "--file-prefix",
+                 f"mt{os.getpid()}-{Firmware.runs}", "--lcores", "0@0,1@1", "--vdev", port, "--",
+                 "--map", map_path, "--page", name, *options]
+        self.argv = argv
+        self.process = subprocess.Popen(argv, stdout=self.log, stderr=self.log)
+        if wait:
+            self.wait_running()
+
+    def text(self):
+        self.log.seek(0)
+        return self.log.read()
+
+    def wait_running(self, seconds=20):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise Failure(f"{self.argv}: ended with {self.process.returncode}\n{self.text()}")
+            with contextlib.suppress(OSError, ValueError):
+                p = page.Page(self.name)
+                if p.state == RUNNING and p.pid == self.process.pid:
+                    return p
+            time.sleep(0.01)
+        raise Failure(f"moetap-fw does not run after {seconds} s\n{self.text()}")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        """SIGTERM: must end well, and leave no page behind."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Failure(f"SIGTERM did not end moetap-fw\n{self.text()}")
+        moetap.alive(self.argv, status, self.text())
+        if status != 0:
+            raise Failure(f"moetap-fw ended with {status} after SIGTERM\n{self.text()}")
+        if page.exists(self.name):
+            raise Failure("SIGTERM left the page behind")
+
+
+@contextlib.contextmanager
+def started(*args, **kw):
+    fw = Firmware(*args, **kw)
+    try:
+        yield fw
+    finally:
+        if fw.process.poll() is None:
+            fw.kill()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(page.path_of(fw.name))
+
+
+class Reader:
+    """`moetap count --page NAME --follow`, its output in files."""
+
+    def __init__(self, name, first=0):
+        self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        self.argv = [moetap.MOETAP, "count", "--page", name, "--follow", "--from", str(first)]
+        self.process = subprocess.Popen(self.argv, stdout=self.out, stderr=self.err)
+
+    def end(self, seconds=10):
+        """Its (stdout, stderr) once it has seen the end of the page."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise Failure(f"{self.argv} does not end with its page")
+        out, err = self.texts()
+        moetap.alive(self.argv, self.process.returncode, err)
+        return out, err
+
+    def texts(self):
+        self.out.seek(0)
+        self.err.seek(0)
+        return self.out.read(), self.err.read()
+
+
+def wait_until(what, condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise Failure(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def pcap_of(name, where):
+    """The capture of tests/data, unpacked (tcpreplay reads no gzip)."""
+    packets = roce.read_pcap(os.path.join(DATA, name, "capture.pcap.gz"))
+    path = os.path.join(where, name + ".pcap")
+    roce.write_pcap(path, packets)
+    return path, len(packets)
+
+
+def live(name, seed):
+    """Replayed at 50,000 packets a second or more: nothing dropped, 0 differences."""
+    map_path = os.path.join(DATA, name, "map.yaml")
+    truth = moetap.read_truth(os.path.join(DATA, name, "truth.csv"))
+    tag = f"live-{os.getpid()}"
+    with Namespaces() as net, tempfile.TemporaryDirectory() as where:
+        capture, frames = pcap_of(name, where)
+        with started(tag, "net_af_xdp0,iface=v0", map_path, ns=net.tap) as fw:
+            p, reader = page.Page(tag), Reader(tag)
+            said = net.replay(capture, PPS)
+            rate = float(re.search(r"([\d.]+) pps", said)[1])
+            sent = int(re.search(r"Successful packets:\s+(\d+)", said)[1])
+            wait_until("all packets received", lambda: p.packets + p.nic_drops >= sent)
+            if sent != frames or p.nic_drops or p.packets != sent:
+                raise Failure(f"{frames} frames, {sent} sent, {p.packets} received, "
+                              f"{p.nic_drops} dropped")
+            if rate < MIN_PPS:
+                raise Failure(f"replayed at {rate:.0f} packets a second only")
+            fw.stop()
+            counts = moetap.Counts(*reader.end())
+    moetap.must_equal(counts, truth, f"{name} live at {rate:.0f} packets a second")
+
+
+# ---- kills ---------------------------------------------------------------------------------------
+
+def published(p):
+    """{number: bytes of the slot} of what the page still holds."""
+    head = p.head
+    slots = {n: p.slot(n) for n in range(max(0, head - p.slots), head)}
+    lost = [n for n, data in slots.items() if data is None]
+    if lost:
+        raise Failure(f"the page says that rounds {lost[:5]} were published, but they are not there")
+    return slots
+
+
+def numbers(csv):
+    """Numbers on the page of the rounds that a reader printed, in order, each once."""
+    out = []
+    for row in moetap.read_csv(csv):
+        n = int(row["round"])
+        if not out or out[-1] != n:
+            out.append(n)
+    return out
+
+
+def kill_firmware(kills, seed):
+    """kill -9 of moetap-fw at random moments: whatever it published stays, readers get all of it and
+    are told of every restart; what each life published is what the capture holds."""
+    rng, name = random.Random(seed), "rxe-4ranks"
+    tag, map_path = f"kill-{os.getpid()}", os.path.join(DATA, name, "map.yaml")
+    rounds = collections.Counter()
+    with tempfile.TemporaryDirectory() as where, contextlib.ExitStack() as undo:
+        capture, _ = pcap_of(name, where)
+        undo.callback(lambda: page.exists(tag) and os.unlink(page.path_of(tag)))
+        port, before, reader, kept = f"net_pcap0,rx_pcap={capture}", {}, None, None
+        for n in range(kills):
+            fw = Firmware(tag, port, map_path, wait=n == 0)
+            undo.callback(fw.kill)
+            if n == 0:
+                kept = page.Page(tag)
+                reader = Reader(tag)
+            time.sleep(rng.uniform(0, 0.6))
+            if fw.process.poll() is not None:
+                raise Failure(f"life {n} ended by itself: {fw.text()}")
+            fw.kill()
+            if os.stat(page.path_of(tag)).st_ino != os.fstat(kept.file).st_ino:
+                raise Failure(f"life {n}: the page was replaced, not taken over")
+            after = published(kept)
+            for number, data in before.items():
+                if number in after and after[number] != data:
+                    raise Failure(f"life {n}: round {number}, published before, was changed")
+            rounds[len(after) - len(before)] += 1
+            before = after
+        return rounds, before, reader
+
+
+def cases():
+    out = {}
+    for name in CAPTURES:
+        out[f"live {name}"] = lambda s, n=name: live(n, s)
+    return out
