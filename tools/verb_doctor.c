@@ -460,8 +460,8 @@ static void add_rdma(struct report *rep, const char *name)
 	snprintf(path, sizeof(path), "/sys/class/infiniband/%s/device", name);
 	link_name(path, address, sizeof(address));
 	if (address[0] == '\0') {
-		add(rep, "RDMA", GOOD, "",
-			"%s: soft RoCE, its packets pass its network interface", name);
+		add(rep, "RDMA", GOOD, "", "%s: soft RoCE, its packets pass its network interface",
+			name);
 		return;
 	}
 	snprintf(where, sizeof(where), "pci/%s", address);
