@@ -20,7 +20,6 @@ from moetap import CAPTURES, DATA, Failure, Skip
 PPS = 60000         # asked of tcpreplay; the goal is at least MIN_PPS
 MIN_PPS = 50000
 KILLS = 100
-RUNNING = 1         # enum mt_state
 
 
 def sh(*argv):
@@ -93,7 +92,7 @@ class Firmware:
                 raise Failure(f"{self.argv}: ended with {self.process.returncode}\n{self.text()}")
             with contextlib.suppress(OSError, ValueError):
                 p = page.Page(self.name)
-                if p.state == RUNNING and p.pid == self.process.pid:
+                if p.state == page.RUNNING and p.pid == self.process.pid:
                     return p
             time.sleep(0.01)
         raise Failure(f"moetap-fw does not run after {seconds} s\n{self.text()}")
@@ -197,58 +196,93 @@ def live(name, seed):
 # ---- kills ---------------------------------------------------------------------------------------
 
 def published(p):
-    """{number: bytes of the slot} of what the page still holds."""
+    """{number: bytes} of the rounds that the page says it holds; all of them must be there."""
     head = p.head
     slots = {n: p.slot(n) for n in range(max(0, head - p.slots), head)}
     lost = [n for n, data in slots.items() if data is None]
     if lost:
-        raise Failure(f"the page says that rounds {lost[:5]} were published, but they are not there")
+        raise Failure(f"rounds {lost[:5]} were published (head {head}), but are not there")
     return slots
 
 
-def numbers(csv):
-    """Numbers on the page of the rounds that a reader printed, in order, each once."""
-    out = []
-    for row in moetap.read_csv(csv):
-        n = int(row["round"])
-        if not out or out[-1] != n:
-            out.append(n)
+def by_round(truth, map_path):
+    """[{(src, expert): tokens}] in the order of the rounds of a capture of pattern inference."""
+    with open(map_path) as f:
+        layers = int(re.search(r"^layers: (\d+)", f.read(), re.MULTILINE)[1])
+    out = collections.defaultdict(dict)
+    for k, n in truth.items():
+        out[k.step * layers + k.layer][k.src, k.expert] = n
     return out
 
 
-def kill_firmware(kills, seed):
-    """kill -9 of moetap-fw at random moments: whatever it published stays, readers get all of it and
-    are told of every restart; what each life published is what the capture holds."""
+def must_hold_truth(slots, lives, truth, what):
+    """Every life began at the first packet: its n-th round is round n of the truth, or says that it
+    is not exact."""
+    firsts, checked = {}, 0
+    for number in sorted(slots):
+        r = page.decode(slots[number])
+        firsts.setdefault(r.boot_id, number)
+        if r.quality & page.INEXACT:
+            continue
+        wrong = [c for c, n in truth[r.round].items() if r.tokens[c] != n]
+        if wrong:
+            raise Failure(f"{what}: round {number} (round {r.round} of its life) differs in "
+                          f"{len(wrong)} cells from the truth, and does not say so")
+        checked += 1
+    if not checked or len(firsts) > lives:
+        raise Failure(f"{what}: {checked} exact rounds of {len(firsts)} lives")
+    return checked, len(firsts)
+
+
+def kill_firmware(seed, kills=KILLS):
+    """kill -9 of moetap-fw at random moments of a replay: whatever it had published stays on the page,
+    the next life goes on with the page, and a reader gets every round and hears of every restart."""
     rng, name = random.Random(seed), "rxe-4ranks"
     tag, map_path = f"kill-{os.getpid()}", os.path.join(DATA, name, "map.yaml")
-    rounds = collections.Counter()
+    truth = by_round(moetap.read_truth(os.path.join(DATA, name, "truth.csv")), map_path)
     with tempfile.TemporaryDirectory() as where, contextlib.ExitStack() as undo:
-        capture, _ = pcap_of(name, where)
+        port = f"net_pcap0,rx_pcap={pcap_of(name, where)[0]}"
         undo.callback(lambda: page.exists(tag) and os.unlink(page.path_of(tag)))
-        port, before, reader, kept = f"net_pcap0,rx_pcap={capture}", {}, None, None
-        for n in range(kills):
-            fw = Firmware(tag, port, map_path, wait=n == 0)
+        everything, told = {}, set()
+        reader = first = None
+        for life in range(kills):
+            fw = Firmware(tag, port, map_path, wait=first is None)
             undo.callback(fw.kill)
-            if n == 0:
-                kept = page.Page(tag)
+            if first is None:
+                first = page.Page(tag)
                 reader = Reader(tag)
-            time.sleep(rng.uniform(0, 0.6))
+                undo.callback(reader.process.kill)
+                begun = time.monotonic()
+                wait_until("a first life publishes", lambda: first.head > 10)
+                # moments from before the first packet to a little after the last round
+                span = 1.5 * (time.monotonic() - begun) + 0.5
+            time.sleep(rng.uniform(0, span))
             if fw.process.poll() is not None:
-                raise Failure(f"life {n} ended by itself: {fw.text()}")
+                raise Failure(f"life {life} ended by itself: {fw.text()}")
             fw.kill()
-            if os.stat(page.path_of(tag)).st_ino != os.fstat(kept.file).st_ino:
-                raise Failure(f"life {n}: the page was replaced, not taken over")
-            after = published(kept)
-            for number, data in before.items():
-                if number in after and after[number] != data:
-                    raise Failure(f"life {n}: round {number}, published before, was changed")
-            rounds[len(after) - len(before)] += 1
-            before = after
-        return rounds, before, reader
+            if page.Page(tag).inode != first.inode:
+                raise Failure(f"life {life}: the page was replaced, not gone on with")
+            now = published(first)
+            for number, data in now.items():
+                if everything.setdefault(number, data) != data:
+                    raise Failure(f"life {life}: round {number}, published before, was changed")
+        with started(tag, port, map_path) as last:
+            wait_until("the last life publishes", lambda: first.boot_id == page.decode(
+                first.slot(first.head - 1)).boot_id if first.head else False)
+            everything.update(published(first))
+            last.stop()
+            out, err = reader.end()
+            everything.update(published(first))
+        heard = moetap.Counts(out, err)
+        checked, lives = must_hold_truth(everything, kills + 1, truth, "kills")
+        must_have_heard(heard, everything, err)
+        print(f"{kills} kills: {len(everything)} rounds of {lives} lives, all there; {checked} equal "
+              f"to the truth")
 
 
 def cases():
     out = {}
     for name in CAPTURES:
         out[f"live {name}"] = lambda s, n=name: live(n, s)
+    out["kill firmware"] = kill_firmware
     return out
