@@ -51,6 +51,15 @@ struct report {
 	unsigned int count;
 };
 
+/** Copy a text, or as much of it as there is room for. */
+static void copy(char *to, size_t len, const char *from)
+{
+	size_t n = strnlen(from, len - 1);
+
+	memcpy(to, from, n);
+	to[n] = '\0';
+}
+
 /** Add a line, "" for no remedy; a full report takes no more. */
 __attribute__((format(printf, 5, 6))) static void add(struct report *rep, const char *check,
 	enum standing standing, const char *remedy, const char *found, ...)
@@ -63,7 +72,7 @@ __attribute__((format(printf, 5, 6))) static void add(struct report *rep, const 
 	rep->count++;
 	l->check = check;
 	l->standing = standing;
-	snprintf(l->remedy, sizeof(l->remedy), "%s", remedy);
+	copy(l->remedy, sizeof(l->remedy), remedy);
 	va_start(ap, found);
 	vsnprintf(l->found, sizeof(l->found), found, ap);
 	va_end(ap);
@@ -117,7 +126,7 @@ static void link_name(const char *path, char *buf, size_t len)
 		return;
 	target[n] = '\0';
 	slash = strrchr(target, '/');
-	snprintf(buf, len, "%s", slash != NULL ? slash + 1 : target);
+	copy(buf, len, slash != NULL ? slash + 1 : target);
 }
 
 /** Replace this process, a fresh child, by a program whose output goes into @p out. */
@@ -154,7 +163,7 @@ static int run(const char *const *argv, char *words, size_t len)
 	while (pid > 0 && out != NULL && fgets(buf, sizeof(buf), out) != NULL) {
 		buf[strcspn(buf, "\n")] = '\0';
 		if (buf[0] != '\0')
-			snprintf(words, len, "%s", buf);
+			copy(words, len, buf);
 	}
 	if (out != NULL)
 		fclose(out);
