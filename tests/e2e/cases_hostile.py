@@ -70,7 +70,7 @@ def broken_records(seed):
 
 MAPS = {
     "random bytes": (b"\x00\xff\xfe\x01" * 200, r":\d+: "),
-    "empty": ("", "map"),
+    "empty": ("", r":1: .*empty"),
     "not YAML": ("moetap-map: [1\n", r":\d+: "),
     "another version": ("moetap-map: 2\n", r":1: "),
     "a list": ("- 1\n- 2\n", r":\d+: "),
@@ -85,7 +85,7 @@ MAP_CHANGES = {
     "negative": ("layers: 2", "layers: -2", r":\d+: "),
     "unknown pattern": ("pattern: inference", "pattern: sometimes", "sometimes|pattern"),
     "rank twice": ("rank: 1,", "rank: 0,", r":\d+: "),
-    "address twice": ("address: 10.77.0.2", "address: 10.77.0.1", "10.77.0.1"),
+    "address twice": ("address: 10.77.0.2", "address: 10.77.0.1", "twice"),
     "no address": ("address: 10.77.0.2", "address: 10.77.0.256", "10.77.0.256"),
     "unknown rule": ("rule: va", "rule: magic", "magic"),
     "region of no bytes": ("size: 69632", "size: 0", r":\d+: "),
