@@ -7,7 +7,7 @@ set -eu
 # To build and to run: compiler, meson, DPDK (its drivers come with it), YAML, JSON, gzip, manual pages.
 BUILD="gcc libc6-dev meson ninja-build pkgconf libdpdk-dev libyaml-dev libjansson-dev zlib1g-dev scdoc"
 # To test: units, clang with its sanitizers and fuzzer, the live tests (namespaces, replay).
-CHECK="libcmocka-dev clang libclang-rt-dev python3 iproute2 procps tcpreplay"
+CHECK="libcmocka-dev clang libclang-rt-dev python3 iproute2 tcpreplay"
 
 case "${1:-check}" in
 build) wanted=$BUILD ;;
