@@ -5,12 +5,14 @@
 Every rank sends its messages over its queue pairs in random order, a queue pair in its own order;
 a rank combines when all its tokens of the round are there, and dispatches again when all its
 combines are. Ranks run ahead of each other as far as that allows, as real ones do.
-usage: gen.py --out DIR [--seed N] [options]: writes DIR/capture.pcap.gz, truth.csv, map.yaml
+usage: gen.py --out DIR [--seed N] [options]: writes DIR/capture.pcap.gz, truth.csv,
+map.yaml, job.json
 """
 import argparse
 import collections
 import heapq
 import ipaddress
+import json
 import math
 import os
 import random
@@ -216,6 +218,16 @@ class Traffic:
                     ready = [max(ready) + pause] * a.ranks if pause else ready
         return truth
 
+    def job(self):
+        """What the job knows, as job.json of the real captures."""
+        a = self.a
+        return {"ranks": [{"rank": r, "ip": str(self.address[r]), "base": hex(self.base[r])}
+                          for r in range(a.ranks)],
+                "num_ranks": a.ranks, "experts_per_rank": a.experts_per_rank,
+                "max_tokens_per_rank": a.tokens, "parity_stride": self.stride,
+                "count_offset": self.counts, "dispatch_message": a.message,
+                "combine_message": a.combine_message, "path_mtu": a.mtu}
+
     def flows(self):
         return [(qp.src, qp.dst, qp.qpn, qp.dst * self.a.experts_per_rank + i)
                 for (_, _, i), qp in sorted(self.qps.items())]
@@ -275,7 +287,7 @@ def options():
 
 
 def generate(arguments):
-    """Writes the three files; returns the seed."""
+    """Writes the files; returns the options, complete."""
     a = options().parse_args(arguments)
     if a.qps is None:
         a.qps = a.experts_per_rank
@@ -291,12 +303,14 @@ def generate(arguments):
     roce.write_pcap(os.path.join(a.out, "capture.pcap.gz"), packets)
     with open(os.path.join(a.out, "map.yaml"), "w") as f:
         f.write("\n".join(traffic.map_lines()) + "\n")
+    with open(os.path.join(a.out, "job.json"), "w") as f:
+        json.dump(traffic.job(), f, indent=1)
     with open(os.path.join(a.out, "truth.csv"), "w") as f:
         f.write("step,layer,phase,src,dst,expert,tokens\n")
         for key in sorted(truth):
             f.write(",".join(map(str, key + (truth[key],))) + "\n")
     print(f"gen.py: seed {seed}, {len(packets)} frames, {len(traffic.qps)} flows, {a.out}")
-    return seed
+    return a
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ import sys
 import roce
 
 
+LIFE = 1 << 14      # packets: no retransmission and no reordering goes back so far
+
+
 class Job:
     def __init__(self, path):
         with open(path) as f:
@@ -36,7 +39,7 @@ class Job:
 
 
 def requests(packets, addresses):
-    """flow → {unwrapped PSN: Roce}, each PSN once; a jump of half the PSN space begins a new life."""
+    """flow → {unwrapped PSN: Roce}, each PSN once; a jump of LIFE begins a new life."""
     flows, last, life = collections.defaultdict(dict), {}, collections.Counter()
     for p in packets:
         r = roce.parse(p.data)
@@ -44,7 +47,7 @@ def requests(packets, addresses):
             continue
         name = r.flow
         psn = roce.serial_near(r.psn, last.get(name, r.psn))
-        if abs(psn - last.get(name, psn)) > 1 << 20:
+        if abs(psn - last.get(name, psn)) > LIFE:
             life[name] += 1
         last[name] = psn
         flows[name + (life[name],)].setdefault(psn, r)

@@ -25,9 +25,10 @@ def main():
     import cases_capture
     import cases_hostile
     import cases_live
+    import cases_self
     import moetap
     cases = {}
-    for module in (cases_capture, cases_live, cases_hostile):
+    for module in (cases_self, cases_capture, cases_live, cases_hostile):
         cases.update(module.cases())
     if a.list:
         for name in cases:
