@@ -20,6 +20,7 @@ from moetap import CAPTURES, DATA, Failure, Skip
 PPS = 60000         # asked of tcpreplay; the goal is at least MIN_PPS
 MIN_PPS = 50000
 KILLS = 100
+TOLD = re.compile(r"restart|died|killed", re.IGNORECASE)   # of a firmware, on a reader's stderr
 
 
 def sh(*argv):
@@ -136,13 +137,16 @@ class Reader:
         self.argv = [moetap.MOETAP, "count", "--page", name, "--follow", "--from", str(first)]
         self.process = subprocess.Popen(self.argv, stdout=self.out, stderr=self.err)
 
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
     def end(self, seconds=10):
         """Its (stdout, stderr) once it has seen the end of the page."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
             raise Failure(f"{self.argv} does not end with its page")
         out, err = self.texts()
         moetap.alive(self.argv, self.process.returncode, err)
@@ -152,6 +156,40 @@ class Reader:
         self.out.seek(0)
         self.err.seek(0)
         return self.out.read(), self.err.read()
+
+
+class Follower:
+    """A reader of every round of a page, through the deaths of its firmware: a reader that ends with a
+    firmware is followed by one that goes on where it stopped."""
+
+    def __init__(self, name):
+        self.name, self.rounds, self.told = name, [], ""
+        self.reader = Reader(name)
+
+    def harvest(self):
+        out, err = self.reader.end()
+        self.rounds += rounds_of(out)
+        self.told += err
+
+    def go_on(self):
+        if self.reader.process.poll() is not None:
+            self.harvest()
+            self.reader = Reader(self.name, len(self.rounds))
+
+    def kill(self):
+        self.reader.kill()
+
+
+def rounds_of(csv):
+    """[{(src, expert): tokens}] of the rounds that a reader printed, in order."""
+    out, last = [], None
+    for row in moetap.read_csv(csv):
+        cell = int(row["src"]), int(row["expert"])
+        if row["round"] != last or cell in out[-1]:
+            out.append({})
+            last = row["round"]
+        out[-1][cell] = int(row["tokens"])
+    return out
 
 
 def wait_until(what, condition, seconds=20):
@@ -234,50 +272,105 @@ def must_hold_truth(slots, lives, truth, what):
     return checked, len(firsts)
 
 
+def must_have_heard(follower, slots, what):
+    """The reader has every round that was ever published, in order and as it was, and was told of
+    every restart between two of them."""
+    rounds = [page.decode(slots[n]) for n in sorted(slots)]
+    if len(follower.rounds) != len(rounds):
+        raise Failure(f"{what}: {len(rounds)} rounds were published, the reader has "
+                      f"{len(follower.rounds)}\n{follower.told[-2000:]}")
+    for n, (r, heard) in enumerate(zip(rounds, follower.rounds)):
+        wrong = [c for c, tokens in heard.items() if r.tokens[c] != tokens]
+        if wrong or not heard:
+            raise Failure(f"{what}: round {n} reached the reader with {len(wrong)} other cells")
+    lives = len({r.boot_id for r in rounds})
+    told = len(TOLD.findall(follower.told))
+    if told < lives - 1:
+        raise Failure(f"{what}: {lives} lives published, the reader was told of {told} restarts\n"
+                      f"{follower.told[-2000:]}")
+
+
 def kill_firmware(seed, kills=KILLS):
-    """kill -9 of moetap-fw at random moments of a replay: whatever it had published stays on the page,
-    the next life goes on with the page, and a reader gets every round and hears of every restart."""
+    """kill -9 of moetap-fw at random moments of a capture: whatever it had published stays on the page,
+    the next life goes on with the page, and readers get every round and hear of every restart."""
     rng, name = random.Random(seed), "rxe-4ranks"
     tag, map_path = f"kill-{os.getpid()}", os.path.join(DATA, name, "map.yaml")
     truth = by_round(moetap.read_truth(os.path.join(DATA, name, "truth.csv")), map_path)
+    everything = {}
+
+    def look(p, life):
+        for number, data in published(p).items():
+            if everything.setdefault(number, data) != data:
+                raise Failure(f"life {life}: round {number}, published before, was changed")
+
     with tempfile.TemporaryDirectory() as where, contextlib.ExitStack() as undo:
         port = f"net_pcap0,rx_pcap={pcap_of(name, where)[0]}"
-        undo.callback(lambda: page.exists(tag) and os.unlink(page.path_of(tag)))
-        everything, told = {}, set()
-        reader = first = None
-        for life in range(kills):
-            fw = Firmware(tag, port, map_path, wait=first is None)
-            undo.callback(fw.kill)
-            if first is None:
-                first = page.Page(tag)
-                reader = Reader(tag)
-                undo.callback(reader.process.kill)
-                begun = time.monotonic()
-                wait_until("a first life publishes", lambda: first.head > 10)
-                # moments from before the first packet to a little after the last round
-                span = 1.5 * (time.monotonic() - begun) + 0.5
-            time.sleep(rng.uniform(0, span))
-            if fw.process.poll() is not None:
-                raise Failure(f"life {life} ended by itself: {fw.text()}")
-            fw.kill()
-            if page.Page(tag).inode != first.inode:
-                raise Failure(f"life {life}: the page was replaced, not gone on with")
-            now = published(first)
-            for number, data in now.items():
-                if everything.setdefault(number, data) != data:
-                    raise Failure(f"life {life}: round {number}, published before, was changed")
-        with started(tag, port, map_path) as last:
-            wait_until("the last life publishes", lambda: first.boot_id == page.decode(
-                first.slot(first.head - 1)).boot_id if first.head else False)
-            everything.update(published(first))
-            last.stop()
+        with started(tag, port, map_path) as fw:
+            p, follower = page.Page(tag), Follower(tag)
+            undo.callback(follower.kill)
+            begun = time.monotonic()
+            wait_until("the first life publishes", lambda: p.head > 10)
+            # moments from before the first packet to a little after the last round
+            span = time.monotonic() - begun + 0.5
+            for life in range(kills):
+                time.sleep(rng.uniform(0, span))
+                if fw.process.poll() is not None:
+                    raise Failure(f"life {life} ended by itself: {fw.text()}")
+                fw.kill()
+                if page.Page(tag).inode != p.inode:
+                    raise Failure(f"life {life}: the page was replaced, not gone on with")
+                look(p, life)
+                follower.go_on()
+                fw = Firmware(tag, port, map_path, wait=False)
+                undo.callback(fw.kill)
+            fw.wait_running()
+            wait_until("the last life publishes", lambda: p.head > max(everything) + 10)
+            follower.go_on()
+            fw.stop()
+            look(p, kills)
+            follower.harvest()
+    checked, lives = must_hold_truth(everything, kills + 1, truth, "kills")
+    must_have_heard(follower, everything, "kills")
+    print(f"{kills} kills: {len(everything)} rounds of {lives} lives, all there and all heard of; "
+          f"{checked} equal to the truth")
+
+
+def whole_rounds(csv):
+    """CSV without what a kill may have cut: its last round."""
+    lines = csv.splitlines()
+    last = lines[-1].split(",")[0] if lines else ""
+    return [line for line in lines[1:-1] if line.split(",")[0] != last]
+
+
+def kill_reader(seed, kills=KILLS):
+    """kill -9 of a reader at random moments of a live replay; the next one goes on after the last whole
+    round: together they have every round, once, equal to the truth, and nothing was lost."""
+    rng, name = random.Random(seed), "rxe-4ranks"
+    tag, map_path = f"killr-{os.getpid()}", os.path.join(DATA, name, "map.yaml")
+    truth = moetap.read_truth(os.path.join(DATA, name, "truth.csv"))
+    with Namespaces() as net, tempfile.TemporaryDirectory() as where:
+        capture, frames = pcap_of(name, where)
+        seconds = 0.09 * kills
+        with started(tag, "net_af_xdp0,iface=v0", map_path, ns=net.tap) as fw:
+            p, rows, following = page.Page(tag), [], 0
+            replay = net.replay(capture, int(frames / seconds), wait=False)
+            for _ in range(kills):
+                reader = Reader(tag, following)
+                time.sleep(rng.uniform(0, 2 * seconds / kills))
+                reader.kill()
+                whole = whole_rounds(reader.texts()[0])
+                rows += whole
+                if whole:
+                    following = int(whole[-1].split(",")[0]) + 1
+            replay.wait()
+            wait_until("all packets received", lambda: p.packets + p.nic_drops >= frames)
+            reader = Reader(tag, following)
+            time.sleep(0.2)
+            fw.stop()
             out, err = reader.end()
-            everything.update(published(first))
-        heard = moetap.Counts(out, err)
-        checked, lives = must_hold_truth(everything, kills + 1, truth, "kills")
-        must_have_heard(heard, everything, err)
-        print(f"{kills} kills: {len(everything)} rounds of {lives} lives, all there; {checked} equal "
-              f"to the truth")
+    header, *rest = out.splitlines()
+    counts = moetap.Counts("\n".join([header, *rows, *rest]), err)
+    moetap.must_equal(counts, truth, f"{kills} killed readers")
 
 
 def cases():
@@ -285,4 +378,5 @@ def cases():
     for name in CAPTURES:
         out[f"live {name}"] = lambda s, n=name: live(n, s)
     out["kill firmware"] = kill_firmware
+    out["kill reader"] = kill_reader
     return out
