@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 
+import gen
 import moetap
 import page
 import roce
@@ -200,12 +201,19 @@ def wait_until(what, condition, seconds=20):
         time.sleep(0.02)
 
 
-def pcap_of(name, where):
-    """The capture of tests/data, unpacked (tcpreplay reads no gzip)."""
-    packets = roce.read_pcap(os.path.join(DATA, name, "capture.pcap.gz"))
-    path = os.path.join(where, name + ".pcap")
+def unpacked(folder, where):
+    """(path, frames) of a capture without gzip, which neither tcpreplay nor DPDK read."""
+    packets = roce.read_pcap(os.path.join(folder, "capture.pcap.gz"))
+    path = os.path.join(where, "capture.pcap")
     roce.write_pcap(path, packets)
     return path, len(packets)
+
+
+def many_rounds(where, seed):
+    """(map, truth, capture, frames) of a job whose rounds follow each other fast."""
+    gen.generate(["--out", where, "--seed", str(seed), "--steps", "150", "--tokens", "8"])
+    truth = moetap.read_truth(os.path.join(where, "truth.csv"))
+    return os.path.join(where, "map.yaml"), truth, *unpacked(where, where)
 
 
 def live(name, seed):
@@ -214,7 +222,7 @@ def live(name, seed):
     truth = moetap.read_truth(os.path.join(DATA, name, "truth.csv"))
     tag = f"live-{os.getpid()}"
     with Namespaces() as net, tempfile.TemporaryDirectory() as where:
-        capture, frames = pcap_of(name, where)
+        capture, frames = unpacked(os.path.join(DATA, name), where)
         with started(tag, "net_af_xdp0,iface=v0", map_path, ns=net.tap) as fw:
             p, reader = page.Page(tag), Reader(tag)
             said = net.replay(capture, PPS)
@@ -293,10 +301,7 @@ def must_have_heard(follower, slots, what):
 def kill_firmware(seed, kills=KILLS):
     """kill -9 of moetap-fw at random moments of a capture: whatever it had published stays on the page,
     the next life goes on with the page, and readers get every round and hear of every restart."""
-    rng, name = random.Random(seed), "rxe-4ranks"
-    tag, map_path = f"kill-{os.getpid()}", os.path.join(DATA, name, "map.yaml")
-    truth = by_round(moetap.read_truth(os.path.join(DATA, name, "truth.csv")), map_path)
-    everything = {}
+    rng, tag, everything = random.Random(seed), f"kill-{os.getpid()}", {}
 
     def look(p, life):
         for number, data in published(p).items():
@@ -304,7 +309,8 @@ def kill_firmware(seed, kills=KILLS):
                 raise Failure(f"life {life}: round {number}, published before, was changed")
 
     with tempfile.TemporaryDirectory() as where, contextlib.ExitStack() as undo:
-        port = f"net_pcap0,rx_pcap={pcap_of(name, where)[0]}"
+        map_path, truth, capture, _ = many_rounds(where, seed)
+        port = f"net_pcap0,rx_pcap={capture}"
         with started(tag, port, map_path) as fw:
             p, follower = page.Page(tag), Follower(tag)
             undo.callback(follower.kill)
@@ -329,6 +335,7 @@ def kill_firmware(seed, kills=KILLS):
             fw.stop()
             look(p, kills)
             follower.harvest()
+        truth = by_round(truth, map_path)
     checked, lives = must_hold_truth(everything, kills + 1, truth, "kills")
     must_have_heard(follower, everything, "kills")
     print(f"{kills} kills: {len(everything)} rounds of {lives} lives, all there and all heard of; "
@@ -345,11 +352,9 @@ def whole_rounds(csv):
 def kill_reader(seed, kills=KILLS):
     """kill -9 of a reader at random moments of a live replay; the next one goes on after the last whole
     round: together they have every round, once, equal to the truth, and nothing was lost."""
-    rng, name = random.Random(seed), "rxe-4ranks"
-    tag, map_path = f"killr-{os.getpid()}", os.path.join(DATA, name, "map.yaml")
-    truth = moetap.read_truth(os.path.join(DATA, name, "truth.csv"))
+    rng, tag = random.Random(seed), f"kill-{os.getpid()}"
     with Namespaces() as net, tempfile.TemporaryDirectory() as where:
-        capture, frames = pcap_of(name, where)
+        map_path, truth, capture, frames = many_rounds(where, seed)
         seconds = 0.09 * kills
         with started(tag, "net_af_xdp0,iface=v0", map_path, ns=net.tap) as fw:
             p, rows, following = page.Page(tag), [], 0
