@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The bank as the firmware gets it: checked again, since any process may have written it. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "map.h"
+
+#define ETH_VLAN_BYTES (14u + 2 * 4u)
+#define IPV6_BYTES 40u
+#define UDP_BTH_BYTES (8u + 12u)
+#define RETH_BYTES 16u
+#define ATOMIC_OPERAND_BYTES 20u /* address, key and the first operand */
+
+uint64_t mt_bank_sum(const struct mt_bank *bank)
+{
+	const unsigned char *p = (const unsigned char *)bank;
+	uint64_t h = 0xcbf29ce484222325ULL;
+
+	for (uint32_t i = 0; i < bank->bytes; i++) {
+		bool own = i >= offsetof(struct mt_bank, checksum) &&
+			   i < offsetof(struct mt_bank, checksum) + sizeof(bank->checksum);
+
+		h = (h ^ (own ? 0 : p[i])) * 0x100000001b3ULL;
+	}
+	return h;
+}
+
+uint32_t mt_bank_snap(const struct mt_bank *bank)
+{
+	uint32_t start = ETH_VLAN_BYTES + IPV6_BYTES + UDP_BTH_BYTES, need = 0;
+
+	for (uint32_t i = 0; i < bank->rules; i++) {
+		uint32_t n = start + (mt_bank_rules(bank)[i].type == MT_RULE_ATOMIC
+						     ? ATOMIC_OPERAND_BYTES
+						     : RETH_BYTES);
+
+		if (n > need)
+			need = n;
+	}
+	return need;
+}
+
+static bool part_fits(const struct mt_bank *b, uint32_t off, uint32_t n, size_t item)
+{
+	return off >= sizeof(*b) && off % 8 == 0 && off <= b->bytes &&
+	       (uint64_t)n * item <= b->bytes - off;
+}
+
+static bool field_sane(uint64_t stride, uint32_t count, uint32_t max)
+{
+	return count <= max && (count == 0 || (stride >= 2 && stride <= 1ULL << 47));
+}
+
+/** Phases that a type of rule can have, and whether it needs an expert or a value for them. */
+static bool rule_kind_sane(const struct mt_rule *r)
+{
+	switch (r->type) {
+	case MT_RULE_VA:
+		return r->phase == MT_PHASE_DISPATCH ? r->expert_count != 0
+						     : r->phase != MT_PHASE_COUNT;
+	case MT_RULE_ATOMIC:
+		return r->phase == MT_PHASE_COUNT ? r->expert_count != 0 && r->value_scale != 0
+						  : r->phase != MT_PHASE_DISPATCH;
+	case MT_RULE_QP:
+		return r->phase == MT_PHASE_DISPATCH;
+	case MT_RULE_LENGTH:
+		return r->phase == MT_PHASE_DISPATCH ? r->token_bytes != 0
+						     : r->phase != MT_PHASE_COUNT;
+	default:
+		return false;
+	}
+}
+
+static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
+{
+	static const uint8_t zero[sizeof(r->reserved)];
+	bool region = r->type <= MT_RULE_ATOMIC;
+
+	if (r->phase >= MT_PHASES || !rule_kind_sane(r) || r->name[sizeof(r->name) - 1] != '\0' ||
+		memcmp(r->reserved, zero, sizeof(zero)) != 0)
+		return false;
+	if (region ? r->size == 0 || r->size > 1ULL << 47 : r->size != 0)
+		return false;
+	if (!field_sane(r->parity_stride, r->parity_count, MT_MAX_PARITY) ||
+		!field_sane(r->expert_stride, r->expert_count, MT_MAX_EXPERTS) ||
+		!field_sane(r->source_stride, r->source_count, b->ranks))
+		return false;
+	if (r->parity_count != 0 && r->size > r->parity_stride)
+		return false;
+	if (r->length_min > r->length_max || r->expert_fixed >= MT_MAX_EXPERTS)
+		return false;
+	if (r->value_scale < -MT_MAX_SCALE || r->value_scale > MT_MAX_SCALE ||
+		r->value_add < INT32_MIN || r->value_add > INT32_MAX)
+		return false;
+	return r->value_width == 4 || r->value_width == 8;
+}
+
+/** Ranks hold different experts. */
+static bool ranks_sane(const struct mt_bank *b)
+{
+	const struct mt_rank *ranks = mt_bank_ranks(b);
+
+	for (uint32_t i = 0; i < b->ranks; i++) {
+		const struct mt_rank *r = &ranks[i];
+
+		if (r->experts > b->experts || r->first_expert > b->experts - r->experts)
+			return false;
+		for (uint32_t j = 0; j < i; j++)
+			if (r->first_expert < ranks[j].first_expert + ranks[j].experts &&
+				ranks[j].first_expert < r->first_expert + r->experts)
+				return false;
+	}
+	return true;
+}
+
+/** Addresses grow, so that none is there twice. */
+static bool addrs_sane(const struct mt_bank *b)
+{
+	const struct mt_addr *a = mt_bank_addrs(b);
+
+	for (uint32_t i = 0; i < b->addrs; i++)
+		if (a[i].rank >= b->ranks || a[i].reserved != 0 ||
+			(i > 0 && memcmp(a[i - 1].ip, a[i].ip, sizeof(a[i].ip)) >= 0))
+			return false;
+	return true;
+}
+
+static bool flow_after(const struct mt_flow *f, const struct mt_flow *before)
+{
+	if (f->src != before->src)
+		return f->src > before->src;
+	if (f->dst != before->dst)
+		return f->dst > before->dst;
+	return f->qpn > before->qpn;
+}
+
+/** Flows grow by source, destination and QPN, so that none is there twice. */
+static bool flows_sane(const struct mt_bank *b)
+{
+	const struct mt_flow *flows = mt_bank_flows(b);
+
+	for (uint32_t i = 0; i < b->flows; i++) {
+		const struct mt_flow *f = &flows[i];
+		const struct mt_rank *d;
+
+		if (f->src >= b->ranks || f->dst >= b->ranks || f->src == f->dst ||
+			f->qpn > 0xffffff || (i > 0 && !flow_after(f, f - 1)))
+			return false;
+		d = &mt_bank_ranks(b)[f->dst];
+		if (f->expert != MT_NO_EXPERT &&
+			(f->expert < d->first_expert || f->expert - d->first_expert >= d->experts))
+			return false;
+	}
+	return true;
+}
+
+/** All rules of phase dispatch count in one way, and there is one. */
+static bool rules_sane(const struct mt_bank *b)
+{
+	const struct mt_rule *first = NULL;
+
+	for (uint32_t i = 0; i < b->rules; i++) {
+		const struct mt_rule *r = &mt_bank_rules(b)[i];
+
+		if (!rule_sane(b, r))
+			return false;
+		if (r->phase != MT_PHASE_DISPATCH)
+			continue;
+		if (first == NULL)
+			first = r;
+		if ((first->type == MT_RULE_VA) != (r->type == MT_RULE_VA) ||
+			(r->type != MT_RULE_VA && r->token_bytes != first->token_bytes))
+			return false;
+	}
+	return first != NULL;
+}
+
+int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
+{
+	if (room < sizeof(*b) || b->magic != MT_BANK_MAGIC || b->version != MT_PAGE_VERSION)
+		return mt_fail(err, -EINVAL, "the bank holds no map of this version");
+	if (b->bytes < sizeof(*b) || b->bytes > room)
+		return mt_fail(err, -EINVAL, "the map in the bank is longer than the bank");
+	if (b->ranks < 2 || b->ranks > MT_MAX_RANKS || b->addrs > MT_MAX_ADDRS || b->rules == 0 ||
+		b->rules > MT_MAX_RULES || b->flows > MT_MAX_FLOWS || b->experts == 0 ||
+		b->experts > MT_MAX_EXPERTS || (uint64_t)b->ranks * b->experts > MT_MAX_CELLS ||
+		b->layers == 0 || b->layers > MT_MAX_LAYERS || b->micro_batches == 0 ||
+		b->micro_batches > MT_MAX_MICRO || b->pattern >= MT_PATTERNS || b->tap >= MT_TAPS ||
+		b->idle_gap_ns == 0 || b->idle_gap_ns > MT_MAX_IDLE_GAP_NS ||
+		b->job[MT_NAME_LEN - 1] != '\0')
+		return mt_fail(err, -EINVAL, "the map in the bank is beyond a limit");
+	if (!part_fits(b, b->rank_off, b->ranks, sizeof(struct mt_rank)) ||
+		!part_fits(b, b->addr_off, b->addrs, sizeof(struct mt_addr)) ||
+		!part_fits(b, b->rule_off, b->rules, sizeof(struct mt_rule)) ||
+		!part_fits(b, b->flow_off, b->flows, sizeof(struct mt_flow)))
+		return mt_fail(err, -EINVAL, "a table of the map lies outside of the bank");
+	if (mt_bank_sum(b) != b->checksum)
+		return mt_fail(err, -EINVAL, "the map in the bank is damaged (checksum)");
+	if (!ranks_sane(b) || !addrs_sane(b) || !rules_sane(b) || !flows_sane(b) ||
+		b->snap != mt_bank_snap(b))
+		return mt_fail(err, -EINVAL, "a table of the map has an impossible entry");
+	return 0;
+}
+
+int mt_bank_take(
+	const struct mt_bank *shared, uint64_t room, struct mt_bank **bank, struct mt_error *err)
+{
+	uint32_t bytes = __atomic_load_n(&shared->bytes, __ATOMIC_RELAXED);
+	struct mt_bank *copy;
+	int ret;
+
+	if (bytes < sizeof(*shared) || bytes > room)
+		return mt_fail(err, -EINVAL, "the bank holds no map of this version");
+	copy = malloc(bytes);
+	if (copy == NULL)
+		return mt_fail(err, -ENOMEM, "out of memory for a map of %u bytes", bytes);
+	memcpy(copy, shared, bytes);
+	ret = mt_bank_check(copy, bytes, err);
+	if (ret < 0) {
+		free(copy);
+		return ret;
+	}
+	*bank = copy;
+	return 0;
+}

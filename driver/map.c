@@ -1,0 +1,1259 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * YAML to bank in three steps: read (every key once, known, of the right kind), resolve (what
+ * may stand in any order: experts of ranks), judge (what only the whole can tell: overlaps,
+ * rules that two messages could mean). Each complaint names file and line.
+ */
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <yaml.h>
+
+#include "map.h"
+
+#define MAX_DEPTH 16u /* of lists and keys; a map needs 5 */
+
+struct line_rule {
+	struct mt_rule r;
+	unsigned int line;
+	uint32_t keys; /* which keys stood there, bits of rule_keys[] */
+};
+
+struct line_rank {
+	struct mt_rank r;
+	unsigned int line;
+	bool has_base, has_experts, seen;
+};
+
+struct line_addr {
+	struct mt_addr a;
+	unsigned int line;
+};
+
+struct line_flow {
+	struct mt_flow f;
+	unsigned int line;
+};
+
+struct build {
+	const char *name; /* of the file */
+	struct mt_error *err;
+	yaml_document_t doc;
+	struct mt_bank head;
+	uint32_t experts_per_rank;
+	struct line_rank *ranks;
+	struct line_addr *addrs;
+	struct line_rule *rules;
+	struct line_flow *flows;
+	uint32_t cap_addrs, cap_flows;
+};
+
+struct key {
+	const char *name;
+	int (*take)(struct build *b, yaml_node_t *value, void *object);
+	bool required;
+};
+
+static unsigned int line_of(const yaml_node_t *n)
+{
+	return (unsigned int)n->start_mark.line + 1;
+}
+
+__attribute__((format(printf, 3, 4))) static int bad(
+	struct build *b, unsigned int line, const char *fmt, ...)
+{
+	char reason[400];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(reason, sizeof(reason), fmt, ap);
+	va_end(ap);
+	for (char *c = reason; *c; c++)
+		if (*c < ' ' || *c > '~') /* words of the map could do things to a terminal */
+			*c = '?';
+	return mt_fail(b->err, -EINVAL, "%s:%u: %s", b->name, line, reason);
+}
+
+/** The text of a scalar; NULL for lists, mappings and texts with a NUL in them. */
+static const char *scalar(const yaml_node_t *n)
+{
+	if (n->type != YAML_SCALAR_NODE ||
+		memchr(n->data.scalar.value, '\0', n->data.scalar.length) != NULL)
+		return NULL;
+	return (const char *)n->data.scalar.value;
+}
+
+/** Whether strtoll() would read a number from the first character on, and no octal one. */
+static bool looks_like_number(const char *s)
+{
+	return s != NULL && isdigit((unsigned char)s[0]) &&
+	       !(s[0] == '0' && isdigit((unsigned char)s[1]));
+}
+
+/* Numbers are decimal, or hexadecimal after 0x. */
+static int not_a_number(struct build *b, const yaml_node_t *n, const char *what)
+{
+	const char *s = scalar(n);
+
+	if (s == NULL || *s == '\0')
+		return bad(b, line_of(n), "a %s is expected", what);
+	return bad(b, line_of(n), "'%.40s' is not a %s, as in 16 or 0x10", s, what);
+}
+
+static int get_int(struct build *b, yaml_node_t *n, int64_t min, int64_t max, int64_t *out)
+{
+	const char *s = scalar(n);
+	char *end;
+
+	if (s == NULL || !looks_like_number(s + (*s == '-')))
+		return not_a_number(b, n, "whole number");
+	errno = 0;
+	*out = strtoll(s, &end, 0);
+	if (*end != '\0')
+		return not_a_number(b, n, "whole number");
+	if (errno != 0 || *out < min || *out > max)
+		return bad(b, line_of(n), "%.40s is out of range: %lld to %lld", s, (long long)min,
+			(long long)max);
+	return 0;
+}
+
+static int get_u32(struct build *b, yaml_node_t *n, uint32_t min, uint32_t max, uint32_t *out)
+{
+	int64_t v;
+	int ret = get_int(b, n, min, max, &v);
+
+	if (ret == 0)
+		*out = (uint32_t)v;
+	return ret;
+}
+
+/* Addresses use all 64 bits, so they have a reader of their own. */
+static int get_u64(struct build *b, yaml_node_t *n, uint64_t *out)
+{
+	const char *s = scalar(n);
+	char *end;
+
+	if (!looks_like_number(s))
+		return not_a_number(b, n, "whole number of 0 or more");
+	errno = 0;
+	*out = strtoull(s, &end, 0);
+	if (*end != '\0')
+		return not_a_number(b, n, "whole number of 0 or more");
+	if (errno != 0)
+		return bad(b, line_of(n), "%.40s is out of range: at most 2^64 - 1", s);
+	return 0;
+}
+
+static int get_word(struct build *b, yaml_node_t *n, const char *(*name)(unsigned int),
+	unsigned int words, uint32_t *out)
+{
+	const char *s = scalar(n);
+	char known[160] = "";
+	size_t at = 0;
+
+	for (unsigned int i = 0; i < words; i++) {
+		if (s != NULL && strcmp(s, name(i)) == 0) {
+			*out = i;
+			return 0;
+		}
+		at += (size_t)snprintf(
+			known + at, sizeof(known) - at, "%s%s", i ? ", " : "", name(i));
+	}
+	return bad(
+		b, line_of(n), "'%.40s' is not known; it may be %s", s ? s : "(not a word)", known);
+}
+
+static int get_text(struct build *b, yaml_node_t *n, char *out, size_t len)
+{
+	const char *s = scalar(n);
+
+	if (s == NULL || *s == '\0' || strlen(s) >= len)
+		return bad(b, line_of(n), "a text of 1 to %zu characters is expected", len - 1);
+	for (const char *c = s; *c; c++)
+		if ((unsigned char)*c < 0x20 || (unsigned char)*c == 0x7f)
+			return bad(b, line_of(n), "the text has a control character");
+	memset(out, 0, len);
+	memcpy(out, s, strlen(s));
+	return 0;
+}
+
+/** Walk a mapping along its table of keys; @p seen gets a bit for each key that stood there. */
+static int walk(
+	struct build *b, yaml_node_t *n, const struct key *keys, void *object, uint32_t *seen_out)
+{
+	uint32_t seen = 0;
+	int ret;
+
+	if (n->type != YAML_MAPPING_NODE)
+		return bad(b, line_of(n), "'key: value' lines are expected");
+	for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top;
+		p++) {
+		yaml_node_t *kn = yaml_document_get_node(&b->doc, p->key);
+		yaml_node_t *vn = yaml_document_get_node(&b->doc, p->value);
+		const char *s = scalar(kn);
+		unsigned int i = 0;
+
+		while (keys[i].name != NULL && (s == NULL || strcmp(s, keys[i].name) != 0))
+			i++;
+		if (keys[i].name == NULL) {
+			char known[200] = "";
+			size_t at = 0;
+
+			for (i = 0; keys[i].name != NULL && at < sizeof(known); i++)
+				at += (size_t)snprintf(known + at, sizeof(known) - at, "%s%s",
+					i ? ", " : "", keys[i].name);
+			return bad(b, line_of(kn), "'%.40s' is not known here; keys are %s",
+				s ? s : "(not a word)", known);
+		}
+		if (seen & 1u << i)
+			return bad(b, line_of(kn), "'%s' stands here twice", keys[i].name);
+		seen |= 1u << i;
+		ret = keys[i].take(b, vn, object);
+		if (ret < 0)
+			return ret;
+	}
+	for (unsigned int i = 0; keys[i].name != NULL; i++)
+		if (keys[i].required && (seen & 1u << i) == 0)
+			return bad(b, line_of(n), "'%s' is missing", keys[i].name);
+	if (seen_out != NULL)
+		*seen_out = seen;
+	return 0;
+}
+
+static int each(struct build *b, yaml_node_t *n, const char *what, uint32_t max,
+	int (*take)(struct build *b, yaml_node_t *item))
+{
+	int ret;
+
+	if (n->type != YAML_SEQUENCE_NODE)
+		return bad(b, line_of(n), "a list of %s is expected", what);
+	if (n->data.sequence.items.top - n->data.sequence.items.start > (ptrdiff_t)max)
+		return bad(b, line_of(n), "too many %s: at most %u", what, max);
+	for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top;
+		i++) {
+		ret = take(b, yaml_document_get_node(&b->doc, *i));
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/** Two numbers in a list, as in [first, count]. */
+static int get_two(struct build *b, yaml_node_t *n, uint32_t max, uint32_t two[2])
+{
+	int ret;
+
+	if (n->type != YAML_SEQUENCE_NODE ||
+		n->data.sequence.items.top - n->data.sequence.items.start != 2)
+		return bad(b, line_of(n), "two numbers are expected, as in [0, 4]");
+	for (int i = 0; i < 2; i++) {
+		ret = get_u32(b, yaml_document_get_node(&b->doc, n->data.sequence.items.start[i]),
+			0, max, &two[i]);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/** Room for one more in a growing array; keeps what is there. */
+static int grow(void **array, uint32_t *cap, uint32_t used, size_t item)
+{
+	uint32_t more = *cap ? *cap * 2 : 64;
+	void *p;
+
+	if (used < *cap)
+		return 0;
+	p = realloc(*array, more * item);
+	if (p == NULL)
+		return -ENOMEM;
+	*array = p;
+	*cap = more;
+	return 0;
+}
+
+/* ---- read: ranks ------------------------------------------------------------------------- */
+
+static int rank_number(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t *rank = object;
+
+	return get_u32(b, n, 0, MT_MAX_RANKS - 1, rank);
+}
+
+static int rank_later(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b, (void)n, (void)object;
+	return 0; /* read in the second walk, when the rank's number is known */
+}
+
+static int rank_base(struct build *b, yaml_node_t *n, void *object)
+{
+	struct line_rank *r = object;
+
+	r->has_base = true;
+	return get_u64(b, n, &r->r.base);
+}
+
+static int rank_experts(struct build *b, yaml_node_t *n, void *object)
+{
+	struct line_rank *r = object;
+	uint32_t two[2];
+	int ret = get_two(b, n, MT_MAX_EXPERTS, two);
+
+	if (ret < 0)
+		return ret;
+	r->has_experts = true;
+	r->r.first_expert = two[1] == 0 ? 0 : two[0];
+	r->r.experts = two[1];
+	return 0;
+}
+
+static int one_address(struct build *b, yaml_node_t *n, uint32_t rank)
+{
+	const char *s = scalar(n);
+	struct line_addr *a;
+	uint8_t *ip;
+	int ret;
+
+	ret = grow((void **)&b->addrs, &b->cap_addrs, b->head.addrs, sizeof(*b->addrs));
+	if (ret < 0)
+		return mt_fail(b->err, ret, "%s: out of memory", b->name);
+	if (b->head.addrs == MT_MAX_ADDRS)
+		return bad(b, line_of(n), "too many addresses: at most %u", MT_MAX_ADDRS);
+	a = &b->addrs[b->head.addrs];
+	memset(a, 0, sizeof(*a));
+	a->a.rank = rank;
+	a->line = line_of(n);
+	ip = a->a.ip;
+	if (s != NULL && inet_pton(AF_INET, s, ip + 12) == 1)
+		ip[10] = ip[11] = 0xff;
+	else if (s == NULL || inet_pton(AF_INET6, s, ip) != 1)
+		return bad(b, line_of(n), "'%.60s' is not an IPv4 or IPv6 address", s ? s : "");
+	b->head.addrs++;
+	return 0;
+}
+
+static int rank_address(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t rank = (uint32_t)((struct line_rank *)object - b->ranks);
+	int ret;
+
+	if (n->type != YAML_SEQUENCE_NODE)
+		return one_address(b, n, rank);
+	if (n->data.sequence.items.start == n->data.sequence.items.top)
+		return bad(b, line_of(n), "a rank has at least one address");
+	for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top;
+		i++) {
+		ret = one_address(b, yaml_document_get_node(&b->doc, *i), rank);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+static int take_rank(struct build *b, yaml_node_t *n)
+{
+	static const struct key first[] = {{"rank", rank_number, true},
+		{"address", rank_later, true}, {"base", rank_later, false},
+		{"experts", rank_later, false}, {NULL, NULL, false}};
+	static const struct key second[] = {{"rank", rank_later, true},
+		{"address", rank_address, true}, {"base", rank_base, false},
+		{"experts", rank_experts, false}, {NULL, NULL, false}};
+	uint32_t rank = 0;
+	int ret;
+
+	ret = walk(b, n, first, &rank, NULL);
+	if (ret < 0)
+		return ret;
+	if (b->ranks[rank].seen)
+		return bad(b, line_of(n), "rank %u stands here twice, first in line %u", rank,
+			b->ranks[rank].line);
+	b->ranks[rank].seen = true;
+	b->ranks[rank].line = line_of(n);
+	b->head.ranks++;
+	return walk(b, n, second, &b->ranks[rank], NULL);
+}
+
+/* ---- read: flows ------------------------------------------------------------------------- */
+
+static int flow_src(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 0, MT_MAX_RANKS - 1, &((struct line_flow *)object)->f.src);
+}
+
+static int flow_dst(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 0, MT_MAX_RANKS - 1, &((struct line_flow *)object)->f.dst);
+}
+
+static int flow_qpn(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 0, 0xffffff, &((struct line_flow *)object)->f.qpn);
+}
+
+static int flow_expert(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 0, MT_MAX_EXPERTS - 1, &((struct line_flow *)object)->f.expert);
+}
+
+static int take_flow(struct build *b, yaml_node_t *n)
+{
+	static const struct key keys[] = {{"src", flow_src, true}, {"dst", flow_dst, true},
+		{"qpn", flow_qpn, true}, {"expert", flow_expert, false}, {NULL, NULL, false}};
+	struct line_flow *f;
+	int ret;
+
+	ret = grow((void **)&b->flows, &b->cap_flows, b->head.flows, sizeof(*b->flows));
+	if (ret < 0)
+		return mt_fail(b->err, ret, "%s: out of memory", b->name);
+	f = &b->flows[b->head.flows++];
+	f->f = (struct mt_flow){.expert = MT_NO_EXPERT};
+	f->line = line_of(n);
+	return walk(b, n, keys, f, NULL);
+}
+
+/* ---- read: rules ------------------------------------------------------------------------- */
+
+static int rule_name(struct build *b, yaml_node_t *n, void *object)
+{
+	struct line_rule *r = object;
+
+	return get_text(b, n, r->r.name, sizeof(r->r.name));
+}
+
+static int rule_type(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_word(b, n, mt_rule_type_name, MT_RULE_TYPES, &v);
+
+	((struct line_rule *)object)->r.type = (uint8_t)v;
+	return ret;
+}
+
+static int rule_phase(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_word(b, n, mt_phase_name, MT_PHASES, &v);
+
+	((struct line_rule *)object)->r.phase = (uint8_t)v;
+	return ret;
+}
+
+static int rule_length(struct build *b, yaml_node_t *n, void *object)
+{
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+	uint32_t two[2] = {0};
+	int ret;
+
+	if (n->type == YAML_SEQUENCE_NODE) {
+		ret = get_two(b, n, INT32_MAX, two);
+		if (ret == 0 && two[0] > two[1])
+			ret = bad(b, line_of(n), "the first length is above the second");
+	} else {
+		ret = get_u32(b, n, 0, INT32_MAX, &two[0]);
+		two[1] = two[0];
+	}
+	r->length_min = two[0];
+	r->length_max = two[1];
+	return ret;
+}
+
+static int rule_offset(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u64(b, n, &((struct line_rule *)object)->r.offset);
+}
+
+static int rule_size(struct build *b, yaml_node_t *n, void *object)
+{
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+	int ret = get_u64(b, n, &r->size);
+
+	if (ret == 0 && (r->size == 0 || r->size > 1ULL << 47))
+		ret = bad(b, line_of(n), "a size of 1 to 2^47 bytes is expected");
+	return ret;
+}
+
+static int stride_value(struct build *b, yaml_node_t *n, void *object)
+{
+	uint64_t *v = object;
+	int ret = get_u64(b, n, v);
+
+	if (ret == 0 && (*v < 2 || *v > 1ULL << 47))
+		ret = bad(b, line_of(n), "a stride of 2 to 2^47 bytes is expected");
+	return ret;
+}
+
+struct field {
+	uint64_t stride;
+	uint32_t count, fixed, max;
+};
+
+static int field_stride(struct build *b, yaml_node_t *n, void *object)
+{
+	return stride_value(b, n, &((struct field *)object)->stride);
+}
+
+static int field_count(struct build *b, yaml_node_t *n, void *object)
+{
+	struct field *f = object;
+
+	return get_u32(b, n, 1, f->max, &f->count);
+}
+
+static int field_fixed(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 0, MT_MAX_EXPERTS - 1, &((struct field *)object)->fixed);
+}
+
+static int field_of(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	if (scalar(n) == NULL || strcmp(scalar(n), "dst") != 0)
+		return bad(b, line_of(n), "experts of a message are those 'of: dst'");
+	return 0;
+}
+
+static int get_field(
+	struct build *b, yaml_node_t *n, uint32_t max, uint64_t *stride, uint32_t *count)
+{
+	static const struct key keys[] = {
+		{"stride", field_stride, true}, {"count", field_count, true}, {NULL, NULL, false}};
+	struct field f = {.max = max};
+	int ret = walk(b, n, keys, &f, NULL);
+
+	*stride = f.stride;
+	*count = f.count;
+	return ret;
+}
+
+static int rule_parity(struct build *b, yaml_node_t *n, void *object)
+{
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+
+	return get_field(b, n, MT_MAX_PARITY, &r->parity_stride, &r->parity_count);
+}
+
+static int rule_source(struct build *b, yaml_node_t *n, void *object)
+{
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+
+	return get_field(b, n, MT_MAX_RANKS, &r->source_stride, &r->source_count);
+}
+
+static int rule_expert(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"stride", field_stride, false},
+		{"count", field_count, false}, {"of", field_of, false},
+		{"fixed", field_fixed, false}, {NULL, NULL, false}};
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+	struct field f = {.max = MT_MAX_EXPERTS};
+	uint32_t seen = 0;
+	int ret = walk(b, n, keys, &f, &seen);
+
+	if (ret < 0)
+		return ret;
+	if ((seen & 8) ? (seen & 3) != 0 : (seen & 3) != 3)
+		return bad(b, line_of(n), "expert needs 'stride' and 'count', or 'fixed' alone");
+	r->expert_stride = f.stride;
+	r->expert_count = f.count;
+	r->expert_fixed = f.fixed;
+	return 0;
+}
+
+static int rule_token_bytes(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 1, INT32_MAX, &((struct line_rule *)object)->r.token_bytes);
+}
+
+static int value_scale(struct build *b, yaml_node_t *n, void *object)
+{
+	int64_t v = 0;
+	int ret = get_int(b, n, -MT_MAX_SCALE, MT_MAX_SCALE, &v);
+
+	((struct mt_rule *)object)->value_scale = (int32_t)v;
+	return ret == 0 && v == 0 ? bad(b, line_of(n), "a scale of 0 announces nothing") : ret;
+}
+
+static int value_add(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_int(b, n, INT32_MIN, INT32_MAX, &((struct mt_rule *)object)->value_add);
+}
+
+static int value_width(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_u32(b, n, 4, 8, &v);
+
+	((struct mt_rule *)object)->value_width = (uint8_t)v;
+	return ret == 0 && v != 4 && v != 8 ? bad(b, line_of(n), "a width of 4 or 8 bytes") : ret;
+}
+
+static int rule_value(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"scale", value_scale, true}, {"add", value_add, false},
+		{"width", value_width, false}, {NULL, NULL, false}};
+
+	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
+}
+
+enum {
+	KEY_NAME,
+	KEY_RULE,
+	KEY_PHASE,
+	KEY_LENGTH,
+	KEY_OFFSET,
+	KEY_SIZE,
+	KEY_PARITY,
+	KEY_EXPERT,
+	KEY_SOURCE,
+	KEY_TOKEN_BYTES,
+	KEY_VALUE
+};
+
+static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
+	[KEY_RULE] = {"rule", rule_type, true},
+	[KEY_PHASE] = {"phase", rule_phase, true},
+	[KEY_LENGTH] = {"length", rule_length, false},
+	[KEY_OFFSET] = {"offset", rule_offset, false},
+	[KEY_SIZE] = {"size", rule_size, false},
+	[KEY_PARITY] = {"parity", rule_parity, false},
+	[KEY_EXPERT] = {"expert", rule_expert, false},
+	[KEY_SOURCE] = {"source", rule_source, false},
+	[KEY_TOKEN_BYTES] = {"token-bytes", rule_token_bytes, false},
+	[KEY_VALUE] = {"value", rule_value, false},
+	{NULL, NULL, false}};
+
+static int take_rule(struct build *b, yaml_node_t *n)
+{
+	struct line_rule *r = &b->rules[b->head.rules++];
+
+	r->line = line_of(n);
+	r->r.length_max = UINT32_MAX;
+	r->r.value_width = 8;
+	return walk(b, n, rule_keys, r, &r->keys);
+}
+
+/* ---- read: the whole --------------------------------------------------------------------- */
+
+static int map_version(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v;
+
+	(void)object;
+	return get_u32(b, n, 1, 1, &v);
+}
+
+static int map_job(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return get_text(b, n, b->head.job, sizeof(b->head.job));
+}
+
+static int map_pattern(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return get_word(b, n, mt_pattern_name, MT_PATTERNS, &b->head.pattern);
+}
+
+static int map_layers(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return get_u32(b, n, 1, MT_MAX_LAYERS, &b->head.layers);
+}
+
+static int map_micro(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return get_u32(b, n, 1, MT_MAX_MICRO, &b->head.micro_batches);
+}
+
+static int map_tap(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return get_word(b, n, mt_tap_name, MT_TAPS, &b->head.tap);
+}
+
+static int map_idle_gap(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t us = 0;
+	int ret = get_u32(b, n, 1, MT_MAX_IDLE_GAP_NS / 1000, &us);
+
+	(void)object;
+	b->head.idle_gap_ns = us * 1000ULL;
+	return ret;
+}
+
+static int map_experts(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return get_u32(b, n, 1, MT_MAX_EXPERTS, &b->experts_per_rank);
+}
+
+static int map_ranks(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return each(b, n, "ranks", MT_MAX_RANKS, take_rank);
+}
+
+static int map_rules(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return each(b, n, "rules", MT_MAX_RULES, take_rule);
+}
+
+static int map_flows(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	return each(b, n, "flows", MT_MAX_FLOWS, take_flow);
+}
+
+static const struct key map_keys[] = {{"moetap-map", map_version, true}, {"job", map_job, true},
+	{"pattern", map_pattern, true}, {"layers", map_layers, true},
+	{"micro-batches", map_micro, false}, {"tap", map_tap, false},
+	{"idle-gap-us", map_idle_gap, false}, {"experts-per-rank", map_experts, false},
+	{"ranks", map_ranks, true}, {"rules", map_rules, true}, {"flows", map_flows, false},
+	{NULL, NULL, false}};
+
+/* ---- resolve and judge ------------------------------------------------------------------- */
+
+static int resolve_ranks(struct build *b)
+{
+	struct mt_bank *h = &b->head;
+
+	for (uint32_t i = 0; i < h->ranks; i++) {
+		struct line_rank *r = &b->ranks[i];
+
+		if (!r->seen)
+			return bad(b, 1, "rank %u is missing: ranks are 0 to %u without holes", i,
+				h->ranks - 1);
+		if (!r->has_experts && b->experts_per_rank == 0)
+			return bad(b, r->line,
+				"rank %u: no experts; give it 'experts: [first, count]', or the "
+				"map "
+				"'experts-per-rank'",
+				i);
+		if (!r->has_experts) {
+			r->r.first_expert = i * b->experts_per_rank;
+			r->r.experts = b->experts_per_rank;
+		}
+		if (r->r.first_expert + r->r.experts > MT_MAX_EXPERTS)
+			return bad(b, r->line, "rank %u: too many experts: at most %u in all", i,
+				MT_MAX_EXPERTS);
+		if (r->r.first_expert + r->r.experts > h->experts)
+			h->experts = r->r.first_expert + r->r.experts;
+	}
+	if (h->ranks < 2)
+		return bad(
+			b, 1, "a map has at least 2 ranks: nothing crosses a wire between fewer");
+	if (h->experts == 0)
+		return bad(b, 1, "no rank holds an expert");
+	if ((uint64_t)h->ranks * h->experts > MT_MAX_CELLS)
+		return bad(b, 1, "%u ranks with %u experts make more than %u cells", h->ranks,
+			h->experts, MT_MAX_CELLS);
+	return 0;
+}
+
+static int judge_experts(struct build *b)
+{
+	uint32_t *owner = calloc(b->head.experts, sizeof(*owner));
+	int ret = 0;
+
+	if (owner == NULL)
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	for (uint32_t i = 0; i < b->head.ranks && ret == 0; i++) {
+		const struct mt_rank *r = &b->ranks[i].r;
+
+		for (uint32_t e = r->first_expert; e < r->first_expert + r->experts; e++) {
+			if (owner[e] != 0) {
+				ret = bad(b, b->ranks[i].line,
+					"expert %u is at rank %u and at rank %u", e, owner[e] - 1,
+					i);
+				break;
+			}
+			owner[e] = i + 1;
+		}
+	}
+	free(owner);
+	return ret;
+}
+
+static int by_address(const void *x, const void *y)
+{
+	return memcmp(((const struct line_addr *)x)->a.ip, ((const struct line_addr *)y)->a.ip, 16);
+}
+
+static int judge_addresses(struct build *b)
+{
+	qsort(b->addrs, b->head.addrs, sizeof(*b->addrs), by_address);
+	for (uint32_t i = 1; i < b->head.addrs; i++)
+		if (by_address(&b->addrs[i - 1], &b->addrs[i]) == 0) {
+			const struct line_addr *x = &b->addrs[i - 1], *y = &b->addrs[i];
+
+			return bad(b, x->line > y->line ? x->line : y->line,
+				"the address in line %u is used twice (ranks %u and %u): an "
+				"address "
+				"belongs to one rank",
+				x->line < y->line ? x->line : y->line, x->a.rank, y->a.rank);
+		}
+	return 0;
+}
+
+static int by_flow(const void *x, const void *y)
+{
+	const struct mt_flow *f = &((const struct line_flow *)x)->f;
+	const struct mt_flow *g = &((const struct line_flow *)y)->f;
+
+	if (f->src != g->src)
+		return f->src < g->src ? -1 : 1;
+	if (f->dst != g->dst)
+		return f->dst < g->dst ? -1 : 1;
+	return f->qpn < g->qpn ? -1 : f->qpn > g->qpn;
+}
+
+static int judge_flows(struct build *b)
+{
+	for (uint32_t i = 0; i < b->head.flows; i++) {
+		const struct line_flow *l = &b->flows[i];
+		const struct mt_flow *f = &l->f;
+		const struct mt_rank *d;
+
+		if (f->src >= b->head.ranks || f->dst >= b->head.ranks)
+			return bad(b, l->line, "there is no rank %u: ranks are 0 to %u",
+				f->src >= b->head.ranks ? f->src : f->dst, b->head.ranks - 1);
+		if (f->src == f->dst)
+			return bad(b, l->line, "a flow of rank %u to itself", f->src);
+		d = &b->ranks[f->dst].r;
+		if (f->expert != MT_NO_EXPERT &&
+			(f->expert < d->first_expert || f->expert >= d->first_expert + d->experts))
+			return bad(b, l->line, "expert %u is not at rank %u, which holds %u to %u",
+				f->expert, f->dst, d->first_expert,
+				d->first_expert + d->experts - 1);
+	}
+	qsort(b->flows, b->head.flows, sizeof(*b->flows), by_flow);
+	for (uint32_t i = 1; i < b->head.flows; i++)
+		if (by_flow(&b->flows[i - 1], &b->flows[i]) == 0)
+			return bad(b,
+				b->flows[i].line > b->flows[i - 1].line ? b->flows[i].line
+									: b->flows[i - 1].line,
+				"flow %u to %u, QPN 0x%x stands here twice", b->flows[i].f.src,
+				b->flows[i].f.dst, b->flows[i].f.qpn);
+	return 0;
+}
+
+/* Which keys each kind of rule needs, and which it can have. */
+static int judge_keys(struct build *b, const struct line_rule *l)
+{
+	static const struct {
+		uint32_t need, may;
+	} by_type[MT_RULE_TYPES] = {
+		[MT_RULE_VA] = {1 << KEY_SIZE, 1 << KEY_LENGTH | 1 << KEY_OFFSET | 1 << KEY_PARITY |
+						       1 << KEY_SOURCE | 1 << KEY_EXPERT |
+						       1 << KEY_TOKEN_BYTES},
+		[MT_RULE_ATOMIC] = {1 << KEY_SIZE, 1 << KEY_OFFSET | 1 << KEY_PARITY |
+							   1 << KEY_SOURCE | 1 << KEY_EXPERT |
+							   1 << KEY_VALUE},
+		[MT_RULE_QP] = {0, 1 << KEY_LENGTH | 1 << KEY_TOKEN_BYTES},
+		[MT_RULE_LENGTH] = {1 << KEY_LENGTH, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES}};
+	uint32_t always = 1 << KEY_NAME | 1 << KEY_RULE | 1 << KEY_PHASE;
+	uint32_t need = by_type[l->r.type].need, may = by_type[l->r.type].may | need | always;
+
+	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_VA)
+		need |= 1 << KEY_EXPERT;
+	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_LENGTH)
+		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
+	if (l->r.phase == MT_PHASE_COUNT)
+		need |= 1 << KEY_EXPERT | 1 << KEY_VALUE;
+	else
+		may &= ~(1u << KEY_VALUE);
+	if (l->r.phase != MT_PHASE_DISPATCH)
+		may &= ~(1u << KEY_TOKEN_BYTES);
+	if (l->r.phase != MT_PHASE_DISPATCH && l->r.phase != MT_PHASE_COUNT)
+		may &= ~(1u << KEY_EXPERT | 1u << KEY_SOURCE);
+	for (unsigned int i = 0; rule_keys[i].name != NULL; i++) {
+		if (need & ~l->keys & 1u << i)
+			return bad(b, l->line, "rule '%s' (%s, %s) needs '%s'", l->r.name,
+				mt_rule_type_name(l->r.type), mt_phase_name(l->r.phase),
+				rule_keys[i].name);
+		if (l->keys & ~may & 1u << i)
+			return bad(b, l->line, "rule '%s' (%s, %s) has no use for '%s'", l->r.name,
+				mt_rule_type_name(l->r.type), mt_phase_name(l->r.phase),
+				rule_keys[i].name);
+	}
+	return 0;
+}
+
+/** Whether the experts that a rule names are those that the ranks hold. */
+static int judge_rule_experts(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+	bool region = r->type <= MT_RULE_ATOMIC;
+
+	if ((l->keys & 1 << KEY_EXPERT) == 0)
+		return 0;
+	if (region && r->expert_count == 0)
+		return bad(b, l->line, "rule '%s': expert is 'stride' and 'count' in a rule %s",
+			r->name, mt_rule_type_name(r->type));
+	if (!region && r->expert_count != 0)
+		return bad(b, l->line, "rule '%s': expert is 'fixed' in a rule %s", r->name,
+			mt_rule_type_name(r->type));
+	for (uint32_t i = 0; i < b->head.ranks; i++) {
+		uint32_t held = b->ranks[i].r.experts;
+
+		if (held == 0)
+			continue;
+		if (region && r->expert_count != held)
+			return bad(b, l->line, "rule '%s': %u experts a rank, but rank %u holds %u",
+				r->name, r->expert_count, i, held);
+		if (!region && r->expert_fixed >= held)
+			return bad(b, l->line,
+				"rule '%s': expert %u of a rank, but rank %u holds %u", r->name,
+				r->expert_fixed, i, held);
+	}
+	return 0;
+}
+
+static int judge_rule(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+	int ret;
+
+	if (r->phase == MT_PHASE_COUNT && r->type != MT_RULE_ATOMIC)
+		return bad(b, l->line, "rule '%s': counts are announced by rule atomic", r->name);
+	if (r->phase != MT_PHASE_DISPATCH && r->type == MT_RULE_QP)
+		return bad(b, l->line,
+			"rule '%s': a queue pair names experts in phase dispatch only; "
+			"use rule length or va",
+			r->name);
+	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_ATOMIC)
+		return bad(b, l->line, "rule '%s': an atomic carries no tokens; phase count?",
+			r->name);
+	ret = judge_keys(b, l);
+	if (ret < 0)
+		return ret;
+	if (r->parity_count != 0 && r->size > r->parity_stride)
+		return bad(b, l->line,
+			"rule '%s': a region of %llu bytes does not fit in a parity "
+			"stride of %llu",
+			r->name, (unsigned long long)r->size, (unsigned long long)r->parity_stride);
+	ret = judge_rule_experts(b, l);
+	if (ret < 0)
+		return ret;
+	if (r->expert_stride * r->expert_count > r->size)
+		return bad(b, l->line,
+			"rule '%s': %u experts of %llu bytes do not fit in a region of "
+			"%llu",
+			r->name, r->expert_count, (unsigned long long)r->expert_stride,
+			(unsigned long long)r->size);
+	if (r->source_count != 0 && r->source_count != b->head.ranks)
+		return bad(b, l->line, "rule '%s': %u sources, but the map has %u ranks", r->name,
+			r->source_count, b->head.ranks);
+	if (r->source_stride * r->source_count > r->size)
+		return bad(b, l->line,
+			"rule '%s': %u sources of %llu bytes do not fit in a region of "
+			"%llu",
+			r->name, r->source_count, (unsigned long long)r->source_stride,
+			(unsigned long long)r->size);
+	for (uint32_t i = 0; i < b->head.ranks && r->type <= MT_RULE_ATOMIC; i++)
+		if (!b->ranks[i].has_base)
+			return bad(b, b->ranks[i].line,
+				"rank %u has no 'base', which rule '%s' needs", i, r->name);
+	return 0;
+}
+
+/** Addresses wrap at 2^64, and so do these. */
+static bool ranges_meet(uint64_t a, uint64_t alen, uint64_t c, uint64_t clen)
+{
+	return c - a < alen || a - c < clen;
+}
+
+/** Whether one message could be read by both rules. Exact: parity areas are few. */
+static bool rules_meet(const struct mt_rule *r, const struct mt_rule *s)
+{
+	uint32_t rp = r->parity_count ? r->parity_count : 1,
+		 sp = s->parity_count ? s->parity_count : 1;
+
+	if ((r->type == MT_RULE_ATOMIC) != (s->type == MT_RULE_ATOMIC))
+		return false;
+	if (r->length_min > s->length_max || s->length_min > r->length_max)
+		return false;
+	if (r->type > MT_RULE_ATOMIC || s->type > MT_RULE_ATOMIC)
+		return true;
+	for (uint32_t i = 0; i < rp; i++)
+		for (uint32_t j = 0; j < sp; j++)
+			if (ranges_meet(r->offset + i * r->parity_stride, r->size,
+				    s->offset + j * s->parity_stride, s->size))
+				return true;
+	return false;
+}
+
+/** A rule qp knows the experts of messages from the flows only. */
+static int judge_qp_flows(struct build *b)
+{
+	const struct line_rule *l = b->rules;
+
+	for (uint32_t i = 0; i < b->head.flows; i++)
+		if (b->flows[i].f.expert != MT_NO_EXPERT)
+			return 0;
+	for (uint32_t i = 0; i < b->head.rules; i++, l++)
+		if (l->r.type == MT_RULE_QP)
+			return bad(b, l->line, "rule '%s' (qp) needs 'flows' with their experts",
+				l->r.name);
+	return 0;
+}
+
+static int judge_rules(struct build *b)
+{
+	const struct line_rule *first = NULL;
+	int ret;
+
+	for (uint32_t i = 0; i < b->head.rules; i++) {
+		const struct line_rule *l = &b->rules[i];
+
+		ret = judge_rule(b, l);
+		if (ret < 0)
+			return ret;
+		for (uint32_t j = 0; j < i; j++) {
+			if (strcmp(l->r.name, b->rules[j].r.name) == 0)
+				return bad(b, l->line, "a rule of the name '%s' stands in line %u",
+					l->r.name, b->rules[j].line);
+			if (rules_meet(&l->r, &b->rules[j].r))
+				return bad(b, l->line,
+					"a message could be read by rule '%s' and by "
+					"rule '%s' (line %u)",
+					l->r.name, b->rules[j].r.name, b->rules[j].line);
+		}
+		if (l->r.phase != MT_PHASE_DISPATCH)
+			continue;
+		if (first == NULL)
+			first = l;
+		else if ((first->r.type == MT_RULE_VA) != (l->r.type == MT_RULE_VA) ||
+			 (l->r.type != MT_RULE_VA && first->r.token_bytes != l->r.token_bytes))
+			return bad(b, l->line, "rules '%s' and '%s' count tokens in different ways",
+				first->r.name, l->r.name);
+	}
+	if (first == NULL)
+		return bad(b, 1, "no rule of phase dispatch: nothing would be counted");
+	return judge_qp_flows(b);
+}
+
+/* ---- compile ----------------------------------------------------------------------------- */
+
+static struct mt_bank *compile(struct build *b)
+{
+	struct mt_bank h = b->head, *bank;
+	uint64_t at = sizeof(h);
+
+	h.magic = MT_BANK_MAGIC;
+	h.version = MT_PAGE_VERSION;
+	h.rank_off = (uint32_t)at;
+	at += h.ranks * sizeof(struct mt_rank);
+	h.addr_off = (uint32_t)at;
+	at += h.addrs * sizeof(struct mt_addr);
+	h.rule_off = (uint32_t)at;
+	at += h.rules * sizeof(struct mt_rule);
+	h.flow_off = (uint32_t)at;
+	at += h.flows * sizeof(struct mt_flow);
+	h.bytes = (uint32_t)at;
+	bank = calloc(1, at);
+	if (bank == NULL)
+		return NULL;
+	memcpy(bank, &h, sizeof(h));
+	for (uint32_t i = 0; i < h.ranks; i++)
+		((struct mt_rank *)((char *)bank + h.rank_off))[i] = b->ranks[i].r;
+	for (uint32_t i = 0; i < h.addrs; i++)
+		((struct mt_addr *)((char *)bank + h.addr_off))[i] = b->addrs[i].a;
+	for (uint32_t i = 0; i < h.rules; i++)
+		((struct mt_rule *)((char *)bank + h.rule_off))[i] = b->rules[i].r;
+	for (uint32_t i = 0; i < h.flows; i++)
+		((struct mt_flow *)((char *)bank + h.flow_off))[i] = b->flows[i].f;
+	bank->snap = mt_bank_snap(bank);
+	bank->checksum = mt_bank_sum(bank);
+	return bank;
+}
+
+static int build_bank(struct build *b, struct mt_bank **bank)
+{
+	yaml_node_t *root = yaml_document_get_root_node(&b->doc);
+	int ret;
+
+	b->head.micro_batches = 1;
+	b->head.idle_gap_ns = 2000000000ULL;
+	ret = walk(b, root, map_keys, NULL, NULL);
+	if (ret == 0)
+		ret = resolve_ranks(b);
+	if (ret == 0)
+		ret = judge_experts(b);
+	if (ret == 0)
+		ret = judge_addresses(b);
+	if (ret == 0)
+		ret = judge_flows(b);
+	if (ret == 0)
+		ret = judge_rules(b);
+	if (ret < 0)
+		return ret;
+	*bank = compile(b);
+	return *bank == NULL ? mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name) : 0;
+}
+
+/** Line of a byte of the text: the YAML reader tells no line of bytes that are no text. */
+static unsigned int line_at(const char *text, size_t offset)
+{
+	unsigned int line = 1;
+
+	for (const char *c = text; c < text + offset; c++)
+		line += *c == '\n';
+	return line;
+}
+
+static int not_yaml(struct build *b, const yaml_parser_t *p, const char *text, size_t len)
+{
+	unsigned int line = (unsigned int)p->problem_mark.line + 1;
+
+	if (p->error == YAML_MEMORY_ERROR)
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	if (p->error == YAML_READER_ERROR)
+		line = line_at(text, p->problem_offset < len ? p->problem_offset : len);
+	return bad(b, line, "not YAML: %s", p->problem ? p->problem : "unreadable");
+}
+
+/**
+ * What would cost much or not be seen: the YAML library takes time with the square of the depth,
+ * and reads the first document only.
+ */
+static int judge_shape(struct build *b, const char *text, size_t len)
+{
+	unsigned int depth = 0, documents = 0, line;
+	yaml_event_type_t type = YAML_NO_EVENT;
+	yaml_parser_t p;
+	yaml_event_t ev;
+	int ret = 0;
+
+	if (!yaml_parser_initialize(&p))
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	yaml_parser_set_input_string(&p, (const unsigned char *)text, len);
+	while (ret == 0 && type != YAML_STREAM_END_EVENT) {
+		if (!yaml_parser_parse(&p, &ev)) {
+			ret = not_yaml(b, &p, text, len);
+			break;
+		}
+		type = ev.type;
+		line = (unsigned int)ev.start_mark.line + 1;
+		yaml_event_delete(&ev);
+		depth += type == YAML_SEQUENCE_START_EVENT || type == YAML_MAPPING_START_EVENT;
+		depth -= type == YAML_SEQUENCE_END_EVENT || type == YAML_MAPPING_END_EVENT;
+		documents += type == YAML_DOCUMENT_START_EVENT;
+		if (depth > MAX_DEPTH)
+			ret = bad(b, line, "lists and keys inside each other, more than %u deep",
+				MAX_DEPTH);
+		if (documents > 1)
+			ret = bad(b, line, "a second document; a file is one map");
+	}
+	yaml_parser_delete(&p);
+	if (ret == 0 && documents == 0)
+		ret = bad(b, 1, "the file is empty");
+	return ret;
+}
+
+int mt_map_parse(
+	const char *text, size_t len, const char *name, struct mt_bank **bank, struct mt_error *err)
+{
+	struct build b = {.name = name, .err = err};
+	yaml_parser_t parser;
+	int ret;
+
+	ret = judge_shape(&b, text, len);
+	if (ret < 0)
+		return ret;
+	ret = -ENOMEM;
+	b.ranks = calloc(MT_MAX_RANKS, sizeof(*b.ranks));
+	b.rules = calloc(MT_MAX_RULES, sizeof(*b.rules));
+	if (b.ranks == NULL || b.rules == NULL || !yaml_parser_initialize(&parser)) {
+		mt_fail(err, ret, "%s: out of memory", name);
+		goto out;
+	}
+	yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
+	if (yaml_parser_load(&parser, &b.doc)) {
+		ret = build_bank(&b, bank);
+		yaml_document_delete(&b.doc);
+	} else {
+		ret = not_yaml(&b, &parser, text, len);
+	}
+	yaml_parser_delete(&parser);
+out:
+	free(b.ranks);
+	free(b.rules);
+	free(b.addrs);
+	free(b.flows);
+	return ret;
+}
+
+int mt_map_load(const char *path, struct mt_bank **bank, struct mt_error *err)
+{
+	struct stat st;
+	size_t got = 0;
+	ssize_t n = 0;
+	char *text;
+	int fd, ret;
+
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer would wait */
+	if (fd < 0 || fstat(fd, &st) < 0) {
+		ret = mt_fail(err, -errno, "%s: %s", path, strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return ret;
+	}
+	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)MT_MAP_FILE_MAX) {
+		close(fd);
+		return mt_fail(err, S_ISREG(st.st_mode) ? -EFBIG : -EINVAL,
+			"%s: a map is a regular file of at most %u MiB", path,
+			MT_MAP_FILE_MAX >> 20);
+	}
+	text = malloc((size_t)st.st_size + 1);
+	if (text == NULL) {
+		close(fd);
+		return mt_fail(err, -ENOMEM, "%s: out of memory", path);
+	}
+	while (got < (size_t)st.st_size && (n = read(fd, text + got, (size_t)st.st_size - got)) > 0)
+		got += (size_t)n;
+	if (n < 0)
+		ret = mt_fail(err, -errno, "%s: %s", path, strerror(errno));
+	else
+		ret = mt_map_parse(text, got, path, bank, err);
+	close(fd);
+	free(text);
+	return ret;
+}
+
+const char *mt_rule_type_name(unsigned int type)
+{
+	static const char *const names[MT_RULE_TYPES] = {"va", "atomic", "qp", "length"};
+
+	return type < MT_RULE_TYPES ? names[type] : "?";
+}
+
+const char *mt_phase_name(unsigned int phase)
+{
+	static const char *const names[MT_PHASES] = {"dispatch", "combine", "count", "control"};
+
+	return phase < MT_PHASES ? names[phase] : "?";
+}
+
+const char *mt_pattern_name(unsigned int pattern)
+{
+	static const char *const names[MT_PATTERNS] = {
+		"inference", "training", "training-recompute"};
+
+	return pattern < MT_PATTERNS ? names[pattern] : "?";
+}
+
+const char *mt_tap_name(unsigned int tap)
+{
+	static const char *const names[MT_TAPS] = {"all", "heads"};
+
+	return tap < MT_TAPS ? names[tap] : "?";
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file map.h: from a map as users write it (YAML) to the bank that the firmware takes.
+ *
+ * What a map may say is in docs/map.md. All functions are thread-safe on different objects.
+ */
+#ifndef MOETAP_DRIVER_MAP_H
+#define MOETAP_DRIVER_MAP_H
+
+#include <stdbool.h>
+
+#include "error.h"
+#include "moetap_page.h"
+
+/** Largest map file read, bytes: a million flows fit. */
+#define MT_MAP_FILE_MAX (256u << 20)
+
+#define MT_MAX_SCALE 1000000		  /* of announced counts, and as a negative */
+#define MT_MAX_IDLE_GAP_NS 3600000000000u /* an hour */
+
+/**
+ * Read, check and compile a map file.
+ *
+ * @param[out] bank one block, to be freed with free()
+ * @return 0; -EINVAL: the map is wrong, @p err has "file:line: reason"; -ENOENT, -EACCES, -EFBIG,
+ *	-ENOMEM
+ */
+int mt_map_load(const char *path, struct mt_bank **bank, struct mt_error *err);
+
+/** The same from memory; @p name stands for the file in errors. */
+int mt_map_parse(const char *text, size_t len, const char *name, struct mt_bank **bank,
+	struct mt_error *err);
+
+/**
+ * Whether a bank of @p room bytes can be used as it stands: everything that the firmware relies
+ * on. Addresses and flows must be sorted and free of doubles, as mt_map_parse() makes them.
+ *
+ * Only for memory that nobody else writes: what was checked could change before it is used. For a
+ * bank in a page there is mt_bank_take().
+ *
+ * @return 0 or -EINVAL
+ */
+int mt_bank_check(const struct mt_bank *bank, uint64_t room, struct mt_error *err);
+
+/**
+ * Copy a bank out of a page, where a map loader may write it at any time, and check the copy.
+ *
+ * @param[out] bank the copy, to be freed with free()
+ * @return 0; -EINVAL: no map, damaged, or changed while it was copied; -ENOMEM
+ */
+int mt_bank_take(
+	const struct mt_bank *shared, uint64_t room, struct mt_bank **bank, struct mt_error *err);
+
+/** FNV-1a, 64 bits, over the bank as if its checksum were 0. */
+uint64_t mt_bank_sum(const struct mt_bank *bank);
+
+/**
+ * Bytes from the start of a frame that the rules need, for a snap length (0: none, no rules).
+ * Assumes two VLAN tags and IPv6, without IP options.
+ */
+uint32_t mt_bank_snap(const struct mt_bank *bank);
+
+const char *mt_rule_type_name(unsigned int type);
+const char *mt_phase_name(unsigned int phase);
+const char *mt_pattern_name(unsigned int pattern);
+const char *mt_tap_name(unsigned int tap);
+
+#endif

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file moetap_page.h: the device page, the only thing that firmware and host share.
+ *
+ * The firmware shows itself to the host as one page of shared memory, /dev/shm/moetap-NAME:
+ *
+ *	0                 struct mt_page    identity, geometry, state, control, statistics
+ *	bank_off[0]       struct mt_bank    the map in force: ranks, addresses, rules, flows ...
+ *	bank_off[1]       struct mt_bank    ... and the spare one
+ *	ring_off          struct mt_round   slot 0: header, pairs[], bytes[], tokens[]
+ *	  + slot_size     struct mt_round   slot 1, and so on, slots of them
+ *	size
+ *
+ * Words: a *rank* is a process of the job; a *flow* is (source address, destination address,
+ * destination QPN); a *rule* says how a packet names its expert; a *pair* is (source rank,
+ * destination rank); a *cell* of a round counts the tokens of one (source rank, expert); a
+ * *round* is one dispatch all-to-all of one layer.
+ *
+ * Fixed width, little-endian, no pointers: offsets are bytes from the start of the page (in a
+ * bank: from the start of the bank). Sizes and offsets are checked at compile time; whoever
+ * changes one raises MT_PAGE_VERSION.
+ *
+ * Who writes what: the firmware writes everything except struct mt_page_ctl and the spare bank,
+ * which a map loader or a pacing reader on the host writes. One firmware a page (a lock on
+ * byte MT_LOCK_FIRMWARE of the file), one map loader at a time (byte MT_LOCK_LOADER). Readers, any
+ * number, map the page read-only and cannot slow
+ * the firmware down.
+ */
+#ifndef MOETAP_PAGE_H
+#define MOETAP_PAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MT_PAGE_MAGIC 0x313045474150544dULL /* "MTPAGE01", little-endian */
+#define MT_BANK_MAGIC 0x3130304b4e41424dULL /* "MBANK001" */
+#define MT_PAGE_VERSION 1u
+#define MT_PAGE_PREFIX "/moetap-" /* of the name in shared memory */
+#define MT_NAME_LEN 64
+
+/* Limits. A map beyond them is refused by the loader with the limit named. */
+#define MT_MAX_RANKS 1024u
+#define MT_MAX_ADDRS 8192u
+#define MT_MAX_RULES 16u
+#define MT_MAX_FLOWS (1u << 20)
+#define MT_MAX_EXPERTS 65536u
+#define MT_MAX_CELLS (1u << 20) /* ranks * experts */
+#define MT_MAX_LAYERS 1024u
+#define MT_MAX_MICRO 1024u
+#define MT_MAX_PARITY 16u
+
+/* Bytes of the page's file on which its firmware and a map loader hold write locks (F_OFD_SETLK):
+ * the kernel gives them back however the process ends. */
+#define MT_LOCK_FIRMWARE 0
+#define MT_LOCK_LOADER 1
+
+enum mt_rule_type { MT_RULE_VA, MT_RULE_ATOMIC, MT_RULE_QP, MT_RULE_LENGTH, MT_RULE_TYPES };
+
+/** What a message is for. Only dispatch messages are tokens; count messages announce them. */
+enum mt_phase { MT_PHASE_DISPATCH, MT_PHASE_COMBINE, MT_PHASE_COUNT, MT_PHASE_CONTROL, MT_PHASES };
+
+/** What a round is in its step. Only forward rounds are loads. */
+enum mt_pass { MT_PASS_FORWARD, MT_PASS_BACKWARD, MT_PASS_RECOMPUTE, MT_PASSES };
+
+/** Order of the rounds of a step; DESIGN: 0..L-1; then L-1..0; with each layer recomputed. */
+enum mt_pattern {
+	MT_PATTERN_INFERENCE,
+	MT_PATTERN_TRAINING,
+	MT_PATTERN_TRAINING_RECOMPUTE,
+	MT_PATTERNS
+};
+
+/** Tap profiles: every packet, or only those with RETH, ImmDt or AtomicETH. */
+enum mt_tap { MT_TAP_ALL, MT_TAP_HEADS, MT_TAPS };
+
+/**
+ * What became of a packet. Every packet that the port gave ends in exactly one, and all of them
+ * together are all packets. mt_outcome_name() has the names users see.
+ */
+enum mt_outcome {
+	MT_OUT_DISPATCH,     /**< starts a dispatch message: tokens counted */
+	MT_OUT_COMBINE,      /**< starts a combine message */
+	MT_OUT_COUNT,        /**< announces a count */
+	MT_OUT_CONTROL,      /**< starts a control message */
+	MT_OUT_BODY,         /**< goes on with a message whose start was seen */
+	MT_OUT_ORPHAN,       /**< goes on with a message whose start was not seen */
+	MT_OUT_RESPONSE,     /**< acknowledge, atomic acknowledge, read response */
+	MT_OUT_DUPLICATE,    /**< its PSN was seen before: retransmission */
+	MT_OUT_STALE,        /**< its PSN is older than the window remembers: not counted */
+	MT_OUT_UNMATCHED,    /**< between ranks of the job, but no rule knows it */
+	MT_OUT_CONTRADICT,   /**< a rule knows it, but its source or expert cannot be */
+	MT_OUT_UNKNOWN_RANK, /**< RoCE, but an address is no rank's */
+	MT_OUT_NO_ROOM,      /**< a flow for which the flow table had no room */
+	MT_OUT_TRUNCATED,    /**< the frame was cut before a field that is needed */
+	MT_OUT_MALFORMED,    /**< lengths or versions in its headers contradict each other */
+	MT_OUT_FRAGMENT,     /**< an IP fragment */
+	MT_OUT_TRANSPORT,    /**< RoCE, but not reliable connected: UC, UD, XRC, CNP, ... */
+	MT_OUT_NOT_ROCE,     /**< anything else on the wire */
+	MT_OUTCOMES
+};
+
+/** Quality of a round, as bits. Any of MT_Q_INEXACT: do not trust the counts blindly. */
+enum mt_quality {
+	MT_Q_GAP = 1 << 0,       /**< packets of the round never seen (PSN, or count not seen) */
+	MT_Q_DISAGREE = 1 << 1,  /**< tokens counted differ from tokens announced */
+	MT_Q_STALE = 1 << 2,     /**< packets too old to tell from retransmissions */
+	MT_Q_TRUNCATED = 1 << 3, /**< frames cut before a needed field, while the round was open */
+	MT_Q_NIC_DROP = 1 << 4,  /**< the port dropped packets while the round was open */
+	MT_Q_OVERRUN = 1 << 5,   /**< the control core came too late: rounds ran together */
+	MT_Q_RESYNC = 1 << 6,    /**< a queue pair jumped to other PSNs: restart, or a long gap */
+	MT_Q_LATE = 1 << 7,      /**< tokens arrived for rounds that were published already */
+	MT_Q_NO_ROOM = 1 << 8,   /**< flows were not counted for lack of room */
+	MT_Q_CONTRADICT = 1 << 9,/**< messages whose source or expert cannot be */
+	MT_Q_FRACTION = 1 << 10, /**< bytes are no whole number of tokens */
+	MT_Q_ALIGN = 1 << 11,    /**< layer and step are assumed: the firmware started or lost
+				  *   sight in mid-job */
+	MT_Q_DUPLICATE = 1 << 12,/**< retransmissions were seen and left out: exact */
+	MT_Q_UNMATCHED = 1 << 13,/**< packets that no rule knows: exact if they are no tokens */
+	MT_Q_TIMEOUT = 1 << 14,  /**< closed by silence, not by the traffic */
+};
+#define MT_Q_INEXACT ((1u << 12) - 1)
+
+/* ---- map bank ---------------------------------------------------------------------------- */
+
+/** A rank and the experts it holds: [first_expert, first_expert + experts). */
+struct mt_rank {
+	uint64_t base; /**< address at the rank that rules' offsets count from, bytes */
+	uint32_t first_expert;
+	uint32_t experts;
+};
+
+/** An address of a rank; IPv4 is written as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
+struct mt_addr {
+	uint8_t ip[16];
+	uint32_t rank;
+	uint32_t reserved;
+};
+
+#define MT_NO_EXPERT UINT32_MAX
+
+/** A flow that the map names; others between ranks are found as they come. */
+struct mt_flow {
+	uint32_t src, dst; /**< ranks */
+	uint32_t qpn;	   /**< destination QPN, 24 bits */
+	uint32_t expert;   /**< for rule qp: expert of dst, or MT_NO_EXPERT */
+};
+
+/**
+ * A rule: which messages it reads and how they name their expert. With
+ * o = VA - base(dst) - offset, a message is inside when o / parity_stride < parity_count and
+ * o % parity_stride < size; then parity = o / parity_stride, and with r = o % parity_stride
+ * expert index = (r / expert_stride) % expert_count, source = (r / source_stride) % source_count.
+ * A count of 0 means: the field is not there.
+ */
+struct mt_rule {
+	char name[24];
+	uint8_t type;	    /**< enum mt_rule_type */
+	uint8_t phase;	    /**< enum mt_phase */
+	uint8_t value_width;/**< bytes of the operand of an atomic: 4 or 8 */
+	uint8_t reserved[5];
+	uint64_t offset, size;		/**< region, bytes; size 0: any address */
+	uint64_t parity_stride;
+	uint64_t expert_stride;
+	uint64_t source_stride;
+	uint32_t parity_count;
+	uint32_t expert_count;
+	uint32_t source_count;
+	uint32_t expert_fixed;		/**< rule length: index of the expert at dst */
+	uint32_t length_min, length_max;/**< DMA length of the messages, bytes, inclusive */
+	uint32_t token_bytes;		/**< 0: every message is one token */
+	int32_t value_scale;		/**< tokens announced = scale * operand + add */
+	int64_t value_add;
+};
+
+/**
+ * A map as the firmware takes it: one block without pointers, offsets from its start. Written
+ * whole into the spare bank, then struct mt_page_ctl.want is set. A bank that does not pass
+ * mt_bank_check() is refused and the old one stays in force.
+ */
+struct mt_bank {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t bytes; /**< of the whole bank */
+	char job[MT_NAME_LEN];
+	uint32_t pattern, layers, micro_batches, tap;
+	uint64_t idle_gap_ns;
+	uint32_t ranks, addrs, rules, flows;
+	uint32_t experts; /**< of all ranks */
+	uint32_t snap;	  /**< bytes of a frame that the rules need, see mt_bank_snap() */
+	uint32_t rank_off, addr_off, rule_off, flow_off;
+	uint64_t checksum; /**< FNV-1a over the bank with this field 0 */
+};
+
+/* ---- rounds ------------------------------------------------------------------------------ */
+
+/**
+ * What passed between two ranks in a round. Times: see struct mt_round. A pair whose last_ns is 0
+ * was never seen by this tap: its cells are unknown, not zero.
+ */
+struct mt_pair {
+	uint64_t first_ns; /**< first packet of the dispatch in this round, 0: none */
+	uint64_t last_ns;  /**< last packet of the dispatch in this round or before, 0: none ever */
+	uint32_t gaps;	   /**< packets never seen */
+	uint32_t duplicates;
+};
+
+/**
+ * A round as published. A slot holds, after this header: struct mt_pair pairs[ranks * ranks] (of
+ * source s and destination d at s * ranks + d), uint64_t bytes[ranks * experts] and
+ * uint32_t tokens[ranks * experts] (of source s and expert e at s * experts + e).
+ *
+ * Reading round n: slot n % slots. seq == n + 1 before and after the copy (acquire), else the
+ * writer has overtaken the reader: rounds were lost to it, and struct mt_page_state.head says
+ * which are left. mt_reader_next() does this.
+ *
+ * Times are ns since the epoch where packets carry them (captures, NIC clocks), else the host's
+ * CLOCK_REALTIME at the receive burst.
+ */
+struct mt_round {
+	uint64_t seq;	/**< 0 while it is written, then its number on the page + 1 */
+	uint64_t round; /**< number since the firmware started or the map was loaded */
+	uint64_t step;
+	uint32_t layer;
+	uint32_t pass; /**< enum mt_pass */
+	uint64_t boot_id;
+	uint32_t generation; /**< of the map */
+	uint32_t quality;    /**< enum mt_quality, bits */
+	uint64_t first_ns, last_ns, published_ns;
+	uint64_t tokens, bytes;	   /**< sums over the cells */
+	uint32_t ranks, experts;
+	uint32_t gaps;		   /**< packets never seen, all pairs */
+	uint32_t duplicates;	   /**< retransmissions left out */
+	uint32_t counts_missing;   /**< cells whose announced count never came */
+	uint32_t disagreements;	   /**< cells whose announced and counted tokens differ */
+	uint64_t tokens_unseen;	   /**< tokens announced and not seen, in those cells */
+	uint32_t unmatched, truncated, stale, nic_drops, contradictions, late;
+};
+
+/* ---- the page ---------------------------------------------------------------------------- */
+
+enum mt_state { MT_STATE_STARTING, MT_STATE_RUNNING, MT_STATE_STOPPED, MT_STATE_RETIRED };
+
+/** What the firmware is doing. Written by its control core only. */
+struct mt_page_state {
+	uint64_t boot_id;      /**< random, new at every start: readers notice a restart */
+	uint64_t heartbeat_ns; /**< CLOCK_REALTIME, at least every 100 ms */
+	uint64_t started_ns;
+	uint64_t head;	       /**< rounds ever published on this page */
+	uint32_t state;	       /**< enum mt_state */
+	uint32_t pid;
+	uint32_t generation;   /**< of the map in force; raised by every load */
+	uint32_t bank;	       /**< which bank holds it */
+	uint32_t refused;      /**< generation asked for and refused, 0: none */
+	uint32_t starts;       /**< firmware starts on this page */
+};
+
+/** What hosts ask for. Written by the holder of MT_LOCK_LOADER, and by a pacing reader. */
+struct mt_page_ctl {
+	uint32_t want;	     /**< generation asked for; its map is in bank want % 2 */
+	uint32_t attached;   /**< 1: the reader that a firmware started with --paced waits for */
+	uint64_t paced_head; /**< that reader has read the rounds below this number */
+};
+
+/** Monotonic counters since the firmware started; each is read on its own. */
+struct mt_page_stats {
+	uint64_t outcome[24]; /**< enum mt_outcome */
+	uint64_t packets;
+	uint64_t bytes;	      /**< of frames on the wire, as far as headers tell */
+	uint64_t nic_drops;   /**< missed by the port, or for lack of buffers */
+	uint64_t flows;
+	uint64_t rounds;
+	uint64_t overruns;    /**< rounds that ran together: the control core came too late */
+	uint64_t cores;
+	uint64_t reserved;
+};
+
+struct mt_page {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t header_bytes; /**< sizeof(struct mt_page) */
+	uint64_t size;
+	char name[MT_NAME_LEN];
+	uint32_t bank_bytes, slots;
+	uint64_t bank_off[2];
+	uint64_t ring_off, slot_bytes;
+	uint8_t reserved[120];
+	struct mt_page_state state __attribute__((aligned(64)));
+	struct mt_page_ctl ctl __attribute__((aligned(64)));
+	struct mt_page_stats stats __attribute__((aligned(64)));
+};
+
+_Static_assert(sizeof(struct mt_rank) == 16, "ABI");
+_Static_assert(sizeof(struct mt_addr) == 24, "ABI");
+_Static_assert(sizeof(struct mt_flow) == 16, "ABI");
+_Static_assert(sizeof(struct mt_rule) == 112, "ABI");
+_Static_assert(offsetof(struct mt_rule, offset) == 32, "ABI");
+_Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
+_Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");
+_Static_assert(sizeof(struct mt_bank) == 152, "ABI");
+_Static_assert(offsetof(struct mt_bank, pattern) == 80, "ABI");
+_Static_assert(offsetof(struct mt_bank, checksum) == 144, "ABI");
+_Static_assert(sizeof(struct mt_pair) == 24, "ABI");
+_Static_assert(sizeof(struct mt_round) == 144, "ABI");
+_Static_assert(offsetof(struct mt_round, first_ns) == 48, "ABI");
+_Static_assert(offsetof(struct mt_round, unmatched) == 120, "ABI");
+_Static_assert(sizeof(struct mt_page_state) == 56, "ABI");
+_Static_assert(offsetof(struct mt_page, bank_bytes) == 88, "ABI");
+_Static_assert(offsetof(struct mt_page, state) == 256, "ABI");
+_Static_assert(offsetof(struct mt_page, ctl) == 320, "ABI");
+_Static_assert(offsetof(struct mt_page, stats) == 384, "ABI");
+_Static_assert(sizeof(struct mt_page) == 640, "ABI");
+_Static_assert(MT_OUTCOMES <= 24, "stats.outcome has room");
+
+/** Bytes of a slot for that many ranks and experts, a multiple of 64. */
+static inline uint64_t mt_slot_bytes(uint64_t ranks, uint64_t experts)
+{
+	uint64_t n = sizeof(struct mt_round) + ranks * ranks * sizeof(struct mt_pair) +
+		     ranks * experts * (sizeof(uint64_t) + sizeof(uint32_t));
+
+	return (n + 63) & ~63ULL;
+}
+
+static inline struct mt_pair *mt_round_pairs(struct mt_round *r)
+{
+	return (struct mt_pair *)(r + 1);
+}
+
+static inline uint64_t *mt_round_bytes(struct mt_round *r)
+{
+	return (uint64_t *)(mt_round_pairs(r) + (size_t)r->ranks * r->ranks);
+}
+
+static inline uint32_t *mt_round_tokens(struct mt_round *r)
+{
+	return (uint32_t *)(mt_round_bytes(r) + (size_t)r->ranks * r->experts);
+}
+
+static inline const struct mt_rank *mt_bank_ranks(const struct mt_bank *b)
+{
+	return (const struct mt_rank *)((const char *)b + b->rank_off);
+}
+
+static inline const struct mt_addr *mt_bank_addrs(const struct mt_bank *b)
+{
+	return (const struct mt_addr *)((const char *)b + b->addr_off);
+}
+
+static inline const struct mt_rule *mt_bank_rules(const struct mt_bank *b)
+{
+	return (const struct mt_rule *)((const char *)b + b->rule_off);
+}
+
+static inline const struct mt_flow *mt_bank_flows(const struct mt_bank *b)
+{
+	return (const struct mt_flow *)((const char *)b + b->flow_off);
+}
+
+#endif

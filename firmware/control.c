@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <rte_cycles.h>
+
+#include "control.h"
+#include "port.h"
+
+#define STATS_PER_S 50u	   /* updates of statistics, heartbeat and port counters */
+#define QUIET_POLLS 256u   /* empty polls of a core after which a capture is at its end */
+#define NAP_NS 20000
+
+volatile bool fw_quit;
+
+static uint64_t wall_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void nap(void)
+{
+	struct timespec ts = {.tv_nsec = NAP_NS};
+
+	nanosleep(&ts, NULL);
+}
+
+/* ---- publishing ---------------------------------------------------------------------------------- */
+
+static void pace(const struct fw_control *c)
+{
+	const struct mt_page *p = c->page.page;
+	uint64_t head = p->state.head;
+
+	while (c->paced && !fw_quit &&
+		head - __atomic_load_n(&p->ctl.paced_head, __ATOMIC_ACQUIRE) >= p->slots)
+		nap();
+}
+
+/** Write a round into the ring: seq 0, contents, seq, head; readers check seq around their copy. */
+static void publish(void *arg, const struct mt_round *round)
+{
+	struct fw_control *c = arg;
+	struct mt_page_state *s = &c->page.page->state;
+	struct mt_round *slot;
+
+	pace(c);
+	slot = mt_page_slot(&c->page, s->head);
+	__atomic_store_n(&slot->seq, 0, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	memcpy((char *)slot + sizeof(slot->seq), (const char *)round + sizeof(round->seq),
+		mt_slot_bytes(round->ranks, round->experts) - sizeof(slot->seq));
+	slot->boot_id = s->boot_id;
+	slot->published_ns = wall_ns();
+	__atomic_store_n(&slot->seq, s->head + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&s->head, s->head + 1, __ATOMIC_RELEASE);
+	c->page.page->stats.rounds++;
+}
+
+static uint64_t load(const uint64_t *p)
+{
+	return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static void store(uint64_t *p, uint64_t v)
+{
+	__atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
+
+static void update_stats(struct fw_control *c)
+{
+	struct mt_page_stats *s = &c->page.page->stats;
+	struct mt_page_stats sum = {0};
+	uint64_t drops = fw_ports_drops();
+
+	for (uint32_t i = 0; i < c->plane->cores; i++) {
+		const struct fw_core *core = c->plane->core[i];
+
+		for (uint32_t o = 0; o < MT_OUTCOMES; o++)
+			sum.outcome[o] += load(&core->outcome[o]);
+		sum.packets += load(&core->packets);
+		sum.bytes += load(&core->bytes);
+		sum.overruns += load(&core->overruns);
+		sum.flows += __atomic_load_n(&core->tables->used, __ATOMIC_RELAXED);
+	}
+	for (uint32_t o = 0; o < MT_OUTCOMES; o++)
+		store(&s->outcome[o], sum.outcome[o]);
+	store(&s->bytes, sum.bytes);
+	store(&s->overruns, sum.overruns);
+	store(&s->flows, sum.flows);
+	store(&s->nic_drops, drops);
+	store(&s->packets, sum.packets);
+	store(&c->page.page->state.heartbeat_ns, wall_ns());
+	if (drops > c->drops)
+		fw_rounds_dropped(c->rounds, drops - c->drops);
+	c->drops = drops;
+}
+
+/* ---- orders to the poll cores --------------------------------------------------------------------- */
+
+/** Tell all poll cores, and take their words until all have obeyed. */
+static void order(struct fw_control *c, uint32_t what)
+{
+	bool all;
+
+	for (uint32_t i = 0; i < c->plane->cores; i++)
+		__atomic_store_n(&c->plane->core[i]->order, what, __ATOMIC_RELEASE);
+	do {
+		all = true;
+		for (uint32_t i = 0; i < c->plane->cores; i++)
+			all &= __atomic_load_n(&c->plane->core[i]->obeyed, __ATOMIC_ACQUIRE) == what;
+		if (fw_rounds_pump(c->rounds) == 0 && !all)
+			nap();
+	} while (!all);
+}
+
+/** Everything received becomes rounds. Leaves the poll cores waiting. */
+static void settle(struct fw_control *c)
+{
+	order(c, FW_HOLD);
+	order(c, FW_FLUSH);
+	update_stats(c);
+	fw_rounds_close_all(c->rounds, false);
+}
+
+/* ---- maps ------------------------------------------------------------------------------------------ */
+
+static void free_tables(struct fw_tables **t, uint32_t cores)
+{
+	for (uint32_t i = 0; i < cores; i++)
+		fw_tables_free(t[i]);
+}
+
+int fw_control_use(struct fw_control *c, const struct mt_bank *bank, uint32_t generation,
+	struct mt_error *err)
+{
+	struct fw_plane *plane = c->plane;
+	struct fw_tables *fresh[FW_MAX_CORES] = {NULL}, *old[FW_MAX_CORES];
+	struct fw_config *config = fw_config_new(bank, generation);
+	struct fw_rounds *rounds;
+	bool good = config != NULL;
+
+	for (uint32_t i = 0; good && i < plane->cores; i++) {
+		fresh[i] = fw_tables_new(config, c->max_flows);
+		good = fresh[i] != NULL;
+	}
+	for (uint32_t i = 0; i < plane->cores; i++) {
+		old[i] = plane->core[i]->tables;
+		if (good)
+			plane->core[i]->tables = fresh[i];
+	}
+	rounds = good ? fw_rounds_new(plane, publish, c) : NULL;
+	if (rounds == NULL) {
+		for (uint32_t i = 0; i < plane->cores; i++)
+			plane->core[i]->tables = old[i];
+		free_tables(fresh, plane->cores);
+		fw_config_free(config);
+		return mt_fail(err, -ENOMEM, "no memory for %u flows a core with %u experts each: "
+			"start moetap-fw with a smaller --flows", c->max_flows, bank->experts);
+	}
+	if (c->rounds != NULL)
+		fw_rounds_free(c->rounds, old);
+	free_tables(old, plane->cores);
+	fw_config_free(c->config);
+	c->config = config;
+	c->rounds = rounds;
+	plane->fast = 0;
+	return 0;
+}
+
+void fw_control_free(struct fw_control *c)
+{
+	struct fw_tables *t[FW_MAX_CORES];
+
+	for (uint32_t i = 0; i < c->plane->cores; i++) {
+		t[i] = c->plane->core[i]->tables;
+		c->plane->core[i]->tables = NULL;
+	}
+	fw_rounds_free(c->rounds, t);
+	free_tables(t, c->plane->cores);
+	fw_config_free(c->config);
+}
+
+/** A copy of the bank that was asked for, checked, or NULL. It may change while it is read. */
+static struct mt_bank *take_bank(const struct fw_control *c, uint32_t want, struct mt_error *err)
+{
+	const struct mt_page *p = c->page.page;
+	struct mt_bank *copy = malloc(p->bank_bytes);
+
+	if (copy == NULL) {
+		mt_fail(err, -ENOMEM, "out of memory");
+		return NULL;
+	}
+	memcpy(copy, mt_page_bank(&c->page, want), p->bank_bytes);
+	if (mt_bank_check(copy, p->bank_bytes, err) == 0 &&
+		mt_slot_bytes(copy->ranks, copy->experts) <= p->slot_bytes)
+		return copy;
+	if (mt_bank_check(copy, p->bank_bytes, err) == 0)
+		mt_fail(err, -E2BIG, "the map needs larger rounds than the page has room for");
+	free(copy);
+	return NULL;
+}
+
+/** Take the map that a loader left on the page, between two packets. */
+static void follow_map(struct fw_control *c)
+{
+	struct mt_page_state *s = &c->page.page->state;
+	uint32_t want = __atomic_load_n(&c->page.page->ctl.want, __ATOMIC_ACQUIRE);
+	struct mt_error err = {.text = ""};
+	struct mt_bank *bank;
+	int ret = -EINVAL;
+
+	if (want == s->generation || want == s->refused)
+		return;
+	bank = take_bank(c, want, &err);
+	if (bank != NULL) {
+		settle(c);
+		ret = fw_control_use(c, bank, want, &err);
+		free(bank);
+		order(c, FW_RUN);
+	}
+	if (ret < 0) {
+		fprintf(stderr, "moetap-fw: map %u refused: %s\n", want, err.text);
+		__atomic_store_n(&s->refused, want, __ATOMIC_RELEASE);
+		return;
+	}
+	s->bank = want & 1;
+	__atomic_store_n(&s->generation, want, __ATOMIC_RELEASE);
+}
+
+/* ---- the loop --------------------------------------------------------------------------------------- */
+
+/** Whether the ports bring nothing more: every core saw many empty polls, one after the other. */
+static bool at_end(const struct fw_control *c)
+{
+	for (uint32_t i = 0; i < c->plane->cores; i++)
+		if (load(&c->plane->core[i]->idle) < QUIET_POLLS)
+			return false;
+	return true;
+}
+
+static uint64_t activity(const struct fw_control *c)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < c->plane->cores; i++)
+		n += load(&c->plane->core[i]->outcome[MT_OUT_DISPATCH]) +
+		     load(&c->plane->core[i]->outcome[MT_OUT_COMBINE]) +
+		     load(&c->plane->core[i]->outcome[MT_OUT_COUNT]);
+	return n;
+}
+
+/** Close what is open when the job has been silent for the map's idle gap. */
+static void follow_silence(struct fw_control *c, uint64_t *seen, uint64_t *since)
+{
+	uint64_t now = rte_rdtsc(), n = activity(c);
+	double gap = (double)c->config->idle_gap_ns / c->plane->ns_per_tsc;
+
+	if (n != *seen) {
+		*seen = n;
+		*since = now;
+	} else if ((double)(now - *since) > gap) {
+		fw_rounds_close_all(c->rounds, true);
+		*since = now;
+	}
+}
+
+static void wait_attached(const struct fw_control *c)
+{
+	while (c->paced && !fw_quit &&
+		__atomic_load_n(&c->page.page->ctl.attached, __ATOMIC_ACQUIRE) == 0)
+		nap();
+}
+
+static void wait_read(const struct fw_control *c)
+{
+	const struct mt_page *p = c->page.page;
+
+	while (c->paced && !fw_quit &&
+		__atomic_load_n(&p->ctl.paced_head, __ATOMIC_ACQUIRE) < p->state.head)
+		nap();
+}
+
+void fw_control_run(struct fw_control *c)
+{
+	uint64_t now, next = 0, seen = 0, since = rte_rdtsc();
+	struct mt_page_state *s = &c->page.page->state;
+
+	__atomic_store_n(&s->state, MT_STATE_RUNNING, __ATOMIC_RELEASE);
+	wait_attached(c);
+	order(c, FW_RUN);
+	while (!fw_quit && !(c->once && at_end(c))) {
+		if (fw_rounds_pump(c->rounds) == 0)
+			nap();
+		now = rte_rdtsc();
+		if (now < next)
+			continue;
+		next = now + rte_get_tsc_hz() / STATS_PER_S;
+		update_stats(c);
+		follow_map(c);
+		follow_silence(c, &seen, &since);
+	}
+	settle(c);
+	wait_read(c);
+	order(c, FW_EXIT);
+}

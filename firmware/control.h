@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file control.h: the control core's loop: rounds onto the page, maps from it, statistics.
+ */
+#ifndef MOETAP_FW_CONTROL_H
+#define MOETAP_FW_CONTROL_H
+
+#include "map.h"
+#include "page.h"
+#include "rounds.h"
+
+struct fw_control {
+	struct fw_plane *plane;
+	struct mt_page_map page;
+	struct fw_config *config;
+	struct fw_rounds *rounds;
+	uint32_t max_flows; /**< a core */
+	bool once;	    /**< end when the ports bring nothing more */
+	bool paced;	    /**< wait for the reader of the page */
+	uint64_t drops;	    /**< of the ports, as last looked at */
+};
+
+/** Set by SIGINT and SIGTERM. */
+extern volatile bool fw_quit;
+
+/**
+ * Make tables and rounds for a map. The poll cores must not be running.
+ *
+ * @return 0 or -ENOMEM; what was there before is freed only when 0
+ */
+int fw_control_use(struct fw_control *c, const struct mt_bank *bank, uint32_t generation,
+	struct mt_error *err);
+void fw_control_free(struct fw_control *c);
+
+/** Run until told to quit, or (once) until the end of the capture; then close all rounds. */
+void fw_control_run(struct fw_control *c);
+
+/** Telemetry commands /moetap/...; @p c must live as long as the process. */
+void fw_telemetry_init(struct fw_control *c);
+
+#endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file core.h: a poll core's own memory, and the few words that it exchanges with the others.
+ *
+ * Each field has one writer. What both sides touch stands on cache lines of its own.
+ */
+#ifndef MOETAP_FW_CORE_H
+#define MOETAP_FW_CORE_H
+
+#include <rte_ring.h>
+
+#include "flow.h"
+
+#define FW_MAX_CORES 64u
+#define FW_BURST 32u
+#define FW_EVENTS 16384u /* of a core, waiting for the control core */
+
+/** What the control core wants of the poll cores, in the order in which they are gone through. */
+enum fw_order {
+	FW_RUN,	  /**< receive and count */
+	FW_HOLD,  /**< receive nothing more; count what other cores hand over */
+	FW_FLUSH, /**< give up holes: everything received is counted */
+	FW_EXIT,
+};
+
+/** Tables of one core for one map; replaced whole when the map is. */
+struct fw_tables {
+	const struct fw_config *config;
+	struct fw_flow *flows; /**< open-addressed, mask + 1 of them */
+	uint32_t mask, max;    /**< max: flows that may be in use, half of the table */
+	uint32_t used;
+	uint32_t experts;	   /**< cells a flow and bank */
+	struct fw_flow **by_index; /**< [max] */
+	struct fw_epoch *epochs;   /**< [max][FW_EPOCHS] */
+	struct fw_cell *cells;	   /**< [max][FW_EPOCHS][experts] */
+	struct fw_source *sources; /**< [ranks], where labels are a source's */
+	uint32_t *consumed;	   /**< [max] or [ranks]: highest label read; by the control core */
+	struct fw_block *blocks;   /**< [FW_BLOCKS] */
+	uint32_t free_block;	   /**< 1 + first free one, 0: none */
+	uint32_t blocks_touched;   /**< blocks from this one on were never used */
+	bool has_blocks;	   /**< some may be in use: worth a sweep */
+	bool started;		   /**< flows are not held back to find their first packet any more */
+};
+
+struct fw_core {
+	/* the poll core's */
+	struct fw_tables *tables;
+	uint64_t tsc;	/**< when the packet at hand was received */
+	bool stuck;	/**< no bank was free for FW_WAIT_MS: do not wait again until one is */
+	bool fast;	/**< a flow came to FW_START_LABEL: flows that are still starting must start */
+	uint64_t outcome[24]; /**< enum mt_outcome */
+	uint64_t packets, bytes;
+	uint64_t overruns;
+	struct rte_ring *events; /**< struct fw_event, to the control core */
+	struct rte_ring *in[FW_MAX_CORES]; /**< packets received by other cores, NULL for its own */
+	uint32_t id, queues;
+	struct {
+		uint16_t port, queue;
+	} queue[FW_MAX_CORES];
+
+	/* words to the others */
+	uint64_t sent __attribute__((aligned(64))); /**< all received before this tsc was handed on */
+	uint64_t done;	   /**< all received before this tsc by anyone was counted here */
+	uint64_t idle;	   /**< polls in a row that brought nothing */
+	uint32_t obeyed;   /**< enum fw_order */
+
+	/* words from the control core */
+	uint32_t order __attribute__((aligned(64))); /**< enum fw_order */
+	uint64_t wait_tsc; /**< how long to wait for a bank, UINT64_MAX: for ever */
+	uint64_t hold_tsc; /**< how long a hole may stay open when nothing comes */
+} __attribute__((aligned(64)));
+
+/** Memory that is zero and only backed where touched; NULL: none. Freed by fw_release(). */
+void *fw_reserve(size_t bytes);
+void fw_release(void *p, size_t bytes);
+
+/** @return tables for up to @p max flows, or NULL: out of memory */
+struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max);
+void fw_tables_free(struct fw_tables *t);
+
+static inline struct fw_epoch *fw_epoch(const struct fw_tables *t, uint32_t index, uint32_t label)
+{
+	return &t->epochs[(size_t)index * FW_EPOCHS + (label & (FW_EPOCHS - 1))];
+}
+
+static inline size_t fw_cell_at(const struct fw_tables *t, uint32_t index, uint32_t label)
+{
+	return ((size_t)index * FW_EPOCHS + (label & (FW_EPOCHS - 1))) * t->experts;
+}
+
+#endif

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file count.h: the hot path, from a parsed packet to a counter.
+ *
+ * fw_take() is called for every packet of a flow: fw_classify() asks the rules what the packet
+ * means (a struct fw_item), fw_apply() adds that to the cells of the flow's epoch. A packet that is
+ * not the next one of its flow goes the slow way in flow.c, which ends in fw_apply() too.
+ */
+#ifndef MOETAP_FW_COUNT_H
+#define MOETAP_FW_COUNT_H
+
+#include "core.h"
+
+/**
+ * A packet that is not the next one of its flow, or of a flow in which others wait.
+ *
+ * @return outcome
+ */
+unsigned int fw_take_slow(
+	struct fw_core *core, struct fw_flow *f, const struct fw_packet *p, int32_t ahead);
+
+/** Find room for a new flow; NULL: there is none. */
+struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, uint32_t psn);
+
+/** Open epoch @p label of a flow at @p it. Where no bank is free, the old one goes on, flagged. */
+void fw_epoch_open(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label);
+
+/** A dispatch or count that may begin an epoch of its flow: opens it if it does. */
+void fw_flow_step(struct fw_core *core, struct fw_flow *f, const struct fw_item *it);
+
+/** Begin the next epoch of a source rank at @p it. */
+void fw_source_open(
+	struct fw_core *core, struct fw_source *s, uint32_t source, const struct fw_item *it);
+
+/** Hold no flow back any more to find its first packet. */
+void fw_start_all(struct fw_core *core);
+
+/** Give up holes of flows: all of them, or those that have been open for too long. */
+void fw_give_up(struct fw_core *core, bool all);
+
+/* ---- what a packet means ------------------------------------------------------------------- */
+
+/** Does the region or length of a rule match? Then *inside is the offset in the parity's area. */
+static inline bool fw_rule_matches(
+	const struct fw_rule *r, uint64_t offset, uint32_t length, uint64_t *inside, uint8_t *parity)
+{
+	uint64_t o = offset - r->offset, area = 0;
+
+	if (length - r->length_min > r->length_span)
+		return false;
+	*parity = FW_NO_PARITY;
+	if (!r->region)
+		return true;
+	if (r->parity_count != 0) {
+		area = rte_reciprocal_divide_u64(o, &r->parity_div);
+		if (area >= r->parity_count)
+			return false;
+		o -= area * r->parity_stride;
+		*parity = (uint8_t)area;
+	}
+	*inside = o;
+	return o < r->size;
+}
+
+/** Index of the expert at the destination, FW_NO_EXPERT: it cannot be. */
+static inline uint16_t fw_rule_expert(const struct fw_config *c, const struct fw_rule *r,
+	const struct fw_flow *f, uint64_t inside)
+{
+	uint32_t expert = r->expert_fixed, source;
+
+	if (r->type == MT_RULE_QP)
+		return f->expert;
+	if (r->source_count != 0) {
+		source = (uint32_t)(rte_reciprocal_divide_u64(inside, &r->source_div) %
+				    r->source_count);
+		if (unlikely(source != fw_key_src(f->key)))
+			return FW_NO_EXPERT;
+	}
+	if (r->expert_count != 0)
+		expert = (uint32_t)(rte_reciprocal_divide_u64(inside, &r->expert_div) %
+				    r->expert_count);
+	return expert < mt_bank_ranks(c->bank)[fw_key_dst(f->key)].experts ? (uint16_t)expert :
+									    FW_NO_EXPERT;
+}
+
+static inline unsigned int fw_as_dispatch(
+	const struct fw_config *c, struct fw_flow *f, const struct fw_rule *r, uint64_t inside,
+	struct fw_item *it)
+{
+	it->expert = fw_rule_expert(c, r, f, inside);
+	f->msg_expert = it->expert;
+	if (unlikely(it->expert == FW_NO_EXPERT)) {
+		it->what = FW_CONTRADICT;
+		return MT_OUT_CONTRADICT;
+	}
+	it->what = FW_DISPATCH;
+	it->value = 1;
+	if (r->by_bytes)
+		it->value = 0;
+	else if (r->token_bytes != 0 && it->bytes != r->token_bytes) {
+		it->value = it->bytes / r->token_bytes;
+		it->fraction = it->bytes % r->token_bytes != 0;
+	}
+	return MT_OUT_DISPATCH;
+}
+
+/** A message of @p length bytes starts at @p offset from the base of its destination. */
+static inline unsigned int fw_match(const struct fw_config *c, const struct fw_rule *rules,
+	uint32_t n, struct fw_flow *f, uint64_t offset, uint32_t length, struct fw_item *it)
+{
+	uint64_t inside = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct fw_rule *r = &rules[i];
+
+		if (!fw_rule_matches(r, offset, length, &inside, &it->parity))
+			continue;
+		if (r->phase == MT_PHASE_DISPATCH)
+			return fw_as_dispatch(c, f, r, inside, it);
+		it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
+		return MT_OUT_DISPATCH + r->phase;
+	}
+	it->what = FW_UNMATCHED;
+	return MT_OUT_UNMATCHED;
+}
+
+static inline unsigned int fw_classify_atomic(const struct fw_config *c, struct fw_flow *f,
+	const struct fw_packet *p, struct fw_item *it)
+{
+	uint64_t offset = fw_be64(p->ext) - f->base, inside = 0, raw = fw_be64(p->ext + 12);
+
+	for (uint32_t i = 0; i < c->atomics; i++) {
+		const struct fw_rule *r = &c->atomic[i];
+		int64_t operand = r->value_width == 4 ? (int32_t)raw : (int64_t)raw, tokens;
+
+		if (!fw_rule_matches(r, offset, r->length_min, &inside, &it->parity))
+			continue;
+		if (r->phase != MT_PHASE_COUNT) {
+			it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
+			return MT_OUT_DISPATCH + r->phase;
+		}
+		/* an operand beyond any count is no count; the bound also keeps the product sane */
+		tokens = operand < -INT32_MAX || operand > INT32_MAX ?
+				 -1 : operand * r->value_scale + r->value_add;
+		it->expert = fw_rule_expert(c, r, f, inside);
+		if (unlikely(it->expert == FW_NO_EXPERT || tokens < 0 || tokens > INT32_MAX)) {
+			it->what = FW_CONTRADICT;
+			return MT_OUT_CONTRADICT;
+		}
+		it->what = FW_COUNT;
+		it->value = (uint32_t)tokens;
+		return MT_OUT_COUNT;
+	}
+	it->what = FW_UNMATCHED;
+	return MT_OUT_UNMATCHED;
+}
+
+/** PSNs of a message of @p bytes, when its packets other than the first are not to be seen. */
+static inline uint32_t fw_span(uint32_t bytes, uint32_t mtu_log2)
+{
+	uint64_t n = ((uint64_t)bytes + (1u << mtu_log2) - 1) >> mtu_log2;
+
+	return n == 0 ? 1 : (uint32_t)RTE_MIN(n, (uint64_t)FW_PSN_MASK >> 1);
+}
+
+static inline unsigned int fw_classify_write(const struct fw_config *c, struct fw_flow *f,
+	const struct fw_packet *p, bool more, struct fw_item *it)
+{
+	it->bytes = fw_be32(p->ext + 12);
+	f->message = more ? FW_MSG_OPEN : FW_MSG_NONE;
+	if (more && likely(p->payload != 0)) {
+		/* a FIRST packet is as long as the path MTU, IBTA 9.7.5.1.5 */
+		f->mtu_log2 = (uint8_t)(31 - __builtin_clz(p->payload));
+		if (c->heads)
+			it->span = fw_span(it->bytes, f->mtu_log2);
+	}
+	return fw_match(c, c->write, c->writes, f, fw_be64(p->ext) - f->base, it->bytes, it);
+}
+
+/** A SEND does not say how long it is: its payload is added packet by packet. */
+static inline unsigned int fw_classify_send(const struct fw_config *c, struct fw_flow *f,
+	const struct fw_packet *p, bool more, struct fw_item *it)
+{
+	unsigned int out;
+
+	it->bytes = p->payload;
+	out = fw_match(c, c->send, c->sends, f, 0, it->bytes, it);
+	f->message = !more ? FW_MSG_NONE : it->what == FW_DISPATCH ? FW_MSG_ADDS : FW_MSG_OPEN;
+	return out;
+}
+
+static inline unsigned int fw_classify_body(
+	struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
+{
+	uint8_t message = f->message;
+
+	if (fw_opcodes[p->opcode].last)
+		f->message = FW_MSG_NONE;
+	if (message == FW_MSG_NONE)
+		return MT_OUT_ORPHAN;
+	if (message == FW_MSG_ADDS) {
+		it->what = FW_BYTES;
+		it->bytes = p->payload;
+		it->expert = f->msg_expert;
+	}
+	return MT_OUT_BODY;
+}
+
+/** What the rules say of a packet; also follows the message that is open in the flow. */
+static inline unsigned int fw_classify(const struct fw_config *c, struct fw_flow *f,
+	const struct fw_packet *p, struct fw_item *it)
+{
+	const struct fw_opcode *op = &fw_opcodes[p->opcode];
+
+	*it = (struct fw_item){.ns = p->ns, .psn = p->psn, .span = 1};
+	if (unlikely(p->cut)) {
+		f->message = op->more ? FW_MSG_OPEN : FW_MSG_NONE;
+		it->what = FW_TRUNCATED;
+		return MT_OUT_TRUNCATED;
+	}
+	switch (op->kind) {
+	case FW_KIND_WRITE:
+		return fw_classify_write(c, f, p, op->more, it);
+	case FW_KIND_BODY:
+		return fw_classify_body(f, p, it);
+	case FW_KIND_ATOMIC:
+		f->message = FW_MSG_NONE;
+		return fw_classify_atomic(c, f, p, it);
+	case FW_KIND_SEND:
+		return fw_classify_send(c, f, p, op->more, it);
+	case FW_KIND_READ:
+		/* its response takes as many PSNs; a gap is reported where the MTU is a guess */
+		it->span = fw_span(fw_be32(p->ext + 12), f->mtu_log2 ? f->mtu_log2 : 12);
+		break;
+	default:
+		break;
+	}
+	it->what = FW_UNMATCHED;
+	f->message = FW_MSG_NONE;
+	return MT_OUT_UNMATCHED;
+}
+
+/* ---- what it does -------------------------------------------------------------------------- */
+
+/** Whether a new epoch of a source rank begins with @p it. */
+static inline bool fw_source_ends(
+	const struct fw_config *c, const struct fw_source *s, const struct fw_item *it)
+{
+	switch (c->split) {
+	case FW_SPLIT_PARITY:
+		return it->parity != s->parity && it->parity != FW_NO_PARITY;
+	case FW_SPLIT_COMBINE:
+		return s->combined;
+	default:
+		return it->ns > s->last_ns && it->ns - s->last_ns > c->idle_gap_ns;
+	}
+}
+
+/** The cell of @p it, in the epoch that it belongs to, which is opened if it is not yet. */
+static inline struct fw_cell *fw_cell_of(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	const struct fw_tables *t = core->tables;
+	struct fw_cell *cell = &t->cells[f->cell + it->expert];
+	struct fw_source *s;
+
+	if (likely(!t->config->by_source)) {
+		if (likely(f->label != 0 && it->parity == f->parity &&
+			   cell->count_label != f->label))
+			return cell;
+		fw_flow_step(core, f, it);
+	} else {
+		s = &t->sources[fw_key_src(f->key)];
+		if (unlikely(s->label == 0 || fw_source_ends(t->config, s, it)))
+			fw_source_open(core, s, fw_key_src(f->key), it);
+		s->last_ns = RTE_MAX(s->last_ns, it->ns);
+		if (likely(f->label == s->label))
+			return cell;
+		fw_epoch_open(core, f, it, s->label);
+	}
+	return &t->cells[f->cell + it->expert];
+}
+
+static inline void fw_apply_dispatch(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	struct fw_cell *cell = fw_cell_of(core, f, it);
+
+	cell->bytes += it->bytes;
+	cell->tokens += it->value;
+	cell->messages++;
+	f->last_ns = it->ns;
+	if (unlikely(it->fraction))
+		fw_epoch(core->tables, f->index, f->label)->flags |= FW_EPOCH_FRACTION;
+}
+
+static inline void fw_apply_count(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	struct fw_cell *cell = fw_cell_of(core, f, it);
+
+	cell->announced += it->value;
+	cell->counts++;
+	cell->count_label = f->label;
+	f->last_ns = it->ns;
+}
+
+/** What is not counted, but spoils or explains the quality of the epoch. */
+static inline void fw_apply_other(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	struct fw_epoch *e = fw_epoch(core->tables, f->index, f->label);
+
+	if (f->label == 0) {
+		if (it->what == FW_TRUNCATED)
+			f->flags |= FW_FLOW_CUT;
+		return;
+	}
+	e->unmatched += it->what == FW_UNMATCHED;
+	e->contradict += it->what == FW_CONTRADICT;
+	e->truncated += it->what == FW_TRUNCATED;
+}
+
+static inline void fw_apply(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	const struct fw_tables *t = core->tables;
+
+	switch (it->what) {
+	case FW_NOTHING:
+		break;
+	case FW_DISPATCH:
+		fw_apply_dispatch(core, f, it);
+		break;
+	case FW_COUNT:
+		fw_apply_count(core, f, it);
+		break;
+	case FW_COMBINE:
+		if (t->config->by_source)
+			t->sources[fw_key_src(f->key)].combined = true;
+		break;
+	case FW_BYTES:
+		t->cells[f->cell + it->expert].bytes += it->bytes;
+		break;
+	default:
+		fw_apply_other(core, f, it);
+	}
+}
+
+/** Count a packet of flow @p f. @return outcome */
+static inline unsigned int fw_take(
+	struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
+{
+	int32_t ahead = fw_psn_ahead(p->psn, f->next);
+	struct fw_item it;
+	unsigned int out;
+
+	if (unlikely(ahead != 0 || f->block != 0))
+		return fw_take_slow(core, f, p, ahead);
+	out = fw_classify(core->tables->config, f, p, &it);
+	fw_apply(core, f, &it);
+	f->next = (it.psn + it.span) & FW_PSN_MASK;
+	if (core->tables->config->by_source)
+		f->passed = core->tables->sources[fw_key_src(f->key)].label;
+	return out;
+}
+
+/** The flow of a packet, made if it is new; NULL: no room. */
+static inline struct fw_flow *fw_flow_of(struct fw_core *core, const struct fw_packet *p)
+{
+	const struct fw_tables *t = core->tables;
+	uint32_t i = p->hash & t->mask;
+
+	while (likely(t->flows[i].key != p->key)) {
+		if (t->flows[i].key == 0)
+			return fw_flow_new(core, p->key, p->hash, p->psn);
+		i = (i + 1) & t->mask;
+	}
+	return &t->flows[i];
+}
+
+#endif

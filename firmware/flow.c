@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The slow way of a packet: new flows, holes, epochs. Nothing here allocates memory or logs. */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <rte_cycles.h>
+#include <rte_errno.h>
+#include <rte_pause.h>
+#include <rte_ring_elem.h>
+
+#include "count.h"
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+void *fw_reserve(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+void fw_release(void *p, size_t bytes)
+{
+	if (p != NULL)
+		munmap(p, bytes);
+}
+
+static size_t cells_bytes(const struct fw_tables *t)
+{
+	return (size_t)t->max * FW_EPOCHS * t->experts * sizeof(struct fw_cell);
+}
+
+struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
+{
+	struct fw_tables *t = calloc(1, sizeof(*t));
+
+	if (t == NULL)
+		return NULL;
+	t->config = config;
+	t->max = max;
+	t->mask = rte_align32pow2(max * 2) - 1;
+	t->experts = RTE_MAX(config->max_experts, 1u);
+	if (cells_bytes(t) / sizeof(struct fw_cell) > UINT32_MAX) { /* fw_flow.cell */
+		free(t);
+		return NULL;
+	}
+	t->flows = fw_reserve((t->mask + 1ul) * sizeof(*t->flows));
+	t->by_index = fw_reserve(max * sizeof(*t->by_index));
+	t->epochs = fw_reserve((size_t)max * FW_EPOCHS * sizeof(*t->epochs));
+	t->cells = fw_reserve(cells_bytes(t));
+	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
+	t->consumed = fw_reserve(RTE_MAX(max, config->bank->ranks) * sizeof(*t->consumed));
+	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
+	if (t->flows == NULL || t->by_index == NULL || t->epochs == NULL || t->cells == NULL ||
+		t->sources == NULL || t->consumed == NULL || t->blocks == NULL) {
+		fw_tables_free(t);
+		return NULL;
+	}
+	return t;
+}
+
+void fw_tables_free(struct fw_tables *t)
+{
+	if (t == NULL)
+		return;
+	fw_release(t->flows, (t->mask + 1ul) * sizeof(*t->flows));
+	fw_release(t->by_index, t->max * sizeof(*t->by_index));
+	fw_release(t->epochs, (size_t)t->max * FW_EPOCHS * sizeof(*t->epochs));
+	fw_release(t->cells, cells_bytes(t));
+	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
+	fw_release(t->consumed,
+		RTE_MAX(t->max, t->config->bank->ranks) * sizeof(*t->consumed));
+	fw_release(t->blocks, FW_BLOCKS * sizeof(*t->blocks));
+	free(t);
+}
+
+/* ---- blocks of waiting packets --------------------------------------------------------------- */
+
+/** A block for @p f, or NULL when all are in use. */
+static struct fw_block *block_take(struct fw_core *core, struct fw_flow *f)
+{
+	struct fw_tables *t = core->tables;
+	struct fw_block *b;
+
+	if (t->free_block != 0) {
+		b = &t->blocks[t->free_block - 1];
+		t->free_block = b->next_free;
+	} else if (t->blocks_touched < FW_BLOCKS) {
+		b = &t->blocks[t->blocks_touched++];
+	} else {
+		return NULL;
+	}
+	b->flow = f;
+	b->count = 0;
+	b->opened_tsc = core->tsc;
+	f->block = (uint16_t)(b - t->blocks + 1);
+	t->has_blocks = true;
+	return b;
+}
+
+static void block_give_back(struct fw_tables *t, struct fw_flow *f, struct fw_block *b)
+{
+	b->flow = NULL;
+	b->next_free = t->free_block;
+	t->free_block = (uint32_t)(b - t->blocks) + 1;
+	f->block = 0;
+}
+
+/** Where @p psn belongs in the block; *known: it is there already. */
+static uint32_t block_place(const struct fw_block *b, uint32_t psn, bool *known)
+{
+	uint32_t at = b->count;
+
+	/* packets come nearly in order: look from the end */
+	while (at > 0 && fw_psn_ahead(b->item[at - 1].psn, psn) > 0)
+		at--;
+	*known = at > 0 && b->item[at - 1].psn == psn;
+	return at;
+}
+
+static void block_insert(struct fw_block *b, uint32_t at, const struct fw_item *it)
+{
+	memmove(&b->item[at + 1], &b->item[at], (b->count - at) * sizeof(*it));
+	b->item[at] = *it;
+	b->count++;
+}
+
+/** Apply the packets whose turn it is. */
+static void block_drain(struct fw_core *core, struct fw_flow *f, struct fw_block *b)
+{
+	uint32_t n = 0;
+
+	for (; n < b->count && fw_psn_ahead(b->item[n].psn, f->next) <= 0; n++) {
+		if (b->item[n].psn != f->next)
+			continue; /* inside the span of a message: its PSNs were taken */
+		fw_apply(core, f, &b->item[n]);
+		f->next = (f->next + b->item[n].span) & FW_PSN_MASK;
+	}
+	b->count -= n;
+	memmove(&b->item[0], &b->item[n], b->count * sizeof(b->item[0]));
+	b->opened_tsc = core->tsc;
+	if (b->count == 0)
+		block_give_back(core->tables, f, b);
+}
+
+/** The PSNs up to @p psn will not come: count them as missing. */
+static void skip_to(struct fw_core *core, struct fw_flow *f, uint32_t psn)
+{
+	uint32_t missing = (uint32_t)fw_psn_ahead(psn, f->next);
+
+	if (f->label != 0)
+		fw_epoch(core->tables, f->index, f->label)->gaps += missing;
+	else
+		f->early = (uint16_t)RTE_MIN((uint32_t)f->early + missing, (uint32_t)UINT16_MAX);
+	f->gap_psn = (psn - 1) & FW_PSN_MASK;
+	f->next = psn;
+}
+
+static void flow_start(struct fw_core *core, struct fw_flow *f, struct fw_block *b)
+{
+	f->flags &= (uint8_t)~FW_FLOW_STARTING;
+	f->next = b->item[0].psn;
+	f->gap_psn = (f->next - 1) & FW_PSN_MASK;
+	block_drain(core, f, b);
+}
+
+static void give_up_first(struct fw_core *core, struct fw_flow *f, struct fw_block *b)
+{
+	if (f->flags & FW_FLOW_STARTING) {
+		flow_start(core, f, b);
+		return;
+	}
+	skip_to(core, f, b->item[0].psn);
+	block_drain(core, f, b);
+}
+
+static void give_up_flow(struct fw_core *core, struct fw_flow *f)
+{
+	while (f->block != 0)
+		give_up_first(core, f, &core->tables->blocks[f->block - 1]);
+}
+
+void fw_start_all(struct fw_core *core)
+{
+	struct fw_tables *t = core->tables;
+
+	t->started = true;
+	for (uint32_t i = 0; i < t->blocks_touched; i++) {
+		struct fw_block *b = &t->blocks[i];
+
+		if (b->flow != NULL && (b->flow->flags & FW_FLOW_STARTING))
+			flow_start(core, b->flow, b);
+	}
+}
+
+void fw_give_up(struct fw_core *core, bool all)
+{
+	struct fw_tables *t = core->tables;
+	uint64_t now = rte_rdtsc();
+
+	if (!t->has_blocks)
+		return;
+	t->has_blocks = false;
+	core->tsc = now;
+	for (uint32_t i = 0; i < t->blocks_touched; i++) {
+		struct fw_block *b = &t->blocks[i];
+
+		if (b->flow != NULL && (all || now - b->opened_tsc > core->hold_tsc))
+			give_up_flow(core, b->flow);
+		t->has_blocks |= b->flow != NULL;
+	}
+}
+
+/* ---- flows --------------------------------------------------------------------------------- */
+
+static int by_flow(const void *x, const void *y)
+{
+	const struct mt_flow *f = x, *g = y;
+
+	if (f->src != g->src)
+		return f->src < g->src ? -1 : 1;
+	if (f->dst != g->dst)
+		return f->dst < g->dst ? -1 : 1;
+	return f->qpn < g->qpn ? -1 : f->qpn > g->qpn;
+}
+
+/** Index at the destination of the expert that the map gives to a queue pair. */
+static uint16_t mapped_expert(const struct mt_bank *b, uint64_t key)
+{
+	const struct mt_flow want = {
+		.src = fw_key_src(key), .dst = fw_key_dst(key), .qpn = fw_key_qpn(key)};
+	const struct mt_flow *f =
+		bsearch(&want, mt_bank_flows(b), b->flows, sizeof(want), by_flow);
+
+	if (f == NULL || f->expert == MT_NO_EXPERT)
+		return FW_NO_EXPERT;
+	return (uint16_t)(f->expert - mt_bank_ranks(b)[want.dst].first_expert);
+}
+
+struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, uint32_t psn)
+{
+	struct fw_tables *t = core->tables;
+	const struct mt_bank *bank = t->config->bank;
+	uint32_t i = hash & t->mask;
+	struct fw_flow *f;
+
+	if (t->used == t->max)
+		return NULL;
+	while (t->flows[i].key != 0)
+		i = (i + 1) & t->mask;
+	f = &t->flows[i];
+	*f = (struct fw_flow){.key = key, .base = mt_bank_ranks(bank)[fw_key_dst(key)].base,
+		.next = psn, .gap_psn = (psn - 1) & FW_PSN_MASK, .index = t->used,
+		.cell = (uint32_t)fw_cell_at(t, t->used, 0), .expert = mapped_expert(bank, key),
+		.msg_expert = FW_NO_EXPERT, .parity = FW_NO_PARITY};
+	if (!t->config->by_source && !t->started && block_take(core, f) != NULL)
+		f->flags = FW_FLOW_STARTING;
+	t->by_index[f->index] = f;
+	__atomic_store_n(&t->used, t->used + 1, __ATOMIC_RELEASE);
+	return f;
+}
+
+/* ---- epochs -------------------------------------------------------------------------------- */
+
+static bool bank_is_free(const struct fw_tables *t, uint32_t lane, uint32_t label)
+{
+	return label - __atomic_load_n(&t->consumed[lane], __ATOMIC_ACQUIRE) <= FW_EPOCHS;
+}
+
+/** Wait for the control core to read the bank that label needs; false: it does not come. */
+static bool bank_wait(struct fw_core *core, uint32_t lane, uint32_t label)
+{
+	uint64_t begun = rte_rdtsc();
+
+	while (!bank_is_free(core->tables, lane, label)) {
+		if (core->stuck || rte_rdtsc() - begun >
+			__atomic_load_n(&core->wait_tsc, __ATOMIC_RELAXED)) {
+			core->stuck = true;
+			core->overruns++;
+			return false;
+		}
+		rte_pause();
+	}
+	core->stuck = false;
+	return true;
+}
+
+/** Tell the control core. A word lost for lack of room is made good by the next one. */
+static void tell(struct fw_core *core, uint32_t index, uint32_t label)
+{
+	struct fw_event e = {.tsc = core->tsc, .index = index, .label = label};
+	uint64_t begun = rte_rdtsc();
+
+	while (rte_ring_sp_enqueue_elem(core->events, &e, sizeof(e)) != 0 &&
+		rte_rdtsc() - begun < __atomic_load_n(&core->wait_tsc, __ATOMIC_RELAXED))
+		rte_pause();
+}
+
+void fw_epoch_open(struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label)
+{
+	const struct fw_tables *t = core->tables;
+	struct fw_epoch *e = fw_epoch(t, f->index, f->label);
+
+	if (!t->config->by_source && !bank_wait(core, f->index, label)) {
+		e->flags |= FW_EPOCH_OVERRUN;
+		return;
+	}
+	if (f->label != 0)
+		e->last_ns = f->last_ns;
+	e = fw_epoch(t, f->index, label);
+	*e = (struct fw_epoch){.first_ns = it->ns, .last_ns = it->ns, .label = label,
+		.start_psn = it->psn, .parity = it->parity, .gaps = f->early,
+		.truncated = (f->flags & FW_FLOW_CUT) != 0,
+		.flags = f->flags & FW_FLOW_RESYNC ? FW_EPOCH_RESYNC : 0};
+	f->flags &= (uint8_t)~(FW_FLOW_RESYNC | FW_FLOW_CUT);
+	f->early = 0;
+	f->parity = it->parity;
+	f->cell = (uint32_t)fw_cell_at(t, f->index, label);
+	f->label = label;
+	core->fast |= label == FW_START_LABEL;
+	if (!t->config->by_source)
+		tell(core, f->index, label);
+}
+
+void fw_flow_step(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	const struct fw_cell *cell = &core->tables->cells[f->cell + it->expert];
+	bool announced = cell->count_label == f->label;
+
+	if (f->label != 0 && !announced &&
+		(it->parity == FW_NO_PARITY || f->parity == FW_NO_PARITY)) {
+		if (it->parity != FW_NO_PARITY) {
+			/* opened by a rule that exposes no parity: now it is known */
+			f->parity = it->parity;
+			fw_epoch(core->tables, f->index, f->label)->parity = it->parity;
+		}
+		return;
+	}
+	fw_epoch_open(core, f, it, f->label + 1);
+}
+
+void fw_source_open(
+	struct fw_core *core, struct fw_source *s, uint32_t source, const struct fw_item *it)
+{
+	uint32_t label = s->label + 1, bank = label & (FW_EPOCHS - 1);
+
+	if (!bank_wait(core, source, label)) {
+		s->overrun = true;
+		return;
+	}
+	s->phase[bank].first_ns = it->ns;
+	s->phase[bank].label = label;
+	s->phase[bank].parity = it->parity;
+	s->label = label;
+	s->parity = it->parity;
+	s->combined = false;
+	tell(core, source, label);
+}
+
+/* ---- the slow way of a packet ------------------------------------------------------------------ */
+
+static unsigned int take_old(struct fw_core *core, struct fw_flow *f, uint32_t psn)
+{
+	struct fw_epoch *e = fw_epoch(core->tables, f->index, f->label);
+	bool stale = fw_psn_ahead(f->gap_psn, psn) >= 0;
+
+	if (f->label != 0 && stale)
+		e->stale++;
+	else if (f->label != 0)
+		e->duplicates++;
+	return stale ? MT_OUT_STALE : MT_OUT_DUPLICATE;
+}
+
+/** Another life of the queue pair, or a gap too long to tell. */
+static void resync(struct fw_core *core, struct fw_flow *f, uint32_t psn)
+{
+	give_up_flow(core, f);
+	f->next = psn;
+	f->gap_psn = (psn - 1) & FW_PSN_MASK;
+	f->message = FW_MSG_NONE;
+	f->flags |= FW_FLOW_RESYNC;
+}
+
+/** Whose turn it is: apply it, then those that waited for it. */
+static unsigned int take_next(struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
+{
+	const struct fw_tables *t = core->tables;
+	struct fw_item it;
+	unsigned int out = fw_classify(t->config, f, p, &it);
+
+	fw_apply(core, f, &it);
+	f->next = (it.psn + it.span) & FW_PSN_MASK;
+	if (f->block != 0)
+		block_drain(core, f, &t->blocks[f->block - 1]);
+	if (t->config->by_source && f->block == 0)
+		f->passed = t->sources[fw_key_src(f->key)].label;
+	return out;
+}
+
+/** Not its turn: it waits, sorted. */
+static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
+{
+	const struct fw_tables *t = core->tables;
+	struct fw_block *b = f->block != 0 ? &t->blocks[f->block - 1] : block_take(core, f);
+	struct fw_item it;
+	unsigned int out;
+	uint32_t at;
+	bool known;
+
+	if (b == NULL) {
+		skip_to(core, f, p->psn);
+		return take_next(core, f, p);
+	}
+	at = block_place(b, p->psn, &known);
+	if (known) {
+		if (f->label != 0)
+			fw_epoch(t, f->index, f->label)->duplicates++;
+		return MT_OUT_DUPLICATE;
+	}
+	out = fw_classify(t->config, f, p, &it);
+	if (t->config->by_source) {
+		fw_apply(core, f, &it);
+		it.what = FW_NOTHING;
+	}
+	block_insert(b, at, &it);
+	if ((f->flags & FW_FLOW_STARTING) ? b->count == FW_START : b->count == FW_BLOCK)
+		give_up_first(core, f, b);
+	return out;
+}
+
+unsigned int fw_take_slow(
+	struct fw_core *core, struct fw_flow *f, const struct fw_packet *p, int32_t ahead)
+{
+	if (unlikely(ahead > FW_RESYNC || ahead < -FW_RESYNC)) {
+		resync(core, f, p->psn);
+		return take_next(core, f, p);
+	}
+	if (f->flags & FW_FLOW_STARTING)
+		return take_early(core, f, p);
+	if (ahead < 0)
+		return take_old(core, f, p->psn);
+	if (ahead == 0)
+		return take_next(core, f, p);
+	return take_early(core, f, p);
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file flow.h: what a poll core knows of each flow, and where it counts.
+ *
+ * Words of this folder: an *epoch* is the part of a round that one flow carries. Where the map has
+ * announced counts, the epochs of a flow are found in the flow itself (another parity, an expert
+ * named again after its count was announced) and have labels 1, 2, 3, ... Where it has none, one
+ * flow can be silent for a whole round, so epochs are found by what a source rank does (another
+ * parity; a combine, then a dispatch; silence), labels are those of the source, and one poll core
+ * owns all flows of a source. Which labels of which flows make one round is the control core's
+ * business (rounds.h).
+ *
+ * PSNs order the packets of a queue pair as its sender posted them (IBTA 9.7.2). A packet is
+ * applied when all before it were applied or given up; until then it waits in a block, sorted. So
+ * everything behind fw_apply() sees a flow in the order of its sender, each message once, however
+ * the tap reordered it. (Without announced counts a packet is counted when it comes, since order
+ * among flows matters more there; PSNs then only tell duplicates and gaps.)
+ *
+ * Limits and failure behaviour: FW_BLOCK packets of a flow may wait, then the oldest hole is given
+ * up: a gap, counted. FW_BLOCKS flows of a core may have holes at a time; for more, holes are gaps
+ * at once. FW_EPOCHS epochs of a flow may wait for the control core; then the poll core waits, at
+ * most FW_WAIT_MS, and then lets rounds run together and says so (FW_EPOCH_OVERRUN). Flows beyond
+ * the table end as MT_OUT_NO_ROOM.
+ *
+ * Figures: 64 hot bytes a flow, at a load of at most 1/2; cold, FW_EPOCHS * (64 + 32 * experts at
+ * the destination) bytes a flow, of which only touched pages are backed; FW_BLOCKS * 6 KiB a core.
+ */
+#ifndef MOETAP_FW_FLOW_H
+#define MOETAP_FW_FLOW_H
+
+#include "config.h"
+
+#define FW_EPOCHS 64u	     /* banks of cells, a power of two */
+#define FW_BLOCK 192u	     /* packets of a flow that may wait for an earlier one */
+#define FW_BLOCKS 4096u	     /* of a core */
+#define FW_START 128u	     /* packets after which the first of a new flow must have come */
+#define FW_START_LABEL 32u   /* epochs of the fastest flow after which all must have started */
+#define FW_RESYNC (1 << 16)  /* a larger jump in PSNs is another life of the queue pair */
+#define FW_WAIT_MS 100u
+#define FW_PSN_MASK 0xffffffu
+
+/**
+ * Counters of one expert in one flow and bank. Sums only ever grow, over all uses of the bank; the
+ * control core takes differences.
+ */
+struct fw_cell {
+	uint64_t bytes;
+	uint32_t tokens;
+	uint32_t messages;
+	uint32_t announced;   /**< tokens, by count messages */
+	uint32_t counts;      /**< count messages */
+	uint32_t count_label; /**< epoch of the last count message */
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct fw_cell) == 32, "two a cache line");
+
+enum fw_epoch_flag {
+	FW_EPOCH_RESYNC = 1,   /**< opened after a jump of the PSN */
+	FW_EPOCH_OVERRUN = 2,  /**< the next epoch found no free bank: it was counted in this one */
+	FW_EPOCH_FRACTION = 4, /**< a message is no whole number of tokens */
+};
+
+/** One epoch of one flow; written by the poll core, read by the control core. */
+struct fw_epoch {
+	uint64_t first_ns;
+	uint64_t last_ns; /**< valid once a later epoch is open; before, see fw_flow.last_ns */
+	uint32_t label;
+	uint32_t start_psn;
+	uint32_t gaps; /**< PSNs given up after its first packet and before the next epoch */
+	uint32_t duplicates;
+	uint32_t stale, truncated, contradict, unmatched;
+	uint8_t parity;
+	uint8_t flags; /**< enum fw_epoch_flag */
+	uint8_t reserved[14];
+};
+_Static_assert(sizeof(struct fw_epoch) == 64, "one cache line");
+
+enum fw_flow_flag {
+	FW_FLOW_STARTING = 1, /**< collecting its first packets: the first in PSN order is unknown */
+	FW_FLOW_RESYNC = 2,   /**< the next epoch opens after a jump of the PSN */
+	FW_FLOW_CUT = 4,      /**< a head was cut before the first epoch was open */
+};
+
+/** A flow; one cache line, written by its poll core only. The table is open-addressed by key. */
+struct fw_flow {
+	uint64_t key;	  /**< 0: free */
+	uint64_t base;	  /**< of the destination rank */
+	uint64_t last_ns; /**< last dispatch or count packet */
+	uint32_t next;	  /**< PSN expected */
+	uint32_t gap_psn; /**< highest PSN that was given up, or the one before the first */
+	uint32_t label;	  /**< of the epoch being counted, 0: none yet */
+	uint32_t cell;	  /**< its first cell: fw_core.cells of expert 0 in the current bank */
+	uint32_t index;	  /**< of its epochs, cells and words to the control core */
+	uint32_t passed;  /**< label of its source at the last packet, where labels are a source's */
+	uint16_t block;	  /**< 1 + block of waiting packets, 0: none wait */
+	uint16_t expert;  /**< rule qp: index at the destination, FW_NO_EXPERT none */
+	uint16_t msg_expert;
+	uint8_t parity;	 /**< of the current epoch */
+	uint8_t flags;	 /**< enum fw_flow_flag */
+	uint8_t message; /**< enum fw_message */
+	uint8_t mtu_log2;/**< path MTU, once a FIRST packet showed it; 0: not yet */
+	uint16_t early;	 /**< PSNs given up before the first epoch, at most so many */
+	uint8_t reserved[4];
+};
+_Static_assert(sizeof(struct fw_flow) == 64, "one cache line");
+
+#define FW_NO_EXPERT 0xffffu
+#define FW_NO_PARITY 0xffu /* the rule that a packet matched exposes none */
+
+/** What the packets that follow a FIRST go on with. */
+enum fw_message { FW_MSG_NONE, FW_MSG_OPEN, FW_MSG_ADDS /**< payload counts packet by packet */ };
+
+/** What a packet does to the counters once it is its turn. */
+enum fw_what {
+	FW_NOTHING, /**< takes its PSNs */
+	FW_DISPATCH,
+	FW_COUNT,
+	FW_COMBINE,
+	FW_BYTES, /**< goes on with a dispatch message whose bytes are counted as they come */
+	FW_UNMATCHED,
+	FW_CONTRADICT,
+	FW_TRUNCATED,
+};
+
+struct fw_item {
+	uint64_t ns;
+	uint32_t psn;
+	uint32_t span;	/**< PSNs that it takes */
+	uint32_t bytes;
+	uint32_t value;	/**< tokens of a dispatch, tokens announced by a count */
+	uint16_t expert;/**< index at the destination */
+	uint8_t what;	/**< enum fw_what */
+	uint8_t parity;
+	bool fraction;
+	uint8_t reserved[3];
+};
+_Static_assert(sizeof(struct fw_item) == 32, "FW_BLOCK of them are 6 KiB");
+
+/** Packets of one flow that wait for an earlier one, sorted by PSN. */
+struct fw_block {
+	struct fw_item item[FW_BLOCK];
+	struct fw_flow *flow;
+	uint64_t opened_tsc;
+	uint32_t count;
+	uint32_t next_free;
+};
+
+/** What a source rank does, where labels are a source's. Phases are its epochs. */
+struct fw_source {
+	uint64_t last_ns;
+	uint32_t label;
+	uint8_t parity;
+	bool combined; /**< since its last dispatch */
+	bool overrun;  /**< an epoch found no free bank since the control core looked */
+	uint8_t reserved;
+	struct {
+		uint64_t first_ns;
+		uint32_t label;
+		uint32_t parity;
+	} phase[FW_EPOCHS];
+};
+
+/** A word to the control core: an epoch was opened, or (label 0) a flow was found. */
+struct fw_event {
+	uint64_t tsc; /**< when its packet was received */
+	uint32_t index;
+	uint32_t label;
+};
+
+/** Signed distance from PSN b to PSN a, modulo 2^24 (IBTA 9.7.1, serial order). */
+static inline int32_t fw_psn_ahead(uint32_t a, uint32_t b)
+{
+	return (int32_t)((a - b) << 8) >> 8;
+}
+
+#endif

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file parse.h: from a frame to the transport header of RoCEv2.
+ *
+ * Formats: Ethernet with up to two VLAN tags (IEEE 802.1Q), IPv4 with options (RFC 791), IPv6
+ * with extension headers (RFC 8200), UDP to port 4791, then BTH and its extension headers (IBTA
+ * volume 1, chapter 9 and annex A17). Sizes of the extension headers as in the Linux kernel's
+ * include/rdma/ib_pack.h and drivers/infiniband/sw/rxe/rxe_hdr.h.
+ *
+ * A frame may be cut (mirrors cut): lengths come from the IP header, and only the bytes that are
+ * really read have to be there. Nothing here allocates, logs or keeps state.
+ */
+#ifndef MOETAP_FW_PARSE_H
+#define MOETAP_FW_PARSE_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include <rte_branch_prediction.h>
+#include <rte_byteorder.h>
+#include <rte_common.h>
+
+#include "moetap_page.h"
+
+#define FW_ROCE_PORT 4791
+#define FW_BTH_BYTES 12u
+#define FW_ICRC_BYTES 4u
+#define FW_IPV6_EXT_MAX 4 /* extension headers walked before a packet is called malformed */
+
+/** What an opcode of the reliable connected transport is. */
+enum fw_kind {
+	FW_KIND_NONE,	  /**< reserved */
+	FW_KIND_WRITE,	  /**< first or only packet of an RDMA WRITE: has RETH */
+	FW_KIND_SEND,	  /**< first or only packet of a SEND */
+	FW_KIND_ATOMIC,	  /**< compare-and-swap or fetch-and-add: has AtomicETH */
+	FW_KIND_READ,	  /**< RDMA READ request: has RETH, takes as many PSNs as its response */
+	FW_KIND_OTHER,	  /**< another request (FLUSH, ATOMIC WRITE) */
+	FW_KIND_BODY,	  /**< goes on with a WRITE or SEND */
+	FW_KIND_RESPONSE, /**< goes back to the requester */
+};
+
+struct fw_opcode {
+	uint8_t kind; /**< enum fw_kind */
+	uint8_t ext;  /**< bytes of extension headers */
+	uint8_t read; /**< how many of them the rules read */
+	bool more;    /**< FIRST: packets of the message follow */
+	bool last;    /**< LAST: the message ends */
+};
+
+/** Opcodes 0x00 to 0x1f, reliable connected (IBTA table "OpCode field", ib_pack.h). */
+extern const struct fw_opcode fw_opcodes[32];
+
+/** A packet on its way through a burst. */
+struct fw_packet {
+	const uint8_t *ext; /**< extension headers, as many bytes as fw_opcode.read */
+	uint64_t key;	    /**< flow, see fw_key() */
+	uint64_t ns;
+	uint64_t tsc;	    /**< when it was received */
+	uint32_t psn;
+	uint32_t payload;   /**< bytes of payload, by the IP length */
+	uint32_t hash;
+	uint8_t opcode;
+	bool cut;	    /**< the frame ends before what the rules read */
+};
+
+/** Where the addresses of a packet lie, as found by fw_parse(). */
+struct fw_ips {
+	const uint8_t *src;
+	bool v6;
+};
+
+static inline uint32_t fw_be24(const uint8_t *p)
+{
+	return (uint32_t)p[0] << 16 | (uint32_t)p[1] << 8 | p[2];
+}
+
+static inline uint32_t fw_be32(const uint8_t *p)
+{
+	uint32_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return rte_be_to_cpu_32(v);
+}
+
+static inline uint64_t fw_be64(const uint8_t *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return rte_be_to_cpu_64(v);
+}
+
+static inline uint16_t fw_be16(const uint8_t *p)
+{
+	return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+/** A place in a frame: the header there, the bytes that the frame has, the bytes that should be. */
+struct fw_cursor {
+	const uint8_t *at;
+	uint32_t have;
+	uint32_t left;
+};
+
+/** Step over @p n bytes that must be there: an outcome if they are not, else MT_OUTCOMES. */
+static inline unsigned int fw_step(struct fw_cursor *c, uint32_t n)
+{
+	if (unlikely(c->left < n))
+		return MT_OUT_MALFORMED;
+	if (unlikely(c->have < n))
+		return MT_OUT_TRUNCATED;
+	c->at += n;
+	c->have -= n;
+	c->left -= n;
+	return MT_OUTCOMES;
+}
+
+static inline unsigned int fw_parse_ipv4(struct fw_cursor *c, struct fw_ips *ips)
+{
+	const uint8_t *ip = c->at;
+	uint32_t header, total;
+
+	if (unlikely(c->have < 20))
+		return MT_OUT_TRUNCATED;
+	header = (ip[0] & 0x0fu) * 4u;
+	total = fw_be16(ip + 2);
+	if (unlikely(ip[0] >> 4 != 4 || header < 20 || total < header))
+		return MT_OUT_MALFORMED;
+	if (ip[9] != 17)
+		return MT_OUT_NOT_ROCE;
+	if (unlikely((fw_be16(ip + 6) & 0x3fffu) != 0)) /* more fragments, or an offset: RFC 791 */
+		return MT_OUT_FRAGMENT;
+	c->left = total;
+	ips->src = ip + 12;
+	ips->v6 = false;
+	return fw_step(c, header);
+}
+
+static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, struct fw_ips *ips)
+{
+	const uint8_t *ip = c->at;
+	unsigned int out;
+	uint8_t next;
+
+	if (unlikely(c->have < 40))
+		return MT_OUT_TRUNCATED;
+	if (unlikely(ip[0] >> 4 != 6))
+		return MT_OUT_MALFORMED;
+	next = ip[6];
+	c->left = 40u + fw_be16(ip + 4);
+	ips->src = ip + 8;
+	ips->v6 = true;
+	out = fw_step(c, 40);
+	for (int i = 0; out == MT_OUTCOMES && next != 17; i++) {
+		if (next == 44)
+			return MT_OUT_FRAGMENT;
+		if (next != 0 && next != 43 && next != 60) /* hop-by-hop, routing, destination */
+			return MT_OUT_NOT_ROCE;
+		if (i == FW_IPV6_EXT_MAX)
+			return MT_OUT_MALFORMED;
+		if (c->have < 8)
+			return c->left < 8 ? MT_OUT_MALFORMED : MT_OUT_TRUNCATED;
+		next = c->at[0];
+		out = fw_step(c, (c->at[1] + 1u) * 8u);
+	}
+	return out;
+}
+
+/** UDP and BTH; fills everything of @p p but key, ns and hash. */
+static inline unsigned int fw_parse_transport(struct fw_cursor *c, struct fw_packet *p, uint32_t *qpn)
+{
+	const struct fw_opcode *op;
+	const uint8_t *udp = c->at, *bth;
+	uint32_t length, tail;
+	unsigned int out;
+
+	if (unlikely(c->left < 8))
+		return MT_OUT_MALFORMED;
+	if (unlikely(c->have < 4))
+		return MT_OUT_TRUNCATED;
+	if (fw_be16(udp + 2) != FW_ROCE_PORT)
+		return MT_OUT_NOT_ROCE;
+	if (unlikely(c->have < 8))
+		return MT_OUT_TRUNCATED;
+	length = fw_be16(udp + 4);
+	if (unlikely(length < 8 || length > c->left))
+		return MT_OUT_MALFORMED;
+	c->left = length;
+	fw_step(c, 8);
+	bth = c->at;
+	out = fw_step(c, FW_BTH_BYTES);
+	if (unlikely(out != MT_OUTCOMES))
+		return out;
+	if (unlikely((bth[1] & 0x0f) != 0)) /* transport header version, IBTA 9.2.3 */
+		return MT_OUT_MALFORMED;
+	if (unlikely((bth[0] & 0xe0) != 0))
+		return MT_OUT_TRANSPORT;
+	op = &fw_opcodes[bth[0]];
+	tail = op->ext + (bth[1] >> 4 & 3u) + FW_ICRC_BYTES;
+	if (unlikely(op->kind == FW_KIND_NONE || c->left < tail))
+		return MT_OUT_MALFORMED;
+	p->ext = c->at;
+	p->cut = c->have < op->read;
+	p->payload = c->left - tail;
+	p->opcode = bth[0];
+	p->psn = fw_be24(bth + 9);
+	*qpn = fw_be24(bth + 5);
+	return MT_OUTCOMES;
+}
+
+/**
+ * Parse a frame.
+ *
+ * @param data the frame, @p len bytes of it in one piece
+ * @return MT_OUTCOMES: an RC packet, @p p, @p ips and @p qpn are filled; else what it is instead
+ */
+static inline unsigned int fw_parse(const uint8_t *data, uint32_t len, struct fw_packet *p,
+	struct fw_ips *ips, uint32_t *qpn)
+{
+	struct fw_cursor c = {.at = data, .have = len, .left = UINT32_MAX};
+	unsigned int out;
+	uint16_t type;
+
+	if (unlikely(len < 14))
+		return MT_OUT_MALFORMED; /* shorter than any Ethernet frame: nothing cuts so deep */
+	type = fw_be16(data + 12);
+	fw_step(&c, 14);
+	for (int tags = 0; tags < 2 && (type == 0x8100 || type == 0x88a8 || type == 0x9100); tags++) {
+		if (unlikely(c.have < 4))
+			return MT_OUT_TRUNCATED;
+		type = fw_be16(c.at + 2);
+		fw_step(&c, 4);
+	}
+	if (likely(type == 0x0800))
+		out = fw_parse_ipv4(&c, ips);
+	else if (type == 0x86dd)
+		out = fw_parse_ipv6(&c, ips);
+	else
+		return MT_OUT_NOT_ROCE;
+	if (unlikely(out != MT_OUTCOMES))
+		return out;
+	return fw_parse_transport(&c, p, qpn);
+}
+
+#endif

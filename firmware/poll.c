@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <sched.h>
+
+#include <rte_cycles.h>
+#include <rte_ethdev.h>
+#include <rte_pause.h>
+#include <rte_prefetch.h>
+
+#include "count.h"
+#include "poll.h"
+
+#define SWEEP_PER_S 1000u /* looks for holes to give up, while nothing comes */
+
+/** Addresses to ranks, key and hash. @return MT_OUTCOMES or MT_OUT_UNKNOWN_RANK */
+static inline unsigned int find_flow(
+	const struct fw_config *c, const struct fw_ips *ips, uint32_t qpn, struct fw_packet *p)
+{
+	uint32_t src, dst, ip[2];
+
+	if (likely(!ips->v6)) {
+		memcpy(ip, ips->src, sizeof(ip));
+		src = fw_rank_v4(c, ip[0]);
+		dst = fw_rank_v4(c, ip[1]);
+	} else {
+		src = fw_rank_v6(c, ips->src);
+		dst = fw_rank_v6(c, ips->src + 16);
+	}
+	if (unlikely(src == 0 || dst == 0 || src == dst))
+		return MT_OUT_UNKNOWN_RANK;
+	p->key = fw_key(src - 1, dst - 1, qpn);
+	p->hash = fw_hash(p->key);
+	return MT_OUTCOMES;
+}
+
+static inline uint64_t stamp(const struct fw_plane *plane, const struct rte_mbuf *m, uint64_t now)
+{
+	if (m->ol_flags & plane->stamp_flag)
+		return *RTE_MBUF_DYNFIELD(m, plane->stamp_offset, const uint64_t *) *
+		       plane->stamp_ns;
+	return now;
+}
+
+/** What is counted before a flow is looked up. @return MT_OUTCOMES: it has a flow to be found */
+static inline unsigned int parse(const struct fw_plane *plane, struct fw_core *core,
+	const struct rte_mbuf *m, uint64_t now, uint64_t tsc, struct fw_packet *p)
+{
+	struct fw_ips ips;
+	unsigned int out;
+	uint32_t qpn;
+
+	out = fw_parse(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len, p, &ips, &qpn);
+	core->bytes += m->pkt_len;
+	if (unlikely(out != MT_OUTCOMES))
+		return out;
+	if (fw_opcodes[p->opcode].kind == FW_KIND_RESPONSE)
+		return MT_OUT_RESPONSE;
+	p->ns = stamp(plane, m, now);
+	p->tsc = tsc;
+	return find_flow(core->tables->config, &ips, qpn, p);
+}
+
+static inline void count(struct fw_core *core, const struct fw_packet *p)
+{
+	struct fw_flow *f = fw_flow_of(core, p);
+
+	core->tsc = p->tsc;
+	if (unlikely(f == NULL))
+		core->outcome[MT_OUT_NO_ROOM]++;
+	else
+		core->outcome[fw_take(core, f, p)]++;
+}
+
+/** Count what another core received. @return packets */
+static uint32_t take_over(struct fw_core *core, struct rte_ring *ring)
+{
+	const struct fw_tables *t = core->tables;
+	void *m[FW_BURST];
+	uint32_t n;
+
+	n = rte_ring_sc_dequeue_burst(ring, m, FW_BURST, NULL);
+	for (uint32_t i = 0; i < n; i++)
+		rte_prefetch0(rte_mbuf_to_priv(m[i]));
+	for (uint32_t i = 0; i < n; i++)
+		rte_prefetch0(&t->flows[((struct fw_packet *)rte_mbuf_to_priv(m[i]))->hash &
+					t->mask]);
+	for (uint32_t i = 0; i < n; i++)
+		count(core, rte_mbuf_to_priv(m[i]));
+	if (n != 0)
+		rte_pktmbuf_free_bulk((struct rte_mbuf **)m, n);
+	return n;
+}
+
+/**
+ * Give a packet to the core that owns its flow. While its ring is full, count what others handed
+ * over here: that core may be waiting for just this.
+ */
+static void hand_over(struct fw_plane *plane, struct fw_core *core, uint32_t owner,
+	struct rte_mbuf *m, const struct fw_packet *p)
+{
+	struct rte_ring *ring = plane->core[owner]->in[core->id];
+
+	memcpy(rte_mbuf_to_priv(m), p, sizeof(*p));
+	while (rte_ring_sp_enqueue(ring, m) != 0) {
+		for (uint32_t i = 0; i < plane->cores; i++)
+			if (core->in[i] != NULL)
+				take_over(core, core->in[i]);
+		if (plane->yield)
+			sched_yield();
+		rte_pause();
+	}
+}
+
+void fw_receive(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf **m, uint16_t n,
+	uint64_t tsc)
+{
+	uint64_t now = plane->wall_ns + (uint64_t)((double)(tsc - plane->wall_tsc) *
+							   plane->ns_per_tsc);
+	const struct fw_tables *t = core->tables;
+	struct rte_mbuf *done[FW_BURST];
+	struct fw_packet own[FW_BURST];
+	uint32_t owner, owned = 0, freed = 0;
+
+	for (uint16_t i = 0; i < RTE_MIN(n, (uint16_t)4); i++)
+		rte_prefetch0(rte_pktmbuf_mtod(m[i], const void *));
+	for (uint16_t i = 0; i < n; i++) {
+		struct fw_packet *p = &own[owned];
+		unsigned int out;
+
+		if (i + 4 < n)
+			rte_prefetch0(rte_pktmbuf_mtod(m[i + 4], const void *));
+		out = parse(plane, core, m[i], now, tsc, p);
+		if (out != MT_OUTCOMES) {
+			core->outcome[out]++;
+			done[freed++] = m[i];
+			continue;
+		}
+		owner = fw_owner(t->config, p->key, p->hash, plane->cores);
+		if (owner != core->id) {
+			hand_over(plane, core, owner, m[i], p);
+			continue;
+		}
+		rte_prefetch0(&t->flows[p->hash & t->mask]);
+		done[freed++] = m[i];
+		owned++;
+	}
+	for (uint32_t i = 0; i < owned; i++)
+		count(core, &own[i]);
+	core->packets += n;
+	rte_pktmbuf_free_bulk(done, freed);
+}
+
+/** Receive a burst from each queue of this core. @return packets */
+static uint32_t poll_queues(struct fw_plane *plane, struct fw_core *core, uint64_t tsc)
+{
+	struct rte_mbuf *m[FW_BURST];
+	uint32_t got = 0;
+	uint16_t n;
+
+	for (uint32_t i = 0; i < core->queues; i++) {
+		n = rte_eth_rx_burst(core->queue[i].port, core->queue[i].queue, m, FW_BURST);
+		if (n != 0)
+			fw_receive(plane, core, m, n, tsc);
+		got += n;
+	}
+	return got;
+}
+
+/**
+ * Count what others handed over. *since is lowered to a moment before which everything that they
+ * received was counted here.
+ */
+static uint32_t poll_rings(struct fw_plane *plane, struct fw_core *core, uint64_t *since)
+{
+	uint32_t got = 0, n;
+
+	for (uint32_t i = 0; i < plane->cores; i++) {
+		uint64_t sent;
+
+		if (core->in[i] == NULL)
+			continue;
+		sent = __atomic_load_n(&plane->core[i]->sent, __ATOMIC_ACQUIRE);
+		n = take_over(core, core->in[i]);
+		got += n;
+		/* a full burst: more may be waiting, so nothing can be said of this moment */
+		*since = n == FW_BURST ? RTE_MIN(*since, core->done) : RTE_MIN(*since, sent);
+	}
+	return got;
+}
+
+static void rest(struct fw_plane *plane, struct fw_core *core, uint64_t *swept)
+{
+	uint64_t now = rte_rdtsc();
+
+	__atomic_store_n(&core->idle, core->idle + 1, __ATOMIC_RELAXED);
+	if (now - *swept > rte_get_tsc_hz() / SWEEP_PER_S) {
+		fw_give_up(core, false);
+		*swept = now;
+	}
+	if (plane->yield)
+		sched_yield();
+	rte_pause();
+}
+
+/** The jobs' first packets: see FW_START_LABEL. */
+static void follow_fast(struct fw_plane *plane, struct fw_core *core)
+{
+	if (unlikely(core->fast)) {
+		core->fast = false;
+		__atomic_store_n(&plane->fast, 1, __ATOMIC_RELAXED);
+	}
+	if (unlikely(!core->tables->started && __atomic_load_n(&plane->fast, __ATOMIC_RELAXED)))
+		fw_start_all(core);
+}
+
+static void obey(struct fw_core *core, uint32_t order, uint32_t got)
+{
+	if (order == core->obeyed || (order == FW_FLUSH && got != 0))
+		return;
+	if (order == FW_FLUSH)
+		fw_give_up(core, true);
+	__atomic_store_n(&core->obeyed, order, __ATOMIC_RELEASE);
+}
+
+void fw_poll(struct fw_plane *plane, struct fw_core *core)
+{
+	uint64_t swept = 0, tsc, since;
+	uint32_t order, got;
+
+	do {
+		order = __atomic_load_n(&core->order, __ATOMIC_ACQUIRE);
+		got = 0;
+		since = tsc = rte_rdtsc();
+		if (order == FW_RUN) {
+			got = poll_queues(plane, core, tsc);
+			__atomic_store_n(&core->sent, tsc, __ATOMIC_RELEASE);
+		}
+		got += poll_rings(plane, core, &since);
+		__atomic_store_n(&core->done, since, __ATOMIC_RELEASE);
+		if (got == 0)
+			rest(plane, core, &swept);
+		else
+			__atomic_store_n(&core->idle, 0, __ATOMIC_RELAXED);
+		follow_fast(plane, core);
+		obey(core, order, got);
+	} while (order != FW_EXIT);
+}

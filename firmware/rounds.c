@@ -1,0 +1,919 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <stdlib.h>
+
+#include <rte_ring_elem.h>
+
+#include "rounds.h"
+
+#define WORDS 64 /* taken from a core at a time */
+
+/** A flow, as the control core sees it. */
+struct flow {
+	const struct fw_flow *f;
+	uint32_t core, src, dst;
+	struct flow *next; /* in its lane */
+};
+
+struct lane {
+	uint32_t core, index; /* of its labels: fw_tables.consumed */
+	uint32_t newest, next; /* labels: the newest told, the oldest unread */
+	int64_t last;	       /* round that its last epoch went into, -1: none yet */
+	uint32_t src;
+	uint32_t span;	       /* PSNs from one epoch to the next, of the last one without gaps */
+	uint32_t start;	       /* first PSN of the epoch read last */
+	uint32_t unread;       /* label that was read before it ended, 0: none */
+	uint32_t read_gaps;    /* gaps in it at that time */
+	bool suspect;	       /* packets are missing between the epoch read last and the next */
+	bool taken;	       /* its oldest unread epoch belongs to the round at hand */
+	struct flow *flows;
+};
+
+/** What is known of the round at hand from the lanes that are sure. */
+struct fix {
+	uint32_t clean;	   /* lanes that are sure */
+	uint32_t parity;   /* FW_NO_PARITY: not known */
+	uint64_t *last_ns; /* [ranks]: when a source ended it, as far as is known */
+	uint64_t *next_ns; /* [ranks]: when it began the round after, UINT64_MAX: not yet */
+	uint64_t any_next_ns;
+};
+
+struct fw_rounds {
+	const struct fw_plane *plane;
+	const struct fw_config *config;
+	fw_publish publish;
+	void *arg;
+	struct lane **lanes; /* by core; of flows or of sources */
+	uint32_t *flows_known, *lanes_known; /* by core */
+	struct flow **flows;
+	struct fw_cell **read;	/* by core: cells as they were when last read */
+	struct mt_round *round; /* the one being assembled */
+	uint32_t *announced, *counts; /* its cells' */
+	uint64_t *pair_last; /* [ranks][ranks]: last dispatch ever seen, ns */
+	struct fix fix;
+	size_t slot_bytes;
+	uint64_t number;      /* of the round at hand */
+	uint64_t progress;    /* what was received before this tsc was counted, and told */
+	uint64_t ready_tsc;   /* the word that made it ready to be closed was received then */
+	uint32_t ready_lead;
+	uint32_t tried_lead, tried_words; /* when closing it was tried last */
+	uint32_t words;
+	uint32_t last_parity; /* of the round before */
+	bool steady, alternates; /* parity changed at every round so far, and did at least once */
+	bool align;	      /* layer and step are assumed */
+	bool first;	      /* no round was closed yet */
+	uint64_t sighted;     /* round before which lost rounds were looked for */
+	uint64_t late_tokens, drops;
+	uint64_t drop_until;  /* rounds up to this one were open when packets were dropped */
+	uint64_t no_room, overruns; /* counters as last looked at */
+};
+
+static uint32_t ranks_of(const struct fw_rounds *r)
+{
+	return r->config->bank->ranks;
+}
+
+static const struct fw_tables *tables_of(const struct fw_rounds *r, uint32_t core)
+{
+	return r->plane->core[core]->tables;
+}
+
+/* ---- what poll cores tell ---------------------------------------------------------------------- */
+
+static uint32_t lanes_max(const struct fw_tables *t)
+{
+	return t->config->by_source ? t->config->bank->ranks : t->max;
+}
+
+static void lane_begin(struct fw_rounds *r, uint32_t core, uint32_t index, uint32_t src)
+{
+	struct lane *l = &r->lanes[core][index];
+
+	if (l->next != 0)
+		return;
+	*l = (struct lane){.core = core, .index = index, .next = 1, .last = -1, .src = src};
+	if (index >= r->lanes_known[core])
+		r->lanes_known[core] = index + 1;
+}
+
+/** Take up flows that a core found since the last look. */
+static void find_flows(struct fw_rounds *r, uint32_t core)
+{
+	const struct fw_tables *t = tables_of(r, core);
+	uint32_t used = __atomic_load_n(&t->used, __ATOMIC_ACQUIRE);
+
+	for (uint32_t i = r->flows_known[core]; i < used; i++) {
+		struct flow *f = &r->flows[core][i];
+		struct lane *l;
+
+		f->f = t->by_index[i];
+		f->core = core;
+		f->src = fw_key_src(f->f->key);
+		f->dst = fw_key_dst(f->f->key);
+		lane_begin(r, core, r->config->by_source ? f->src : i, f->src);
+		l = &r->lanes[core][r->config->by_source ? f->src : i];
+		f->next = l->flows;
+		l->flows = f;
+	}
+	r->flows_known[core] = used;
+}
+
+static void read_late(struct fw_rounds *r, struct lane *l);
+
+static void take_word(struct fw_rounds *r, uint32_t core, const struct fw_event *e)
+{
+	struct lane *l = &r->lanes[core][e->index];
+	uint32_t lead;
+
+	lane_begin(r, core, e->index, r->config->by_source ? e->index : 0);
+	l->newest = e->label;
+	if (l->unread != 0 && e->label > l->unread)
+		read_late(r, l);
+	lead = l->newest - l->next;
+	if (lead > r->ready_lead && lead < 1u << 31) {
+		r->ready_lead = lead;
+		r->ready_tsc = e->tsc;
+	}
+	r->words++;
+}
+
+static uint32_t take_words(struct fw_rounds *r)
+{
+	struct fw_event e[WORDS];
+	uint32_t n, all = 0;
+
+	for (uint32_t c = 0; c < r->plane->cores; c++) {
+		n = rte_ring_sc_dequeue_burst_elem(
+			r->plane->core[c]->events, e, sizeof(e[0]), WORDS, NULL);
+		if (n != 0)
+			find_flows(r, c);
+		for (uint32_t i = 0; i < n; i++)
+			take_word(r, c, &e[i]);
+		all += n;
+	}
+	return all;
+}
+
+/** Everything received before this moment was counted, by all cores. */
+static uint64_t progress(const struct fw_rounds *r)
+{
+	uint64_t tsc = UINT64_MAX;
+
+	for (uint32_t c = 0; c < r->plane->cores; c++)
+		tsc = RTE_MIN(tsc,
+			__atomic_load_n(&r->plane->core[c]->done, __ATOMIC_ACQUIRE));
+	return tsc;
+}
+
+#define FOREACH_LANE(r, l) \
+	for (uint32_t c_ = 0; c_ < (r)->plane->cores; c_++) \
+		for (struct lane *l = (r)->lanes[c_]; \
+			l < (r)->lanes[c_] + (r)->lanes_known[c_]; l++) \
+			if (l->next != 0)
+
+#define FOREACH_FLOW(l, f) for (struct flow *f = (l)->flows; f != NULL; f = f->next)
+
+static bool has_head(const struct lane *l)
+{
+	return (int32_t)(l->newest - l->next) >= 0;
+}
+
+/** How many epochs further than the round at hand the foremost lane is. */
+static uint32_t lead_of(const struct fw_rounds *r)
+{
+	uint32_t lead = 0;
+
+	FOREACH_LANE(r, l)
+		if (has_head(l))
+			lead = RTE_MAX(lead, l->newest - l->next);
+	return lead;
+}
+
+/* ---- which epochs belong to the round at hand ---------------------------------------------------- */
+
+struct head {
+	uint64_t first_ns, last_ns;
+	uint32_t parity, start_psn;
+	bool resync;
+};
+
+static struct head head_of(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	const struct fw_tables *t = tables_of(r, l->core);
+	const struct fw_epoch *e;
+	uint32_t bank = label & (FW_EPOCHS - 1);
+
+	if (r->config->by_source)
+		return (struct head){.first_ns = t->sources[l->index].phase[bank].first_ns,
+			.last_ns = t->sources[l->index].phase[bank].first_ns,
+			.parity = t->sources[l->index].phase[bank].parity};
+	e = fw_epoch(t, l->index, label);
+	return (struct head){.first_ns = e->first_ns, .last_ns = e->last_ns, .parity = e->parity,
+		.start_psn = e->start_psn, .resync = (e->flags & FW_EPOCH_RESYNC) != 0};
+}
+
+static bool is_clean(const struct fw_rounds *r, const struct lane *l)
+{
+	return l->last >= 0 && (uint64_t)l->last + 1 == r->number && !l->suspect &&
+	       !head_of(r, l, l->next).resync;
+}
+
+static void note_fix(struct fw_rounds *r, const struct lane *l)
+{
+	struct head h = head_of(r, l, l->next);
+	struct fix *x = &r->fix;
+	uint64_t ns;
+
+	x->clean++;
+	if (x->parity == FW_NO_PARITY)
+		x->parity = h.parity;
+	x->last_ns[l->src] = RTE_MAX(x->last_ns[l->src], h.last_ns);
+	if (l->newest == l->next)
+		return;
+	ns = head_of(r, l, l->next + 1).first_ns;
+	x->next_ns[l->src] = RTE_MIN(x->next_ns[l->src], ns);
+	x->any_next_ns = RTE_MIN(x->any_next_ns, ns);
+}
+
+static void take_clean(struct fw_rounds *r)
+{
+	r->fix.clean = 0;
+	r->fix.parity = FW_NO_PARITY;
+	r->fix.any_next_ns = UINT64_MAX;
+	memset(r->fix.last_ns, 0, ranks_of(r) * sizeof(uint64_t));
+	memset(r->fix.next_ns, 0xff, ranks_of(r) * sizeof(uint64_t));
+	FOREACH_LANE(r, l) {
+		l->taken = has_head(l) && is_clean(r, l);
+		if (l->taken)
+			note_fix(r, l);
+	}
+}
+
+/**
+ * Whether the oldest unread epoch of a lane that is not sure fits: parity, then time. Between two
+ * dispatches of a source lies a combine; the middle of that pause parts the two rounds.
+ */
+static bool fits(const struct fw_rounds *r, const struct lane *l)
+{
+	struct head h = head_of(r, l, l->next);
+	uint64_t next = r->fix.next_ns[l->src];
+
+	if (r->fix.parity != FW_NO_PARITY && h.parity != FW_NO_PARITY && h.parity != r->fix.parity)
+		return false;
+	if (next == UINT64_MAX)
+		next = r->fix.any_next_ns;
+	else if (r->fix.last_ns[l->src] < next)
+		next -= (next - r->fix.last_ns[l->src]) / 2;
+	return h.first_ns < next;
+}
+
+static void take_others(struct fw_rounds *r)
+{
+	FOREACH_LANE(r, l)
+		if (!l->taken && has_head(l))
+			l->taken = fits(r, l);
+}
+
+/** No lane is sure: what begins first says which parity this round has. */
+static void fix_by_first(struct fw_rounds *r)
+{
+	uint64_t first = UINT64_MAX;
+
+	FOREACH_LANE(r, l) {
+		struct head h;
+
+		if (!has_head(l))
+			continue;
+		h = head_of(r, l, l->next);
+		if (h.first_ns < first) {
+			first = h.first_ns;
+			r->fix.parity = h.parity;
+		}
+		if (l->newest != l->next)
+			r->fix.any_next_ns = RTE_MIN(
+				r->fix.any_next_ns, head_of(r, l, l->next + 1).first_ns);
+	}
+}
+
+static uint64_t rounds_per_step(const struct mt_bank *b)
+{
+	static const uint32_t passes[MT_PATTERNS] = {1, 2, 3};
+
+	return (uint64_t)b->layers * b->micro_batches * passes[b->pattern];
+}
+
+/** The job began anew: so does its step. */
+static void begin_step(struct fw_rounds *r, bool new_flows)
+{
+	uint64_t per = rounds_per_step(r->config->bank), over = r->number % per;
+
+	if (r->first)
+		return;
+	if (over != 0)
+		r->number += per - over;
+	/* new queue pairs are a new job; a jump of PSNs may also be a long loss of sight */
+	r->align = new_flows ? false : r->align || over != 0;
+}
+
+static void close_lost(struct fw_rounds *r);
+
+/**
+ * Every lane has packets missing: whole rounds may be. How many, by parity, else by how many PSNs
+ * are missing; where the two leave doubt, layer and step are assumptions from here on.
+ */
+static void lost_sight(struct fw_rounds *r)
+{
+	uint64_t jumped = 0, usual = 0;
+	double rounds;
+	uint32_t lost;
+
+	FOREACH_LANE(r, l) {
+		if (!has_head(l) || l->span == 0)
+			continue;
+		jumped += (head_of(r, l, l->next).start_psn - l->start) & FW_PSN_MASK;
+		usual += l->span;
+	}
+	rounds = usual != 0 ? (double)jumped / (double)usual - 1 : 0;
+	if (r->alternates) {
+		lost = r->fix.parity == r->last_parity;
+		r->align |= usual == 0 || rounds > lost + 0.9;
+	} else {
+		lost = rounds > 0.35 ? (uint32_t)(rounds + 0.5) : 0;
+		r->align |= usual == 0 || rounds > 0.35;
+	}
+	for (uint32_t i = 0; i < RTE_MIN(lost, FW_LAG); i++)
+		close_lost(r);
+	r->sighted = r->number;
+}
+
+/** Decide for each lane whether its oldest unread epoch belongs to the round at hand. */
+static void take_heads(struct fw_rounds *r)
+{
+	bool fresh = false, known = false, resync = false;
+
+	take_clean(r);
+	if (r->fix.clean == 0) {
+		FOREACH_LANE(r, l) {
+			bool jumped = has_head(l) && l->last >= 0 &&
+				      head_of(r, l, l->next).resync;
+
+			fresh |= has_head(l) && l->last < 0;
+			resync |= jumped;
+			known |= has_head(l) && l->last >= 0 && !jumped;
+		}
+		fix_by_first(r);
+		if ((fresh || resync) && !known)
+			begin_step(r, !resync);
+		else if (known && !r->first && r->sighted != r->number)
+			lost_sight(r);
+	}
+	take_others(r);
+}
+
+/* ---- adding up ----------------------------------------------------------------------------------- */
+
+static void clear_round(struct fw_rounds *r)
+{
+	struct mt_round *m = r->round;
+	uint32_t ranks = ranks_of(r), experts = r->config->bank->experts;
+
+	memset(m, 0, r->slot_bytes);
+	memset(r->announced, 0, (size_t)ranks * experts * sizeof(uint32_t));
+	memset(r->counts, 0, (size_t)ranks * experts * sizeof(uint32_t));
+	m->ranks = ranks;
+	m->experts = experts;
+	m->first_ns = UINT64_MAX;
+	for (uint32_t i = 0; i < ranks * ranks; i++)
+		mt_round_pairs(m)[i].last_ns = r->pair_last[i];
+}
+
+static uint32_t load32(const uint32_t *p)
+{
+	return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+/** Cells of one epoch of a flow since they were read last; @p keep: they are read now. */
+static void add_cells(struct fw_rounds *r, const struct flow *f, uint32_t label, bool keep)
+{
+	const struct fw_tables *t = tables_of(r, f->core);
+	const struct mt_rank *dst = &mt_bank_ranks(r->config->bank)[f->dst];
+	size_t at = fw_cell_at(t, f->f->index, label);
+	size_t to = (size_t)f->src * r->config->bank->experts + dst->first_expert;
+
+	for (uint32_t e = 0; e < dst->experts; e++) {
+		const struct fw_cell *now = &t->cells[at + e];
+		struct fw_cell *read = &r->read[f->core][at + e];
+		struct fw_cell v = {.announced = load32(&now->announced),
+			.counts = load32(&now->counts), .tokens = load32(&now->tokens),
+			.messages = load32(&now->messages),
+			.bytes = __atomic_load_n(&now->bytes, __ATOMIC_RELAXED)};
+
+		mt_round_bytes(r->round)[to + e] += v.bytes - read->bytes;
+		mt_round_tokens(r->round)[to + e] += v.tokens - read->tokens;
+		r->announced[to + e] += v.announced - read->announced;
+		r->counts[to + e] += v.counts - read->counts;
+		if (keep)
+			*read = v;
+	}
+}
+
+static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct flow *f, bool keep)
+{
+	const struct fw_tables *t = tables_of(r, f->core);
+	const struct fw_epoch *e = fw_epoch(t, f->f->index, l->next);
+	struct mt_round *m = r->round;
+	struct mt_pair *p = &mt_round_pairs(m)[f->src * ranks_of(r) + f->dst];
+	uint64_t last;
+
+	if (e->label != l->next)
+		return; /* this flow of the lane was silent */
+	last = f->f->label == l->next ? f->f->last_ns : e->last_ns;
+	add_cells(r, f, l->next, keep);
+	p->first_ns = p->first_ns == 0 ? e->first_ns : RTE_MIN(p->first_ns, e->first_ns);
+	p->last_ns = RTE_MAX(p->last_ns, last);
+	p->gaps += e->gaps;
+	p->duplicates += e->duplicates;
+	m->first_ns = RTE_MIN(m->first_ns, e->first_ns);
+	m->last_ns = RTE_MAX(m->last_ns, last);
+	m->gaps += e->gaps;
+	m->duplicates += e->duplicates;
+	m->unmatched += e->unmatched;
+	m->truncated += e->truncated;
+	m->contradictions += e->contradict;
+	m->stale += e->stale;
+	if (e->flags & FW_EPOCH_OVERRUN)
+		m->quality |= MT_Q_OVERRUN;
+	if (e->flags & FW_EPOCH_FRACTION)
+		m->quality |= MT_Q_FRACTION;
+	if (e->flags & FW_EPOCH_RESYNC && r->align)
+		m->quality |= MT_Q_RESYNC;
+}
+
+/** What lanes hold of the round at hand, so far. */
+static void add_lanes(struct fw_rounds *r, bool keep)
+{
+	clear_round(r);
+	FOREACH_LANE(r, l) {
+		if (!l->taken)
+			continue;
+		/* packets are missing right before, and no parity says that they are not of
+		 * this round */
+		if (l->suspect && !r->alternates)
+			r->round->quality |= MT_Q_GAP;
+		FOREACH_FLOW(l, f)
+			add_epoch(r, l, f, keep);
+	}
+}
+
+/** Compare counted with announced tokens, of one cell. */
+static void judge_cell(struct fw_rounds *r, size_t cell)
+{
+	struct mt_round *m = r->round;
+	uint32_t tokens = mt_round_tokens(m)[cell];
+
+	if (r->counts[cell] == 0) {
+		m->counts_missing++;
+	} else if (r->announced[cell] != tokens || r->counts[cell] != 1) {
+		m->disagreements++;
+		if (r->announced[cell] > tokens)
+			m->tokens_unseen += r->announced[cell] - tokens;
+	}
+}
+
+/** Tokens from bytes, where messages do not say how many they are. */
+static void judge_bytes(struct fw_rounds *r, size_t cell)
+{
+	uint64_t bytes = mt_round_bytes(r->round)[cell];
+
+	if (r->config->by_bytes == 0)
+		return;
+	mt_round_tokens(r->round)[cell] = (uint32_t)(bytes / r->config->by_bytes);
+	if (bytes % r->config->by_bytes != 0)
+		r->round->quality |= MT_Q_FRACTION;
+}
+
+/** Sums and the comparison over all cells of pairs that were ever seen. */
+static void judge(struct fw_rounds *r)
+{
+	const struct mt_bank *b = r->config->bank;
+	struct mt_round *m = r->round;
+
+	for (uint32_t s = 0; s < b->ranks; s++)
+		for (uint32_t d = 0; d < b->ranks; d++) {
+			const struct mt_rank *dst = &mt_bank_ranks(b)[d];
+
+			if (mt_round_pairs(m)[s * b->ranks + d].last_ns == 0)
+				continue;
+			for (uint32_t e = 0; e < dst->experts; e++) {
+				size_t cell = (size_t)s * b->experts + dst->first_expert + e;
+
+				judge_bytes(r, cell);
+				if (!r->config->by_source)
+					judge_cell(r, cell);
+				m->tokens += mt_round_tokens(m)[cell];
+				m->bytes += mt_round_bytes(m)[cell];
+			}
+		}
+}
+
+/* ---- closing ------------------------------------------------------------------------------------- */
+
+/** Whether each of the lane's flows was seen to go on after the round, so nothing is missing. */
+static bool flows_passed(const struct lane *l)
+{
+	FOREACH_FLOW(l, f)
+		if (f->f->block != 0 || load32(&f->f->passed) <= l->next)
+			return false;
+	return true;
+}
+
+/** Whether everything that this round will ever have is there. */
+static bool is_whole(const struct fw_rounds *r)
+{
+	bool counted = !r->config->by_source && r->round->counts_missing == 0 &&
+		       r->round->disagreements == 0 && r->round->first_ns != UINT64_MAX;
+
+	FOREACH_LANE(r, l) {
+		bool ended = has_head(l) && l->newest != l->next;
+
+		if (l->newest == 0 && l->flows != NULL && l->flows->f->block != 0)
+			return false; /* a new flow, whose first packet is not known yet */
+		if (!l->taken && counted)
+			continue; /* a lane that the round does not need: an old queue pair */
+		if (!ended && !(counted && has_head(l)))
+			return false;
+		if (r->config->by_source && !flows_passed(l))
+			return false;
+		/* a hole that waits for its packet may still be filled */
+		if (!ended && l->flows != NULL && l->flows->f->block != 0)
+			return false;
+	}
+	return true;
+}
+
+static void lane_read(struct fw_rounds *r, struct lane *l)
+{
+	const struct fw_tables *t = tables_of(r, l->core);
+	uint32_t gaps = 0;
+	bool overrun = false;
+
+	FOREACH_FLOW(l, f) {
+		const struct fw_epoch *e = fw_epoch(t, f->f->index, l->next);
+
+		if (e->label != l->next)
+			continue;
+		gaps += e->gaps;
+		overrun |= (e->flags & FW_EPOCH_OVERRUN) != 0;
+	}
+	if (!r->config->by_source) {
+		uint32_t start = head_of(r, l, l->next).start_psn;
+
+		if (l->last >= 0 && !l->suspect)
+			l->span = (start - l->start) & FW_PSN_MASK;
+		l->start = start;
+	}
+	l->unread = l->newest == l->next ? l->next : 0;
+	l->read_gaps = gaps;
+	l->suspect = !r->config->by_source && (gaps != 0 || overrun);
+	l->last = (int64_t)r->number;
+	l->next++;
+	__atomic_store_n(&t->consumed[l->index], l->next - 1, __ATOMIC_RELEASE);
+}
+
+/** An epoch that was read before it ended has ended: what came after is too late for its round. */
+static void read_late(struct fw_rounds *r, struct lane *l)
+{
+	uint32_t gaps = 0;
+
+	FOREACH_FLOW(l, f) {
+		const struct fw_tables *t = tables_of(r, f->core);
+		const struct fw_epoch *e = fw_epoch(t, f->f->index, l->unread);
+		size_t at = fw_cell_at(t, f->f->index, l->unread);
+
+		if (e->label != l->unread)
+			continue;
+		gaps += e->gaps;
+		for (uint32_t i = 0; i < t->experts; i++) {
+			r->late_tokens += t->cells[at + i].messages + t->cells[at + i].counts -
+					  r->read[f->core][at + i].messages -
+					  r->read[f->core][at + i].counts;
+			r->read[f->core][at + i] = t->cells[at + i];
+		}
+	}
+	l->suspect |= !r->config->by_source && gaps > l->read_gaps;
+	l->unread = 0;
+}
+
+/** Layer, step and pass of a round by its number (DESIGN: what a step looks like). */
+static void place(const struct mt_bank *b, uint64_t number, struct mt_round *m)
+{
+	uint64_t per = rounds_per_step(b), at = number % per % (per / b->micro_batches);
+	uint32_t back;
+
+	m->round = number;
+	m->step = number / per;
+	m->pass = MT_PASS_FORWARD;
+	m->layer = (uint32_t)at;
+	if (at < b->layers)
+		return;
+	back = (uint32_t)at - b->layers;
+	m->pass = MT_PASS_BACKWARD;
+	if (b->pattern == MT_PATTERN_TRAINING_RECOMPUTE) {
+		m->pass = back % 2 == 0 ? MT_PASS_RECOMPUTE : MT_PASS_BACKWARD;
+		back /= 2;
+	}
+	m->layer = b->layers - 1 - back;
+}
+
+/** Whether a core had no room for a flow, or no bank for an epoch, since the last round. */
+static uint32_t quality_of_cores(struct fw_rounds *r)
+{
+	uint64_t no_room = 0, overruns = 0;
+	uint32_t q = 0;
+
+	for (uint32_t c = 0; c < r->plane->cores; c++) {
+		const struct fw_core *core = r->plane->core[c];
+
+		no_room += __atomic_load_n(&core->outcome[MT_OUT_NO_ROOM], __ATOMIC_RELAXED);
+		overruns += __atomic_load_n(&core->overruns, __ATOMIC_RELAXED);
+	}
+	if (no_room != r->no_room)
+		q |= MT_Q_NO_ROOM;
+	if (overruns != r->overruns)
+		q |= MT_Q_OVERRUN;
+	r->no_room = no_room;
+	r->overruns = overruns;
+	return q;
+}
+
+static uint32_t quality_of(struct fw_rounds *r, bool timeout)
+{
+	const struct mt_round *m = r->round;
+	uint32_t q = m->quality | quality_of_cores(r);
+
+	if (m->gaps != 0 || m->counts_missing != 0 || m->tokens_unseen != 0)
+		q |= MT_Q_GAP;
+	if (m->disagreements != 0)
+		q |= MT_Q_DISAGREE;
+	if (m->stale != 0)
+		q |= MT_Q_STALE;
+	if (m->truncated != 0)
+		q |= MT_Q_TRUNCATED;
+	if (m->contradictions != 0)
+		q |= MT_Q_CONTRADICT;
+	if (m->duplicates != 0)
+		q |= MT_Q_DUPLICATE;
+	if (m->unmatched != 0)
+		q |= MT_Q_UNMATCHED;
+	if (r->late_tokens != 0)
+		q |= MT_Q_LATE;
+	if (r->align)
+		q |= MT_Q_ALIGN;
+	if (timeout)
+		q |= MT_Q_TIMEOUT;
+	return q;
+}
+
+static void publish(struct fw_rounds *r, bool timeout)
+{
+	struct mt_round *m = r->round;
+
+	if (m->first_ns == UINT64_MAX)
+		m->first_ns = 0;
+	m->late = (uint32_t)RTE_MIN(r->late_tokens, UINT32_MAX);
+	m->generation = r->config->generation;
+	place(r->config->bank, r->number, m);
+	m->quality = quality_of(r, timeout);
+	r->late_tokens = 0;
+	if (r->drops != 0) {
+		m->quality |= MT_Q_NIC_DROP;
+		m->nic_drops = (uint32_t)RTE_MIN(r->drops, UINT32_MAX);
+		if (r->number >= r->drop_until)
+			r->drops = 0;
+	}
+	for (uint32_t i = 0; i < m->ranks * m->ranks; i++)
+		r->pair_last[i] = mt_round_pairs(m)[i].last_ns;
+	r->publish(r->arg, m);
+	r->number++;
+	r->first = false;
+	r->ready_lead = 0;
+	r->tried_lead = r->tried_words = 0;
+}
+
+/** A round of which nothing was seen. */
+static void close_lost(struct fw_rounds *r)
+{
+	clear_round(r);
+	judge(r);
+	r->round->quality |= MT_Q_GAP;
+	publish(r, false);
+	/* its parity stays open: the lanes' last rounds are moved along, so that they are judged as
+	 * before */
+	FOREACH_LANE(r, l)
+		if (l->last >= 0 && (uint64_t)l->last + 2 == r->number)
+			l->last++;
+	if (r->alternates)
+		r->last_parity ^= 1;
+}
+
+/** The first round began before the tap did, when counts exceed tokens without a gap between. */
+static bool began_before(const struct fw_rounds *r)
+{
+	return r->first && !r->config->by_source && r->round->gaps == 0 &&
+	       (r->round->tokens_unseen != 0);
+}
+
+static void follow_parity(struct fw_rounds *r)
+{
+	uint32_t parity = FW_NO_PARITY;
+
+	FOREACH_LANE(r, l) {
+		uint32_t p = l->taken ? head_of(r, l, l->next).parity : FW_NO_PARITY;
+
+		if (p == FW_NO_PARITY)
+			continue;
+		/* sources that disagree on the parity: one of them lost a whole round */
+		r->align |= r->config->by_source && parity != FW_NO_PARITY && p != parity;
+		parity = p;
+	}
+	if (!r->first && parity != FW_NO_PARITY && r->last_parity != FW_NO_PARITY) {
+		r->steady &= parity != r->last_parity;
+		r->alternates = r->steady;
+	}
+	if (parity != FW_NO_PARITY)
+		r->last_parity = parity;
+}
+
+static void close_round(struct fw_rounds *r, bool timeout)
+{
+	add_lanes(r, true);
+	judge(r);
+	r->align |= began_before(r);
+	follow_parity(r);
+	FOREACH_LANE(r, l)
+		if (l->taken)
+			lane_read(r, l);
+	publish(r, timeout);
+}
+
+/** Close the round at hand if it can be. @return whether it was */
+static bool try_close(struct fw_rounds *r)
+{
+	uint32_t lead = lead_of(r), most = r->config->by_source ? FW_LAG_SOURCE : FW_LAG;
+
+	if (lead < 2 || r->progress <= r->ready_tsc)
+		return false;
+	/* look again when somebody went on further; every word would be too often */
+	if (lead == r->tried_lead && r->words - r->tried_words <= r->fix.clean / 8)
+		return false;
+	r->tried_lead = lead;
+	r->tried_words = r->words;
+	take_heads(r);
+	add_lanes(r, false);
+	judge(r);
+	if (!is_whole(r) && lead < most)
+		return false;
+	close_round(r, false);
+	return true;
+}
+
+uint32_t fw_rounds_pump(struct fw_rounds *r)
+{
+	uint64_t done = progress(r);
+	uint32_t n = 0, got;
+
+	do {
+		got = take_words(r);
+		n += got;
+	} while (got != 0 && n < FW_EVENTS);
+	if (got == 0)
+		r->progress = done;
+	while (try_close(r))
+		;
+	return n;
+}
+
+static bool any_head(const struct fw_rounds *r)
+{
+	FOREACH_LANE(r, l)
+		if (has_head(l))
+			return true;
+	return false;
+}
+
+void fw_rounds_close_all(struct fw_rounds *r, bool timeout)
+{
+	while (fw_rounds_pump(r) != 0)
+		;
+	for (uint32_t c = 0; c < r->plane->cores; c++)
+		find_flows(r, c);
+	while (any_head(r)) {
+		take_heads(r);
+		close_round(r, timeout);
+	}
+}
+
+void fw_rounds_dropped(struct fw_rounds *r, uint64_t packets)
+{
+	r->drops += packets;
+	r->drop_until = r->number + lead_of(r);
+}
+
+void fw_rounds_flows(const struct fw_rounds *r,
+	void (*each)(void *arg, uint32_t src, uint32_t dst, uint32_t qpn, uint32_t epochs), void *arg)
+{
+	for (uint32_t c = 0; c < r->plane->cores; c++)
+		for (uint32_t i = 0; i < r->flows_known[c]; i++)
+			each(arg, r->flows[c][i].src, r->flows[c][i].dst,
+				fw_key_qpn(r->flows[c][i].f->key), load32(&r->flows[c][i].f->label));
+}
+
+/* ---- life ---------------------------------------------------------------------------------------- */
+
+static size_t read_bytes(const struct fw_tables *t)
+{
+	return (size_t)t->max * FW_EPOCHS * t->experts * sizeof(struct fw_cell);
+}
+
+static bool reserve_core(struct fw_rounds *r, uint32_t c)
+{
+	const struct fw_tables *t = tables_of(r, c);
+
+	r->lanes[c] = fw_reserve(lanes_max(t) * sizeof(struct lane));
+	r->flows[c] = fw_reserve(t->max * sizeof(struct flow));
+	r->read[c] = fw_reserve(read_bytes(t));
+	return r->lanes[c] != NULL && r->flows[c] != NULL && r->read[c] != NULL;
+}
+
+struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish_round, void *arg)
+{
+	struct fw_rounds *r = calloc(1, sizeof(*r));
+	uint32_t n = plane->cores;
+	size_t ranks, cells;
+	bool good;
+
+	if (r == NULL)
+		return NULL;
+	r->plane = plane;
+	r->config = plane->core[0]->tables->config;
+	r->publish = publish_round;
+	r->arg = arg;
+	r->first = r->steady = true;
+	r->last_parity = FW_NO_PARITY;
+	r->sighted = UINT64_MAX;
+	ranks = ranks_of(r);
+	cells = ranks * r->config->bank->experts;
+	r->slot_bytes = mt_slot_bytes(ranks, r->config->bank->experts);
+	r->lanes = calloc(n, sizeof(*r->lanes));
+	r->flows = calloc(n, sizeof(*r->flows));
+	r->read = calloc(n, sizeof(*r->read));
+	r->flows_known = calloc(n, sizeof(uint32_t));
+	r->lanes_known = calloc(n, sizeof(uint32_t));
+	r->round = calloc(1, r->slot_bytes);
+	r->announced = calloc(cells, sizeof(uint32_t));
+	r->counts = calloc(cells, sizeof(uint32_t));
+	r->pair_last = calloc(ranks * ranks, sizeof(uint64_t));
+	r->fix.last_ns = calloc(ranks, sizeof(uint64_t));
+	r->fix.next_ns = calloc(ranks, sizeof(uint64_t));
+	good = r->lanes != NULL && r->flows != NULL && r->read != NULL && r->flows_known != NULL &&
+	       r->lanes_known != NULL && r->round != NULL && r->announced != NULL &&
+	       r->counts != NULL && r->pair_last != NULL && r->fix.last_ns != NULL &&
+	       r->fix.next_ns != NULL;
+	for (uint32_t c = 0; good && c < n; c++)
+		good = reserve_core(r, c);
+	if (!good) {
+		struct fw_tables *tables[FW_MAX_CORES];
+
+		for (uint32_t c = 0; c < n; c++)
+			tables[c] = plane->core[c]->tables;
+		fw_rounds_free(r, tables);
+		return NULL;
+	}
+	quality_of_cores(r);
+	return r;
+}
+
+void fw_rounds_free(struct fw_rounds *r, struct fw_tables *const *tables)
+{
+	if (r == NULL)
+		return;
+	for (uint32_t c = 0; c < r->plane->cores; c++) {
+		if (r->lanes != NULL)
+			fw_release(r->lanes[c], lanes_max(tables[c]) * sizeof(struct lane));
+		if (r->flows != NULL)
+			fw_release(r->flows[c], tables[c]->max * sizeof(struct flow));
+		if (r->read != NULL)
+			fw_release(r->read[c], read_bytes(tables[c]));
+	}
+	free(r->lanes);
+	free(r->flows);
+	free(r->read);
+	free(r->flows_known);
+	free(r->lanes_known);
+	free(r->round);
+	free(r->announced);
+	free(r->counts);
+	free(r->pair_last);
+	free(r->fix.last_ns);
+	free(r->fix.next_ns);
+	free(r);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file rounds.h: the control core: from epochs of flows to rounds.
+ *
+ * A *lane* is whatever has labels of its own: a flow where the map has announced counts, else a
+ * source rank with all its flows (flow.h). Jobs of this kind go in lockstep: no rank dispatches
+ * before it has the results of its last dispatch back. So the n-th epoch of every lane makes round
+ * n, as long as nothing was lost. The control core assembles one round at a time, the oldest:
+ *
+ * - Which lanes' oldest unread epoch belongs to it: of a lane without gaps, the one after the
+ *   epoch that went into the last round. Of other lanes (new, or with packets missing in between)
+ *   the one that fits by parity and by time.
+ * - When it is closed: as soon as some lane is two epochs further (in lockstep nobody can still be
+ *   dispatching then) and either every count came and equals the tokens counted, or every lane has
+ *   gone on, so that all its packets were seen or given up. Else when some lane is FW_LAG epochs
+ *   further, or when nothing came for the map's idle gap. What is missing is said in its quality.
+ *
+ * Without counts a last packet that was lost shows only in the next one of its flow. So there, a
+ * round also waits (up to FW_LAG) until every flow of its lanes was seen to go on.
+ *
+ * One thread. Memory: as many cells as the flows have, and one round.
+ */
+#ifndef MOETAP_FW_ROUNDS_H
+#define MOETAP_FW_ROUNDS_H
+
+#include "page.h"
+#include "poll.h"
+
+#define FW_LAG 48u	    /* epochs that a round may wait for late packets; less than FW_EPOCHS */
+#define FW_LAG_SOURCE 16u /* the same, where labels are a source's */
+
+struct fw_rounds;
+
+/** Where rounds go. @p arg is what fw_rounds_new() was given. */
+typedef void (*fw_publish)(void *arg, const struct mt_round *round);
+
+/**
+ * Rounds of the cores of @p plane, whose tables have to be in place.
+ *
+ * @return or NULL: out of memory
+ */
+struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish, void *arg);
+
+/** @param tables those that it was made for, by core */
+void fw_rounds_free(struct fw_rounds *r, struct fw_tables *const *tables);
+
+/** Take what the poll cores told, close what can be closed. @return words taken */
+uint32_t fw_rounds_pump(struct fw_rounds *r);
+
+/** Nothing came for the idle gap (@p timeout), or nothing more will: close everything. */
+void fw_rounds_close_all(struct fw_rounds *r, bool timeout);
+
+/** The port dropped packets: say so in the rounds that are open. */
+void fw_rounds_dropped(struct fw_rounds *r, uint64_t packets);
+
+/** Flows found so far, for telemetry: calls @p each for every one. */
+void fw_rounds_flows(const struct fw_rounds *r,
+	void (*each)(void *arg, uint32_t src, uint32_t dst, uint32_t qpn, uint32_t epochs), void *arg);
+
+#endif
