@@ -126,17 +126,38 @@ static void block_insert(struct fw_block *b, uint32_t at, const struct fw_item *
 	b->count++;
 }
 
+/** Packets that did not come in their order stretch their epoch's times both ways. */
+static void stretch_times(const struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	struct fw_epoch *e = fw_epoch(core->tables, f->index, f->label);
+
+	if ((it->what == FW_DISPATCH || it->what == FW_COUNT) && it->ns < e->first_ns)
+		e->first_ns = it->ns;
+}
+
+/** It is the turn of a packet that waited. */
+static void apply_waiting(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	uint64_t last_ns = f->last_ns;
+	uint32_t label = f->label;
+
+	fw_apply(core, f, it);
+	stretch_times(core, f, it);
+	if (f->label == label && last_ns > f->last_ns)
+		f->last_ns = last_ns;
+	f->next = (f->next + it->span) & FW_PSN_MASK;
+	if (core->tables->config->by_source)
+		f->passed = it->value;
+}
+
 /** Apply the packets whose turn it is. */
 static void block_drain(struct fw_core *core, struct fw_flow *f, struct fw_block *b)
 {
 	uint32_t n = 0;
 
-	for (; n < b->count && fw_psn_ahead(b->item[n].psn, f->next) <= 0; n++) {
-		if (b->item[n].psn != f->next)
-			continue; /* inside the span of a message: its PSNs were taken */
-		fw_apply(core, f, &b->item[n]);
-		f->next = (f->next + b->item[n].span) & FW_PSN_MASK;
-	}
+	for (; n < b->count && fw_psn_ahead(b->item[n].psn, f->next) <= 0; n++)
+		if (b->item[n].psn == f->next) /* else inside the span of a message */
+			apply_waiting(core, f, &b->item[n]);
 	b->count -= n;
 	memmove(&b->item[0], &b->item[n], b->count * sizeof(b->item[0]));
 	b->opened_tsc = core->tsc;
@@ -144,13 +165,27 @@ static void block_drain(struct fw_core *core, struct fw_flow *f, struct fw_block
 		block_give_back(core->tables, f, b);
 }
 
-/** The PSNs up to @p psn will not come: count them as missing. */
-static void skip_to(struct fw_core *core, struct fw_flow *f, uint32_t psn)
+/** PSNs are missing that may be of any phase from @p from to @p to. */
+static void gap_in_phases(struct fw_source *s, uint32_t from, uint32_t to, uint32_t missing)
+{
+	for (uint32_t l = RTE_MAX(from, 1u); l <= to; l++)
+		s->phase[l & (FW_EPOCHS - 1)].gaps += missing;
+}
+
+/**
+ * The PSNs up to @p psn will not come: count them as missing. @p label: of the source, when the
+ * packet after them came.
+ */
+static void skip_to(struct fw_core *core, struct fw_flow *f, uint32_t psn, uint32_t label)
 {
 	uint32_t missing = (uint32_t)fw_psn_ahead(psn, f->next);
+	const struct fw_tables *t = core->tables;
 
-	if (f->label != 0)
-		fw_epoch(core->tables, f->index, f->label)->gaps += missing;
+	if (t->config->by_source && label != 0)
+		gap_in_phases(&t->sources[fw_key_src(f->key)],
+			label - f->passed < FW_EPOCHS ? f->passed : label, label, missing);
+	else if (f->label != 0)
+		fw_epoch(t, f->index, f->label)->gaps += missing;
 	else
 		f->early = (uint16_t)RTE_MIN((uint32_t)f->early + missing, (uint32_t)UINT16_MAX);
 	f->gap_psn = (psn - 1) & FW_PSN_MASK;
@@ -171,7 +206,7 @@ static void give_up_first(struct fw_core *core, struct fw_flow *f, struct fw_blo
 		flow_start(core, f, b);
 		return;
 	}
-	skip_to(core, f, b->item[0].psn);
+	skip_to(core, f, b->item[0].psn, b->item[0].value);
 	block_drain(core, f, b);
 }
 
@@ -350,8 +385,8 @@ void fw_source_open(
 		return;
 	}
 	s->phase[bank].first_ns = it->ns;
-	s->phase[bank].label = label;
 	s->phase[bank].parity = it->parity;
+	s->phase[bank].gaps = 0;
 	s->label = label;
 	s->parity = it->parity;
 	s->combined = false;
@@ -391,10 +426,10 @@ static unsigned int take_next(struct fw_core *core, struct fw_flow *f, const str
 
 	fw_apply(core, f, &it);
 	f->next = (it.psn + it.span) & FW_PSN_MASK;
+	if (t->config->by_source)
+		f->passed = t->sources[fw_key_src(f->key)].label;
 	if (f->block != 0)
 		block_drain(core, f, &t->blocks[f->block - 1]);
-	if (t->config->by_source && f->block == 0)
-		f->passed = t->sources[fw_key_src(f->key)].label;
 	return out;
 }
 
@@ -409,7 +444,7 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 	bool known;
 
 	if (b == NULL) {
-		skip_to(core, f, p->psn);
+		skip_to(core, f, p->psn, t->sources[fw_key_src(f->key)].label);
 		return take_next(core, f, p);
 	}
 	at = block_place(b, p->psn, &known);
@@ -422,6 +457,7 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 	if (t->config->by_source) {
 		fw_apply(core, f, &it);
 		it.what = FW_NOTHING;
+		it.value = t->sources[fw_key_src(f->key)].label;
 	}
 	block_insert(b, at, &it);
 	if ((f->flags & FW_FLOW_STARTING) ? b->count == FW_START : b->count == FW_BLOCK)

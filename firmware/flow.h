@@ -91,7 +91,7 @@ struct fw_flow {
 	uint32_t label;	  /**< of the epoch being counted, 0: none yet */
 	uint32_t cell;	  /**< its first cell: fw_core.cells of expert 0 in the current bank */
 	uint32_t index;	  /**< of its epochs, cells and words to the control core */
-	uint32_t passed;  /**< label of its source at the last packet, where labels are a source's */
+	uint32_t passed;  /**< label of its source at its last packet, where labels are a source's */
 	uint16_t block;	  /**< 1 + block of waiting packets, 0: none wait */
 	uint16_t expert;  /**< rule qp: index at the destination, FW_NO_EXPERT none */
 	uint16_t msg_expert;
@@ -127,7 +127,8 @@ struct fw_item {
 	uint32_t psn;
 	uint32_t span;	/**< PSNs that it takes */
 	uint32_t bytes;
-	uint32_t value;	/**< tokens of a dispatch, tokens announced by a count */
+	uint32_t value;	/**< tokens of a dispatch, tokens announced by a count; of a packet that was
+			 *   counted before its turn, the label of its source then */
 	uint16_t expert;/**< index at the destination */
 	uint8_t what;	/**< enum fw_what */
 	uint8_t parity;
@@ -155,8 +156,8 @@ struct fw_source {
 	uint8_t reserved;
 	struct {
 		uint64_t first_ns;
-		uint32_t label;
 		uint32_t parity;
+		uint32_t gaps; /**< PSNs given up in this phase, or in a stretch that touches it */
 	} phase[FW_EPOCHS];
 };
 

@@ -24,7 +24,7 @@
 #define MAX_SLOTS 4096u
 #define DEFAULT_FLOWS 16384u
 #define HAND_OVER 1024u /* packets on their way from one core to another */
-#define HOLE_MS 20u	/* how long a packet is waited for when nothing comes */
+#define HOLE_MS 20u	/* how long a packet is waited for when nothing comes; a capture: to its end */
 
 struct options {
 	const char *map, *page;
@@ -165,7 +165,7 @@ static void set_clocks(struct fw_plane *plane)
 	plane->ns_per_tsc = 1e9 / (double)rte_get_tsc_hz();
 }
 
-static struct fw_core *make_core(uint32_t id, uint32_t cores, bool paced)
+static struct fw_core *make_core(uint32_t id, uint32_t cores, const struct options *o)
 {
 	struct fw_core *core = aligned_alloc(64, sizeof(*core));
 	char name[32];
@@ -175,8 +175,8 @@ static struct fw_core *make_core(uint32_t id, uint32_t cores, bool paced)
 	memset(core, 0, sizeof(*core));
 	core->id = id;
 	core->order = core->obeyed = FW_HOLD;
-	core->wait_tsc = paced ? UINT64_MAX : rte_get_tsc_hz() / 1000 * FW_WAIT_MS;
-	core->hold_tsc = rte_get_tsc_hz() / 1000 * HOLE_MS;
+	core->wait_tsc = o->paced ? UINT64_MAX : rte_get_tsc_hz() / 1000 * FW_WAIT_MS;
+	core->hold_tsc = o->once ? UINT64_MAX : rte_get_tsc_hz() / 1000 * HOLE_MS;
 	snprintf(name, sizeof(name), "moetap-e%u", id);
 	core->events = rte_ring_create_elem(name, sizeof(struct fw_event), FW_EVENTS,
 		SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
@@ -194,7 +194,8 @@ static struct fw_core *make_core(uint32_t id, uint32_t cores, bool paced)
 	return core;
 }
 
-static int make_plane(struct fw_plane *plane, bool paced, struct mt_error *err)
+static int make_plane(
+	struct fw_plane *plane, const struct options *o, struct mt_error *err)
 {
 	if (rte_lcore_count() < 2)
 		return mt_fail(err, -EINVAL, "one lcore controls, the others poll: give it two or "
@@ -205,7 +206,7 @@ static int make_plane(struct fw_plane *plane, bool paced, struct mt_error *err)
 	plane->yield = shares_cpus();
 	set_clocks(plane);
 	for (uint32_t i = 0; i < plane->cores; i++) {
-		plane->core[i] = make_core(i, plane->cores, paced);
+		plane->core[i] = make_core(i, plane->cores, o);
 		if (plane->core[i] == NULL)
 			return mt_fail(err, -ENOMEM, "no memory for %u poll cores: a larger -m",
 				plane->cores);
@@ -293,7 +294,7 @@ static int serve(const struct options *o, struct mt_bank *bank, struct mt_error 
 
 	control = (struct fw_control){.plane = &plane,
 		.max_flows = o->flows, .once = o->once, .paced = o->paced};
-	ret = make_plane(&plane, o->paced, err);
+	ret = make_plane(&plane, o, err);
 	if (ret < 0)
 		goto out;
 	ret = fw_ports_start(&plane, err);

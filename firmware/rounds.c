@@ -257,8 +257,12 @@ static bool fits(const struct fw_rounds *r, const struct lane *l)
 	struct head h = head_of(r, l, l->next);
 	uint64_t next = r->fix.next_ns[l->src];
 
-	if (r->fix.parity != FW_NO_PARITY && h.parity != FW_NO_PARITY && h.parity != r->fix.parity)
-		return false;
+	if (r->fix.parity != FW_NO_PARITY && h.parity != FW_NO_PARITY) {
+		if (h.parity != r->fix.parity)
+			return false;
+		if (l->last < 0 && r->fix.clean == 0)
+			return true; /* everything begins, nothing was lost */
+	}
 	if (next == UINT64_MAX)
 		next = r->fix.any_next_ns;
 	else if (r->fix.last_ns[l->src] < next)
@@ -459,6 +463,9 @@ static void add_lanes(struct fw_rounds *r, bool keep)
 		 * this round */
 		if (l->suspect && !r->alternates)
 			r->round->quality |= MT_Q_GAP;
+		if (r->config->by_source)
+			r->round->gaps += tables_of(r, l->core)->sources[l->index]
+						  .phase[l->next & (FW_EPOCHS - 1)].gaps;
 		FOREACH_FLOW(l, f)
 			add_epoch(r, l, f, keep);
 	}
@@ -758,7 +765,7 @@ static void close_round(struct fw_rounds *r, bool timeout)
 /** Close the round at hand if it can be. @return whether it was */
 static bool try_close(struct fw_rounds *r)
 {
-	uint32_t lead = lead_of(r), most = r->config->by_source ? FW_LAG_SOURCE : FW_LAG;
+	uint32_t lead = lead_of(r);
 
 	if (lead < 2 || r->progress <= r->ready_tsc)
 		return false;
@@ -770,7 +777,7 @@ static bool try_close(struct fw_rounds *r)
 	take_heads(r);
 	add_lanes(r, false);
 	judge(r);
-	if (!is_whole(r) && lead < most)
+	if (!is_whole(r) && lead < FW_LAG)
 		return false;
 	close_round(r, false);
 	return true;

@@ -26,8 +26,7 @@
 #include "page.h"
 #include "poll.h"
 
-#define FW_LAG 48u	    /* epochs that a round may wait for late packets; less than FW_EPOCHS */
-#define FW_LAG_SOURCE 16u /* the same, where labels are a source's */
+#define FW_LAG 48u /* epochs that a round may wait for late packets; less than FW_EPOCHS */
 
 struct fw_rounds;
 
