@@ -789,6 +789,8 @@ static int by_address(const void *x, const void *y)
 
 static int judge_addresses(struct build *b)
 {
+	if (b->head.addrs == 0)
+		return 0;
 	qsort(b->addrs, b->head.addrs, sizeof(*b->addrs), by_address);
 	for (uint32_t i = 1; i < b->head.addrs; i++)
 		if (by_address(&b->addrs[i - 1], &b->addrs[i]) == 0) {
@@ -834,6 +836,8 @@ static int judge_flows(struct build *b)
 				f->expert, f->dst, d->first_expert,
 				d->first_expert + d->experts - 1);
 	}
+	if (b->head.flows == 0)
+		return 0;
 	qsort(b->flows, b->head.flows, sizeof(*b->flows), by_flow);
 	for (uint32_t i = 1; i < b->head.flows; i++)
 		if (by_flow(&b->flows[i - 1], &b->flows[i]) == 0)

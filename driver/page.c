@@ -37,7 +37,7 @@ static uint64_t now_ns(void)
 static bool part_inside(uint64_t size, uint64_t off, uint64_t item, uint32_t n)
 {
 	return off >= sizeof(struct mt_page) && off <= size && off % 8 == 0 &&
-	       (n == 1 || item % 8 == 0) && item <= size && (size - off) / item >= n;
+	       (n == 1 || item % 8 == 0) && (size - off) / item >= n;
 }
 
 /** Whether what lies in memory is a page of this version whose parts lie inside it. */
@@ -72,7 +72,13 @@ static int open_locked(const char *path, struct stat *st, struct mt_error *err)
 	int fd, ret;
 
 	for (;;) {
-		fd = shm_open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+		/* not O_CREAT at once: root may then not open other users' files
+		 * (fs.protected_regular) */
+		fd = shm_open(path, O_RDWR | O_CLOEXEC, 0);
+		if (fd < 0 && errno == ENOENT)
+			fd = shm_open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+		if (fd < 0 && errno == EEXIST)
+			continue; /* made meanwhile by another */
 		if (fd < 0)
 			return mt_fail(err, -errno, "/dev/shm%s: %s%s", path, strerror(errno),
 				errno == EACCES ? " (start as its owner or as root)" : "");
