@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,15 +21,46 @@ static bool is_v4(const uint8_t *ip)
 	return memcmp(ip, mapped, sizeof(mapped)) == 0;
 }
 
-static void add_v4(struct fw_config *c, const struct mt_addr *a)
+static bool add_v4(struct fw_config *c, const struct mt_addr *a)
 {
-	uint32_t ip, i;
+	struct fw_v4 *b;
+	uint32_t ip;
 
 	memcpy(&ip, a->ip + 12, sizeof(ip));
-	i = ip * 0x9e3779b1u >> 7 & c->v4_mask;
-	while (c->v4[i].rank_plus_1 != 0)
-		i = (i + 1) & c->v4_mask;
-	c->v4[i] = (struct fw_v4){.ip = ip, .rank_plus_1 = a->rank + 1};
+	b = &c->v4[fw_hash_v4(c, ip)];
+	for (int i = 0; i < 4; i++) {
+		if (b->rank_plus_1[i] != 0)
+			continue;
+		b->ip[i] = ip;
+		b->rank_plus_1[i] = a->rank + 1;
+		return true;
+	}
+	return false;
+}
+
+/** Find a multiplier, then a larger table, with which no four addresses of a bucket get a fifth. */
+static int fill_v4(struct fw_config *c, const struct mt_bank *bank)
+{
+	uint32_t i;
+
+	c->v4_multiplier = 0x9e3779b1u;
+	for (uint32_t tries = 0;; tries++, c->v4_multiplier += 0x3c6ef372u) {
+		if (tries % 16 == 0) {
+			free(c->v4);
+			c->v4_mask = tries == 0 ? table_mask(bank->addrs) : c->v4_mask * 2 + 1;
+			c->v4 = calloc(c->v4_mask + 1ul, sizeof(*c->v4));
+			if (c->v4 == NULL)
+				return -ENOMEM;
+		}
+		memset(c->v4, 0, (c->v4_mask + 1ul) * sizeof(*c->v4));
+		for (i = 0; i < bank->addrs; i++)
+			if (is_v4(mt_bank_addrs(bank)[i].ip) && !add_v4(c, &mt_bank_addrs(bank)[i]))
+				break;
+		if (i == bank->addrs)
+			return 0;
+		if (c->v4_mask > 1u << 22)
+			return -ENOMEM;
+	}
 }
 
 static void add_v6(struct fw_config *c, const struct mt_addr *a)
@@ -52,7 +84,9 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.parity_stride = r->parity_stride, .expert_stride = r->expert_stride,
 		.source_stride = r->source_stride, .parity_div = reciprocal(r->parity_stride),
 		.expert_div = reciprocal(r->expert_stride),
-		.source_div = reciprocal(r->source_stride), .value_add = r->value_add,
+		.source_div = reciprocal(r->source_stride),
+		.expert_wrap = rte_reciprocal_value(RTE_MAX(r->expert_count, 1u)),
+		.source_wrap = rte_reciprocal_value(RTE_MAX(r->source_count, 1u)), .value_add = r->value_add,
 		.value_scale = r->value_scale, .length_min = r->length_min,
 		.length_span = r->length_max - r->length_min, .parity_count = r->parity_count,
 		.expert_count = r->expert_count, .source_count = r->source_count,
@@ -93,19 +127,13 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	c->generation = generation;
 	c->by_source = true; /* until a rule of phase count is found */
 	c->split = FW_SPLIT_IDLE;
-	c->v4_mask = c->v6_mask = table_mask(copy->addrs);
-	c->v4 = calloc(c->v4_mask + 1, sizeof(*c->v4));
+	c->v6_mask = table_mask(copy->addrs);
 	c->v6 = calloc(c->v6_mask + 1, sizeof(*c->v6));
-	if (c->v4 == NULL || c->v6 == NULL)
+	if (c->v6 == NULL || fill_v4(c, copy) < 0)
 		goto fail;
-	for (uint32_t i = 0; i < copy->addrs; i++) {
-		const struct mt_addr *a = &mt_bank_addrs(copy)[i];
-
-		if (is_v4(a->ip))
-			add_v4(c, a);
-		else
-			add_v6(c, a);
-	}
+	for (uint32_t i = 0; i < copy->addrs; i++)
+		if (!is_v4(mt_bank_addrs(copy)[i].ip))
+			add_v6(c, &mt_bank_addrs(copy)[i]);
 	for (uint32_t i = 0; i < copy->rules; i++)
 		add_rule(c, &mt_bank_rules(copy)[i]);
 	for (uint32_t i = 0; i < copy->ranks; i++)

@@ -18,6 +18,7 @@ struct fw_rule {
 	uint64_t offset, size;
 	uint64_t parity_stride, expert_stride, source_stride;
 	struct rte_reciprocal_u64 parity_div, expert_div, source_div;
+	struct rte_reciprocal expert_wrap, source_wrap; /**< of the counts, to take remainders */
 	int64_t value_add;
 	int32_t value_scale;
 	uint32_t length_min, length_span; /**< matches when length - min <= span */
@@ -27,9 +28,10 @@ struct fw_rule {
 	bool region, by_bytes; /**< by_bytes: tokens are made of bytes when the round closes */
 };
 
+/** Four addresses that share a hash; looked at all at once, since a branch would be a guess. */
 struct fw_v4 {
-	uint32_t ip; /**< as on the wire */
-	uint32_t rank_plus_1;
+	uint32_t ip[4]; /**< as on the wire */
+	uint32_t rank_plus_1[4];
 };
 
 struct fw_v6 {
@@ -43,7 +45,8 @@ enum fw_split { FW_SPLIT_PARITY, FW_SPLIT_COMBINE, FW_SPLIT_IDLE };
 
 struct fw_config {
 	uint32_t generation;
-	uint32_t v4_mask, v6_mask; /**< of the open-addressing tables below */
+	uint32_t v4_mask, v4_multiplier; /**< chosen so that no bucket overflows */
+	uint32_t v6_mask;		 /**< of an open-addressing table */
 	struct fw_v4 *v4;
 	struct fw_v6 *v6;
 	uint32_t writes, sends, atomics; /**< rules in the lists below */
@@ -105,14 +108,20 @@ static inline uint32_t fw_hash_v6(const uint8_t *ip)
 	return fw_hash(w[0] * 0x9e3779b97f4a7c15ULL ^ w[1]);
 }
 
+static inline uint32_t fw_hash_v4(const struct fw_config *c, uint32_t ip)
+{
+	return (ip * c->v4_multiplier >> 16 ^ ip * c->v4_multiplier >> 24) & c->v4_mask;
+}
+
 /** Rank + 1 of an address, 0: nobody's. */
 static inline uint32_t fw_rank_v4(const struct fw_config *c, uint32_t ip)
 {
-	uint32_t i = ip * 0x9e3779b1u >> 7 & c->v4_mask;
+	const struct fw_v4 *b = &c->v4[fw_hash_v4(c, ip)];
+	uint32_t rank = 0;
 
-	while (c->v4[i].rank_plus_1 != 0 && c->v4[i].ip != ip)
-		i = (i + 1) & c->v4_mask;
-	return c->v4[i].rank_plus_1;
+	for (int i = 0; i < 4; i++)
+		rank |= b->ip[i] == ip ? b->rank_plus_1[i] : 0;
+	return rank;
 }
 
 static inline uint32_t fw_rank_v6(const struct fw_config *c, const uint8_t *ip)

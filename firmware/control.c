@@ -171,6 +171,8 @@ int fw_control_use(struct fw_control *c, const struct mt_bank *bank, uint32_t ge
 	c->config = config;
 	c->rounds = rounds;
 	plane->fast = 0;
+	for (uint32_t i = 0; i < plane->cores; i++)
+		rte_ring_reset(plane->core[i]->back); /* banks of the old tables */
 	return 0;
 }
 
@@ -187,23 +189,18 @@ void fw_control_free(struct fw_control *c)
 	fw_config_free(c->config);
 }
 
-/** A copy of the bank that was asked for, checked, or NULL. It may change while it is read. */
+/** A copy of the bank that was asked for, checked, or NULL. */
 static struct mt_bank *take_bank(const struct fw_control *c, uint32_t want, struct mt_error *err)
 {
 	const struct mt_page *p = c->page.page;
-	struct mt_bank *copy = malloc(p->bank_bytes);
+	struct mt_bank *bank;
 
-	if (copy == NULL) {
-		mt_fail(err, -ENOMEM, "out of memory");
+	if (mt_bank_take(mt_page_bank(&c->page, want), p->bank_bytes, &bank, err) < 0)
 		return NULL;
-	}
-	memcpy(copy, mt_page_bank(&c->page, want), p->bank_bytes);
-	if (mt_bank_check(copy, p->bank_bytes, err) == 0 &&
-		mt_slot_bytes(copy->ranks, copy->experts) <= p->slot_bytes)
-		return copy;
-	if (mt_bank_check(copy, p->bank_bytes, err) == 0)
-		mt_fail(err, -E2BIG, "the map needs larger rounds than the page has room for");
-	free(copy);
+	if (mt_slot_bytes(bank->ranks, bank->experts) <= p->slot_bytes)
+		return bank;
+	mt_fail(err, -E2BIG, "the map needs larger rounds than the page has room for");
+	free(bank);
 	return NULL;
 }
 

@@ -13,7 +13,7 @@
 
 #define FW_MAX_CORES 64u
 #define FW_BURST 32u
-#define FW_EVENTS 16384u /* of a core, waiting for the control core */
+#define FW_EVENTS 16384u /* of a core, waiting for the control core; banks on their way back */
 
 /** What the control core wants of the poll cores, in the order in which they are gone through. */
 enum fw_order {
@@ -31,8 +31,11 @@ struct fw_tables {
 	uint32_t used;
 	uint32_t experts;	   /**< cells a flow and bank */
 	struct fw_flow **by_index; /**< [max] */
-	struct fw_epoch *epochs;   /**< [max][FW_EPOCHS] */
-	struct fw_cell *cells;	   /**< [max][FW_EPOCHS][experts] */
+	char *banks;		   /**< struct fw_epoch with its cells, bank_bytes each */
+	uint32_t bank_bytes, banks_max;
+	uint32_t banks_touched;	   /**< banks from this one on were never used */
+	uint32_t *free_banks;	   /**< stack of banks given back, [banks_max] */
+	uint32_t free_count;
 	struct fw_source *sources; /**< [ranks], where labels are a source's */
 	uint32_t *consumed;	   /**< [max] or [ranks]: highest label read; by the control core */
 	struct fw_block *blocks;   /**< [FW_BLOCKS] */
@@ -52,6 +55,7 @@ struct fw_core {
 	uint64_t packets, bytes;
 	uint64_t overruns;
 	struct rte_ring *events; /**< struct fw_event, to the control core */
+	struct rte_ring *back;	 /**< uint32_t, banks given back by the control core */
 	struct rte_ring *in[FW_MAX_CORES]; /**< packets received by other cores, NULL for its own */
 	uint32_t id, queues;
 	struct {
@@ -78,14 +82,9 @@ void fw_release(void *p, size_t bytes);
 struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max);
 void fw_tables_free(struct fw_tables *t);
 
-static inline struct fw_epoch *fw_epoch(const struct fw_tables *t, uint32_t index, uint32_t label)
+static inline struct fw_epoch *fw_bank(const struct fw_tables *t, uint32_t bank)
 {
-	return &t->epochs[(size_t)index * FW_EPOCHS + (label & (FW_EPOCHS - 1))];
-}
-
-static inline size_t fw_cell_at(const struct fw_tables *t, uint32_t index, uint32_t label)
-{
-	return ((size_t)index * FW_EPOCHS + (label & (FW_EPOCHS - 1))) * t->experts;
+	return (struct fw_epoch *)(t->banks + (size_t)bank * t->bank_bytes);
 }
 
 #endif

@@ -22,7 +22,10 @@ unsigned int fw_take_slow(
 /** Find room for a new flow; NULL: there is none. */
 struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, uint32_t psn);
 
-/** Open epoch @p label of a flow at @p it. Where no bank is free, the old one goes on, flagged. */
+/**
+ * Open epoch @p label of a flow at @p it. Where no bank is free, the old one goes on, flagged; a flow
+ * without an old one then counts in a bank that nobody reads, and the core's overruns say so.
+ */
 void fw_epoch_open(
 	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label);
 
@@ -63,6 +66,12 @@ static inline bool fw_rule_matches(
 	return o < r->size;
 }
 
+/** a modulo n, by the reciprocal of n. */
+static inline uint32_t fw_wrap(uint32_t a, uint32_t n, struct rte_reciprocal reciprocal)
+{
+	return a - rte_reciprocal_divide(a, reciprocal) * n;
+}
+
 /** Index of the expert at the destination, FW_NO_EXPERT: it cannot be. */
 static inline uint16_t fw_rule_expert(const struct fw_config *c, const struct fw_rule *r,
 	const struct fw_flow *f, uint64_t inside)
@@ -72,14 +81,14 @@ static inline uint16_t fw_rule_expert(const struct fw_config *c, const struct fw
 	if (r->type == MT_RULE_QP)
 		return f->expert;
 	if (r->source_count != 0) {
-		source = (uint32_t)(rte_reciprocal_divide_u64(inside, &r->source_div) %
-				    r->source_count);
+		source = fw_wrap((uint32_t)rte_reciprocal_divide_u64(inside, &r->source_div),
+			r->source_count, r->source_wrap);
 		if (unlikely(source != fw_key_src(f->key)))
 			return FW_NO_EXPERT;
 	}
 	if (r->expert_count != 0)
-		expert = (uint32_t)(rte_reciprocal_divide_u64(inside, &r->expert_div) %
-				    r->expert_count);
+		expert = fw_wrap((uint32_t)rte_reciprocal_divide_u64(inside, &r->expert_div),
+			r->expert_count, r->expert_wrap);
 	return expert < mt_bank_ranks(c->bank)[fw_key_dst(f->key)].experts ? (uint16_t)expert :
 									    FW_NO_EXPERT;
 }
@@ -262,24 +271,20 @@ static inline struct fw_cell *fw_cell_of(
 	struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
 	const struct fw_tables *t = core->tables;
-	struct fw_cell *cell = &t->cells[f->cell + it->expert];
 	struct fw_source *s;
 
 	if (likely(!t->config->by_source)) {
-		if (likely(f->label != 0 && it->parity == f->parity &&
-			   cell->count_label != f->label))
-			return cell;
-		fw_flow_step(core, f, it);
+		if (unlikely(it->parity != f->parity || f->epoch->cell[it->expert].counts != 0))
+			fw_flow_step(core, f, it);
 	} else {
 		s = &t->sources[fw_key_src(f->key)];
 		if (unlikely(s->label == 0 || fw_source_ends(t->config, s, it)))
 			fw_source_open(core, s, fw_key_src(f->key), it);
 		s->last_ns = RTE_MAX(s->last_ns, it->ns);
-		if (likely(f->label == s->label))
-			return cell;
-		fw_epoch_open(core, f, it, s->label);
+		if (unlikely(f->label != s->label))
+			fw_epoch_open(core, f, it, s->label);
 	}
-	return &t->cells[f->cell + it->expert];
+	return &f->epoch->cell[it->expert];
 }
 
 static inline void fw_apply_dispatch(
@@ -292,7 +297,7 @@ static inline void fw_apply_dispatch(
 	cell->messages++;
 	f->last_ns = it->ns;
 	if (unlikely(it->fraction))
-		fw_epoch(core->tables, f->index, f->label)->flags |= FW_EPOCH_FRACTION;
+		f->epoch->flags |= FW_EPOCH_FRACTION;
 }
 
 static inline void fw_apply_count(
@@ -302,20 +307,21 @@ static inline void fw_apply_count(
 
 	cell->announced += it->value;
 	cell->counts++;
-	cell->count_label = f->label;
 	f->last_ns = it->ns;
 }
 
 /** What is not counted, but spoils or explains the quality of the epoch. */
-static inline void fw_apply_other(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+static inline void fw_apply_other(struct fw_flow *f, const struct fw_item *it)
 {
-	struct fw_epoch *e = fw_epoch(core->tables, f->index, f->label);
+	struct fw_epoch *e = f->epoch;
 
 	if (f->label == 0) {
 		if (it->what == FW_TRUNCATED)
 			f->flags |= FW_FLOW_CUT;
 		return;
 	}
+	if (it->what == FW_BYTES)
+		e->cell[it->expert].bytes += it->bytes;
 	e->unmatched += it->what == FW_UNMATCHED;
 	e->contradict += it->what == FW_CONTRADICT;
 	e->truncated += it->what == FW_TRUNCATED;
@@ -338,11 +344,8 @@ static inline void fw_apply(struct fw_core *core, struct fw_flow *f, const struc
 		if (t->config->by_source)
 			t->sources[fw_key_src(f->key)].combined = true;
 		break;
-	case FW_BYTES:
-		t->cells[f->cell + it->expert].bytes += it->bytes;
-		break;
 	default:
-		fw_apply_other(core, f, it);
+		fw_apply_other(f, it);
 	}
 }
 

@@ -17,7 +17,10 @@ void *fw_reserve(size_t bytes)
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	return p == MAP_FAILED ? NULL : p;
+	if (p == MAP_FAILED)
+		return NULL;
+	madvise(p, bytes, MADV_HUGEPAGE); /* flows lie scattered; small pages miss the TLB */
+	return p;
 }
 
 void fw_release(void *p, size_t bytes)
@@ -26,9 +29,9 @@ void fw_release(void *p, size_t bytes)
 		munmap(p, bytes);
 }
 
-static size_t cells_bytes(const struct fw_tables *t)
+static size_t banks_bytes(const struct fw_tables *t)
 {
-	return (size_t)t->max * FW_EPOCHS * t->experts * sizeof(struct fw_cell);
+	return (size_t)t->banks_max * t->bank_bytes;
 }
 
 struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
@@ -41,19 +44,20 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->max = max;
 	t->mask = rte_align32pow2(max * 2) - 1;
 	t->experts = RTE_MAX(config->max_experts, 1u);
-	if (cells_bytes(t) / sizeof(struct fw_cell) > UINT32_MAX) { /* fw_flow.cell */
-		free(t);
-		return NULL;
-	}
+	t->bank_bytes = (uint32_t)RTE_ALIGN_CEIL(
+		sizeof(struct fw_epoch) + t->experts * sizeof(struct fw_cell), 64);
+	t->banks_max = max * FW_EPOCHS + FW_DUMP_BANK + 1;
+	t->banks_touched = FW_DUMP_BANK + 1;
 	t->flows = fw_reserve((t->mask + 1ul) * sizeof(*t->flows));
 	t->by_index = fw_reserve(max * sizeof(*t->by_index));
-	t->epochs = fw_reserve((size_t)max * FW_EPOCHS * sizeof(*t->epochs));
-	t->cells = fw_reserve(cells_bytes(t));
+	t->banks = fw_reserve(banks_bytes(t));
+	t->free_banks = fw_reserve(t->banks_max * sizeof(*t->free_banks));
 	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
 	t->consumed = fw_reserve(RTE_MAX(max, config->bank->ranks) * sizeof(*t->consumed));
 	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
-	if (t->flows == NULL || t->by_index == NULL || t->epochs == NULL || t->cells == NULL ||
-		t->sources == NULL || t->consumed == NULL || t->blocks == NULL) {
+	if (t->flows == NULL || t->by_index == NULL || t->banks == NULL ||
+		t->free_banks == NULL || t->sources == NULL || t->consumed == NULL ||
+		t->blocks == NULL) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -66,8 +70,8 @@ void fw_tables_free(struct fw_tables *t)
 		return;
 	fw_release(t->flows, (t->mask + 1ul) * sizeof(*t->flows));
 	fw_release(t->by_index, t->max * sizeof(*t->by_index));
-	fw_release(t->epochs, (size_t)t->max * FW_EPOCHS * sizeof(*t->epochs));
-	fw_release(t->cells, cells_bytes(t));
+	fw_release(t->banks, banks_bytes(t));
+	fw_release(t->free_banks, t->banks_max * sizeof(*t->free_banks));
 	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
 	fw_release(t->consumed,
 		RTE_MAX(t->max, t->config->bank->ranks) * sizeof(*t->consumed));
@@ -127,12 +131,10 @@ static void block_insert(struct fw_block *b, uint32_t at, const struct fw_item *
 }
 
 /** Packets that did not come in their order stretch their epoch's times both ways. */
-static void stretch_times(const struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+static void stretch_times(struct fw_flow *f, const struct fw_item *it)
 {
-	struct fw_epoch *e = fw_epoch(core->tables, f->index, f->label);
-
-	if ((it->what == FW_DISPATCH || it->what == FW_COUNT) && it->ns < e->first_ns)
-		e->first_ns = it->ns;
+	if ((it->what == FW_DISPATCH || it->what == FW_COUNT) && it->ns < f->epoch->first_ns)
+		f->epoch->first_ns = it->ns;
 }
 
 /** It is the turn of a packet that waited. */
@@ -142,7 +144,7 @@ static void apply_waiting(struct fw_core *core, struct fw_flow *f, const struct 
 	uint32_t label = f->label;
 
 	fw_apply(core, f, it);
-	stretch_times(core, f, it);
+	stretch_times(f, it);
 	if (f->label == label && last_ns > f->last_ns)
 		f->last_ns = last_ns;
 	f->next = (f->next + it->span) & FW_PSN_MASK;
@@ -185,7 +187,7 @@ static void skip_to(struct fw_core *core, struct fw_flow *f, uint32_t psn, uint3
 		gap_in_phases(&t->sources[fw_key_src(f->key)],
 			label - f->passed < FW_EPOCHS ? f->passed : label, label, missing);
 	else if (f->label != 0)
-		fw_epoch(t, f->index, f->label)->gaps += missing;
+		f->epoch->gaps += missing;
 	else
 		f->early = (uint16_t)RTE_MIN((uint32_t)f->early + missing, (uint32_t)UINT16_MAX);
 	f->gap_psn = (psn - 1) & FW_PSN_MASK;
@@ -287,8 +289,9 @@ struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, u
 	f = &t->flows[i];
 	*f = (struct fw_flow){.key = key, .base = mt_bank_ranks(bank)[fw_key_dst(key)].base,
 		.next = psn, .gap_psn = (psn - 1) & FW_PSN_MASK, .index = t->used,
-		.cell = (uint32_t)fw_cell_at(t, t->used, 0), .expert = mapped_expert(bank, key),
-		.msg_expert = FW_NO_EXPERT, .parity = FW_NO_PARITY};
+		
+		.epoch = fw_bank(t, t->config->by_source ? FW_DUMP_BANK : FW_ZERO_BANK), .expert = mapped_expert(bank, key),
+		.parity = FW_NO_EPOCH};
 	if (!t->config->by_source && !t->started && block_take(core, f) != NULL)
 		f->flags = FW_FLOW_STARTING;
 	t->by_index[f->index] = f;
@@ -298,78 +301,104 @@ struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, u
 
 /* ---- epochs -------------------------------------------------------------------------------- */
 
-static bool bank_is_free(const struct fw_tables *t, uint32_t lane, uint32_t label)
+/** Take the banks that the control core gave back. */
+static void take_back(struct fw_core *core)
 {
-	return label - __atomic_load_n(&t->consumed[lane], __ATOMIC_ACQUIRE) <= FW_EPOCHS;
+	struct fw_tables *t = core->tables;
+
+	t->free_count += rte_ring_sc_dequeue_burst_elem(core->back, &t->free_banks[t->free_count],
+		sizeof(uint32_t), FW_BURST, NULL);
 }
 
-/** Wait for the control core to read the bank that label needs; false: it does not come. */
-static bool bank_wait(struct fw_core *core, uint32_t lane, uint32_t label)
+/**
+ * Whether an epoch of that label may be opened: the control core is less than FW_EPOCHS behind and
+ * has room for a word or two, and there is a bank.
+ */
+static bool may_open(struct fw_core *core, uint32_t lane, uint32_t label)
 {
-	uint64_t begun = rte_rdtsc();
+	const struct fw_tables *t = core->tables;
+	uint32_t read = __atomic_load_n(&t->consumed[lane], __ATOMIC_ACQUIRE);
 
-	while (!bank_is_free(core->tables, lane, label)) {
-		if (core->stuck || rte_rdtsc() - begun >
-			__atomic_load_n(&core->wait_tsc, __ATOMIC_RELAXED)) {
-			core->stuck = true;
-			core->overruns++;
-			return false;
-		}
-		rte_pause();
+	if (t->free_count == 0)
+		take_back(core);
+	return label - read < FW_EPOCHS && rte_ring_free_count(core->events) >= 2 &&
+	       (t->free_count != 0 || t->banks_touched < t->banks_max);
+}
+
+/** Wait until an epoch may be opened; false: that does not come to pass. */
+static bool wait_open(struct fw_core *core, uint32_t lane, uint32_t label)
+{
+	uint64_t begun;
+
+	if (likely(may_open(core, lane, label))) {
+		core->stuck = false;
+		return true;
 	}
-	core->stuck = false;
-	return true;
+	begun = rte_rdtsc();
+	while (!core->stuck && rte_rdtsc() - begun < core->wait_tsc) {
+		rte_pause();
+		if (may_open(core, lane, label))
+			return true;
+	}
+	core->stuck = true;
+	core->overruns++;
+	return false;
 }
 
-/** Tell the control core. A word lost for lack of room is made good by the next one. */
-static void tell(struct fw_core *core, uint32_t index, uint32_t label)
+static void tell(struct fw_core *core, uint32_t index, uint32_t label, uint32_t bank)
 {
-	struct fw_event e = {.tsc = core->tsc, .index = index, .label = label};
-	uint64_t begun = rte_rdtsc();
+	struct fw_event e = {
+		.tsc = core->tsc, .index = index, .label = label, .bank = bank};
 
-	while (rte_ring_sp_enqueue_elem(core->events, &e, sizeof(e)) != 0 &&
-		rte_rdtsc() - begun < __atomic_load_n(&core->wait_tsc, __ATOMIC_RELAXED))
-		rte_pause();
+	rte_ring_sp_enqueue_elem(core->events, &e, sizeof(e)); /* wait_open() saw the room */
+}
+
+/** A bank; wait_open() saw that there is one. */
+static uint32_t take_bank(struct fw_tables *t)
+{
+	if (t->free_count != 0)
+		return t->free_banks[--t->free_count];
+	return t->banks_touched++;
 }
 
 void fw_epoch_open(struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label)
 {
-	const struct fw_tables *t = core->tables;
-	struct fw_epoch *e = fw_epoch(t, f->index, f->label);
+	struct fw_tables *t = core->tables;
+	struct fw_epoch *e;
+	uint32_t bank;
 
-	if (!t->config->by_source && !bank_wait(core, f->index, label)) {
-		e->flags |= FW_EPOCH_OVERRUN;
+	if (!wait_open(core, t->config->by_source ? fw_key_src(f->key) : f->index, label)) {
+		f->epoch->flags |= f->label != 0 ? FW_EPOCH_OVERRUN : 0;
+		f->epoch = f->label != 0 ? f->epoch : fw_bank(t, FW_DUMP_BANK);
 		return;
 	}
 	if (f->label != 0)
-		e->last_ns = f->last_ns;
-	e = fw_epoch(t, f->index, label);
+		f->epoch->last_ns = f->last_ns;
+	bank = take_bank(t);
+	e = fw_bank(t, bank);
 	*e = (struct fw_epoch){.first_ns = it->ns, .last_ns = it->ns, .label = label,
 		.start_psn = it->psn, .parity = it->parity, .gaps = f->early,
 		.truncated = (f->flags & FW_FLOW_CUT) != 0,
 		.flags = f->flags & FW_FLOW_RESYNC ? FW_EPOCH_RESYNC : 0};
+	for (uint32_t i = 0; i < t->experts; i++)
+		e->cell[i] = (struct fw_cell){0};
 	f->flags &= (uint8_t)~(FW_FLOW_RESYNC | FW_FLOW_CUT);
 	f->early = 0;
 	f->parity = it->parity;
-	f->cell = (uint32_t)fw_cell_at(t, f->index, label);
+	f->epoch = e;
 	f->label = label;
 	core->fast |= label == FW_START_LABEL;
-	if (!t->config->by_source)
-		tell(core, f->index, label);
+	tell(core, f->index, label, bank);
 }
 
 void fw_flow_step(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
-	const struct fw_cell *cell = &core->tables->cells[f->cell + it->expert];
-	bool announced = cell->count_label == f->label;
+	bool announced = f->epoch->cell[it->expert].counts != 0;
 
 	if (f->label != 0 && !announced &&
 		(it->parity == FW_NO_PARITY || f->parity == FW_NO_PARITY)) {
-		if (it->parity != FW_NO_PARITY) {
-			/* opened by a rule that exposes no parity: now it is known */
-			f->parity = it->parity;
-			fw_epoch(core->tables, f->index, f->label)->parity = it->parity;
-		}
+		if (it->parity != FW_NO_PARITY) /* opened by a rule that exposes none */
+			f->parity = f->epoch->parity = it->parity;
 		return;
 	}
 	fw_epoch_open(core, f, it, f->label + 1);
@@ -378,32 +407,29 @@ void fw_flow_step(struct fw_core *core, struct fw_flow *f, const struct fw_item 
 void fw_source_open(
 	struct fw_core *core, struct fw_source *s, uint32_t source, const struct fw_item *it)
 {
-	uint32_t label = s->label + 1, bank = label & (FW_EPOCHS - 1);
+	uint32_t label = s->label + 1, at = label & (FW_EPOCHS - 1);
 
-	if (!bank_wait(core, source, label)) {
-		s->overrun = true;
+	if (!wait_open(core, source, label))
 		return;
-	}
-	s->phase[bank].first_ns = it->ns;
-	s->phase[bank].parity = it->parity;
-	s->phase[bank].gaps = 0;
+	s->phase[at].first_ns = it->ns;
+	s->phase[at].parity = it->parity;
+	s->phase[at].gaps = 0;
 	s->label = label;
 	s->parity = it->parity;
 	s->combined = false;
-	tell(core, source, label);
+	tell(core, source, label, FW_NO_BANK);
 }
 
 /* ---- the slow way of a packet ------------------------------------------------------------------ */
 
-static unsigned int take_old(struct fw_core *core, struct fw_flow *f, uint32_t psn)
+static unsigned int take_old(struct fw_flow *f, uint32_t psn)
 {
-	struct fw_epoch *e = fw_epoch(core->tables, f->index, f->label);
 	bool stale = fw_psn_ahead(f->gap_psn, psn) >= 0;
 
 	if (f->label != 0 && stale)
-		e->stale++;
+		f->epoch->stale++;
 	else if (f->label != 0)
-		e->duplicates++;
+		f->epoch->duplicates++;
 	return stale ? MT_OUT_STALE : MT_OUT_DUPLICATE;
 }
 
@@ -450,7 +476,7 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 	at = block_place(b, p->psn, &known);
 	if (known) {
 		if (f->label != 0)
-			fw_epoch(t, f->index, f->label)->duplicates++;
+			f->epoch->duplicates++;
 		return MT_OUT_DUPLICATE;
 	}
 	out = fw_classify(t->config, f, p, &it);
@@ -475,7 +501,7 @@ unsigned int fw_take_slow(
 	if (f->flags & FW_FLOW_STARTING)
 		return take_early(core, f, p);
 	if (ahead < 0)
-		return take_old(core, f, p->psn);
+		return take_old(f, p->psn);
 	if (ahead == 0)
 		return take_next(core, f, p);
 	return take_early(core, f, p);

@@ -16,21 +16,27 @@
  * the tap reordered it. (Without announced counts a packet is counted when it comes, since order
  * among flows matters more there; PSNs then only tell duplicates and gaps.)
  *
+ * An epoch is counted in a *bank*: a header and a cell for each expert at the destination. The
+ * poll core takes a clean bank for every epoch and tells the control core which; the control core
+ * gives it back when it has read it. So a bank has one writer, then one reader, and needs no lock;
+ * banks just given back are used first, so few are ever touched.
+ *
  * Limits and failure behaviour: FW_BLOCK packets of a flow may wait, then the oldest hole is given
  * up: a gap, counted. FW_BLOCKS flows of a core may have holes at a time; for more, holes are gaps
  * at once. FW_EPOCHS epochs of a flow may wait for the control core; then the poll core waits, at
  * most FW_WAIT_MS, and then lets rounds run together and says so (FW_EPOCH_OVERRUN). Flows beyond
  * the table end as MT_OUT_NO_ROOM.
  *
- * Figures: 64 hot bytes a flow, at a load of at most 1/2; cold, FW_EPOCHS * (64 + 32 * experts at
- * the destination) bytes a flow, of which only touched pages are backed; FW_BLOCKS * 6 KiB a core.
+ * Figures: 64 hot bytes a flow, at a load of at most 1/2; 64 + 32 * experts at the destination for
+ * each epoch that is open or unread, usually three a flow; FW_BLOCKS * 6 KiB a core, only backed
+ * where touched.
  */
 #ifndef MOETAP_FW_FLOW_H
 #define MOETAP_FW_FLOW_H
 
 #include "config.h"
 
-#define FW_EPOCHS 64u	     /* banks of cells, a power of two */
+#define FW_EPOCHS 64u	     /* epochs of a flow that are open or unread, a power of two */
 #define FW_BLOCK 192u	     /* packets of a flow that may wait for an earlier one */
 #define FW_BLOCKS 4096u	     /* of a core */
 #define FW_START 128u	     /* packets after which the first of a new flow must have come */
@@ -39,18 +45,14 @@
 #define FW_WAIT_MS 100u
 #define FW_PSN_MASK 0xffffffu
 
-/**
- * Counters of one expert in one flow and bank. Sums only ever grow, over all uses of the bank; the
- * control core takes differences.
- */
+/** Counters of one expert in one epoch of a flow. */
 struct fw_cell {
 	uint64_t bytes;
 	uint32_t tokens;
 	uint32_t messages;
-	uint32_t announced;   /**< tokens, by count messages */
-	uint32_t counts;      /**< count messages */
-	uint32_t count_label; /**< epoch of the last count message */
-	uint32_t reserved;
+	uint32_t announced; /**< tokens, by count messages */
+	uint32_t counts;    /**< count messages */
+	uint64_t reserved;
 };
 _Static_assert(sizeof(struct fw_cell) == 32, "two a cache line");
 
@@ -60,7 +62,7 @@ enum fw_epoch_flag {
 	FW_EPOCH_FRACTION = 4, /**< a message is no whole number of tokens */
 };
 
-/** One epoch of one flow; written by the poll core, read by the control core. */
+/** A bank: one epoch of one flow. */
 struct fw_epoch {
 	uint64_t first_ns;
 	uint64_t last_ns; /**< valid once a later epoch is open; before, see fw_flow.last_ns */
@@ -72,8 +74,9 @@ struct fw_epoch {
 	uint8_t parity;
 	uint8_t flags; /**< enum fw_epoch_flag */
 	uint8_t reserved[14];
+	struct fw_cell cell[]; /**< [experts at the destination] */
 };
-_Static_assert(sizeof(struct fw_epoch) == 64, "one cache line");
+_Static_assert(sizeof(struct fw_epoch) == 64, "one cache line, then cells");
 
 enum fw_flow_flag {
 	FW_FLOW_STARTING = 1, /**< collecting its first packets: the first in PSN order is unknown */
@@ -85,12 +88,12 @@ enum fw_flow_flag {
 struct fw_flow {
 	uint64_t key;	  /**< 0: free */
 	uint64_t base;	  /**< of the destination rank */
+	struct fw_epoch *epoch; /**< being counted; before the first, a bank of zeros */
 	uint64_t last_ns; /**< last dispatch or count packet */
 	uint32_t next;	  /**< PSN expected */
 	uint32_t gap_psn; /**< highest PSN that was given up, or the one before the first */
 	uint32_t label;	  /**< of the epoch being counted, 0: none yet */
-	uint32_t cell;	  /**< its first cell: fw_core.cells of expert 0 in the current bank */
-	uint32_t index;	  /**< of its epochs, cells and words to the control core */
+	uint32_t index;	  /**< its name in words to the control core */
 	uint32_t passed;  /**< label of its source at its last packet, where labels are a source's */
 	uint16_t block;	  /**< 1 + block of waiting packets, 0: none wait */
 	uint16_t expert;  /**< rule qp: index at the destination, FW_NO_EXPERT none */
@@ -100,12 +103,12 @@ struct fw_flow {
 	uint8_t message; /**< enum fw_message */
 	uint8_t mtu_log2;/**< path MTU, once a FIRST packet showed it; 0: not yet */
 	uint16_t early;	 /**< PSNs given up before the first epoch, at most so many */
-	uint8_t reserved[4];
 };
 _Static_assert(sizeof(struct fw_flow) == 64, "one cache line");
 
 #define FW_NO_EXPERT 0xffffu
 #define FW_NO_PARITY 0xffu /* the rule that a packet matched exposes none */
+#define FW_NO_EPOCH 0xfeu  /* parity of a flow before its first epoch: no packet has it */
 
 /** What the packets that follow a FIRST go on with. */
 enum fw_message { FW_MSG_NONE, FW_MSG_OPEN, FW_MSG_ADDS /**< payload counts packet by packet */ };
@@ -152,8 +155,7 @@ struct fw_source {
 	uint32_t label;
 	uint8_t parity;
 	bool combined; /**< since its last dispatch */
-	bool overrun;  /**< an epoch found no free bank since the control core looked */
-	uint8_t reserved;
+	uint8_t reserved[2];
 	struct {
 		uint64_t first_ns;
 		uint32_t parity;
@@ -161,12 +163,18 @@ struct fw_source {
 	} phase[FW_EPOCHS];
 };
 
-/** A word to the control core: an epoch was opened, or (label 0) a flow was found. */
+/** A word to the control core: an epoch was opened. */
 struct fw_event {
-	uint64_t tsc; /**< when its packet was received */
-	uint32_t index;
+	uint64_t tsc;	/**< when its packet was received */
+	uint32_t index; /**< of the flow, or of the source */
 	uint32_t label;
+	uint32_t bank;	/**< FW_NO_BANK: an epoch of a source, which has none itself */
+	uint32_t reserved;
 };
+
+#define FW_NO_BANK UINT32_MAX
+#define FW_ZERO_BANK 0u /* stays zero: of flows before their first epoch */
+#define FW_DUMP_BANK 1u /* read by nobody: of flows that got no bank for their first epoch */
 
 /** Signed distance from PSN b to PSN a, modulo 2^24 (IBTA 9.7.1, serial order). */
 static inline int32_t fw_psn_ahead(uint32_t a, uint32_t b)

@@ -180,7 +180,10 @@ static struct fw_core *make_core(uint32_t id, uint32_t cores, const struct optio
 	snprintf(name, sizeof(name), "moetap-e%u", id);
 	core->events = rte_ring_create_elem(name, sizeof(struct fw_event), FW_EVENTS,
 		SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
-	if (core->events == NULL)
+	snprintf(name, sizeof(name), "moetap-b%u", id);
+	core->back = rte_ring_create_elem(name, sizeof(uint32_t), FW_EVENTS, SOCKET_ID_ANY,
+		RING_F_SP_ENQ | RING_F_SC_DEQ);
+	if (core->events == NULL || core->back == NULL)
 		return NULL;
 	for (uint32_t from = 0; from < cores; from++) {
 		if (from == id)
@@ -218,6 +221,7 @@ static void free_plane(struct fw_plane *plane)
 {
 	for (uint32_t i = 0; i < plane->cores && plane->core[i] != NULL; i++) {
 		rte_ring_free(plane->core[i]->events);
+		rte_ring_free(plane->core[i]->back);
 		for (uint32_t from = 0; from < plane->cores; from++)
 			rte_ring_free(plane->core[i]->in[from]);
 		free(plane->core[i]);

@@ -59,32 +59,45 @@ static inline unsigned int parse(const struct fw_plane *plane, struct fw_core *c
 	return find_flow(core->tables->config, &ips, qpn, p);
 }
 
-static inline void count(struct fw_core *core, const struct fw_packet *p)
+/**
+ * Count packets whose flows' lines were prefetched. Flows first, so that the cells that each most
+ * likely needs are on their way while the others are looked up.
+ */
+static inline void count(struct fw_core *core, struct fw_packet *const *p, uint32_t n)
 {
-	struct fw_flow *f = fw_flow_of(core, p);
+	struct fw_flow *f[FW_BURST];
 
-	core->tsc = p->tsc;
-	if (unlikely(f == NULL))
-		core->outcome[MT_OUT_NO_ROOM]++;
-	else
-		core->outcome[fw_take(core, f, p)]++;
+	for (uint32_t i = 0; i < n; i++) {
+		core->tsc = p[i]->tsc;
+		f[i] = fw_flow_of(core, p[i]);
+		if (likely(f[i] != NULL))
+			rte_prefetch0(&f[i]->epoch->cell[f[i]->msg_expert]);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		core->tsc = p[i]->tsc;
+		if (unlikely(f[i] == NULL))
+			core->outcome[MT_OUT_NO_ROOM]++;
+		else
+			core->outcome[fw_take(core, f[i], p[i])]++;
+	}
 }
 
 /** Count what another core received. @return packets */
 static uint32_t take_over(struct fw_core *core, struct rte_ring *ring)
 {
 	const struct fw_tables *t = core->tables;
+	struct fw_packet *p[FW_BURST];
 	void *m[FW_BURST];
 	uint32_t n;
 
 	n = rte_ring_sc_dequeue_burst(ring, m, FW_BURST, NULL);
+	for (uint32_t i = 0; i < n; i++) {
+		p[i] = rte_mbuf_to_priv(m[i]);
+		rte_prefetch0(p[i]);
+	}
 	for (uint32_t i = 0; i < n; i++)
-		rte_prefetch0(rte_mbuf_to_priv(m[i]));
-	for (uint32_t i = 0; i < n; i++)
-		rte_prefetch0(&t->flows[((struct fw_packet *)rte_mbuf_to_priv(m[i]))->hash &
-					t->mask]);
-	for (uint32_t i = 0; i < n; i++)
-		count(core, rte_mbuf_to_priv(m[i]));
+		rte_prefetch0(&t->flows[p[i]->hash & t->mask]);
+	count(core, p, n);
 	if (n != 0)
 		rte_pktmbuf_free_bulk((struct rte_mbuf **)m, n);
 	return n;
@@ -110,6 +123,17 @@ static void hand_over(struct fw_plane *plane, struct fw_core *core, uint32_t own
 	}
 }
 
+/** Headers with an atomic's end in the second line. */
+static inline void prefetch_headers(struct rte_mbuf **m, uint16_t n)
+{
+	for (uint16_t i = 0; i < n; i++) {
+		const char *data = rte_pktmbuf_mtod(m[i], const char *);
+
+		rte_prefetch0(data);
+		rte_prefetch0(data + RTE_CACHE_LINE_SIZE);
+	}
+}
+
 void fw_receive(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf **m, uint16_t n,
 	uint64_t tsc)
 {
@@ -117,17 +141,14 @@ void fw_receive(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf **
 							   plane->ns_per_tsc);
 	const struct fw_tables *t = core->tables;
 	struct rte_mbuf *done[FW_BURST];
-	struct fw_packet own[FW_BURST];
+	struct fw_packet own[FW_BURST], *list[FW_BURST];
 	uint32_t owner, owned = 0, freed = 0;
 
-	for (uint16_t i = 0; i < RTE_MIN(n, (uint16_t)4); i++)
-		rte_prefetch0(rte_pktmbuf_mtod(m[i], const void *));
+	prefetch_headers(m, n);
 	for (uint16_t i = 0; i < n; i++) {
 		struct fw_packet *p = &own[owned];
 		unsigned int out;
 
-		if (i + 4 < n)
-			rte_prefetch0(rte_pktmbuf_mtod(m[i + 4], const void *));
 		out = parse(plane, core, m[i], now, tsc, p);
 		if (out != MT_OUTCOMES) {
 			core->outcome[out]++;
@@ -141,10 +162,9 @@ void fw_receive(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf **
 		}
 		rte_prefetch0(&t->flows[p->hash & t->mask]);
 		done[freed++] = m[i];
-		owned++;
+		list[owned++] = p;
 	}
-	for (uint32_t i = 0; i < owned; i++)
-		count(core, &own[i]);
+	count(core, list, owned);
 	core->packets += n;
 	rte_pktmbuf_free_bulk(done, freed);
 }

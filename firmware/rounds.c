@@ -11,7 +11,8 @@
 struct flow {
 	const struct fw_flow *f;
 	uint32_t core, src, dst;
-	struct flow *next; /* in its lane */
+	struct flow *next;	  /* in its lane */
+	uint32_t bank[FW_EPOCHS]; /* by label: not read yet, 0: none */
 };
 
 struct lane {
@@ -23,6 +24,7 @@ struct lane {
 	uint32_t start;	       /* first PSN of the epoch read last */
 	uint32_t unread;       /* label that was read before it ended, 0: none */
 	uint32_t read_gaps;    /* gaps in it at that time */
+	uint32_t read_messages;/* messages in it at that time */
 	bool suspect;	       /* packets are missing between the epoch read last and the next */
 	bool taken;	       /* its oldest unread epoch belongs to the round at hand */
 	struct flow *flows;
@@ -45,7 +47,7 @@ struct fw_rounds {
 	struct lane **lanes; /* by core; of flows or of sources */
 	uint32_t *flows_known, *lanes_known; /* by core */
 	struct flow **flows;
-	struct fw_cell **read;	/* by core: cells as they were when last read */
+	uint32_t **back, *back_count; /* by core: banks read, to be given back */
 	struct mt_round *round; /* the one being assembled */
 	uint32_t *announced, *counts; /* its cells' */
 	uint64_t *pair_last; /* [ranks][ranks]: last dispatch ever seen, ns */
@@ -66,6 +68,11 @@ struct fw_rounds {
 	uint64_t drop_until;  /* rounds up to this one were open when packets were dropped */
 	uint64_t no_room, overruns; /* counters as last looked at */
 };
+
+static uint32_t load32(const uint32_t *p)
+{
+	return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
 
 static uint32_t ranks_of(const struct fw_rounds *r)
 {
@@ -121,10 +128,15 @@ static void read_late(struct fw_rounds *r, struct lane *l);
 
 static void take_word(struct fw_rounds *r, uint32_t core, const struct fw_event *e)
 {
-	struct lane *l = &r->lanes[core][e->index];
+	struct lane *l;
 	uint32_t lead;
 
-	lane_begin(r, core, e->index, r->config->by_source ? e->index : 0);
+	if (e->bank != FW_NO_BANK)
+		r->flows[core][e->index].bank[e->label & (FW_EPOCHS - 1)] = e->bank;
+	if (e->bank != FW_NO_BANK && r->config->by_source)
+		return;
+	lane_begin(r, core, e->index, e->index);
+	l = &r->lanes[core][e->index];
 	l->newest = e->label;
 	if (l->unread != 0 && e->label > l->unread)
 		read_late(r, l);
@@ -170,6 +182,43 @@ static uint64_t progress(const struct fw_rounds *r)
 			l < (r)->lanes[c_] + (r)->lanes_known[c_]; l++) \
 			if (l->next != 0)
 
+/** The epoch of a flow that is not read yet, NULL: it was silent. */
+static struct fw_epoch *epoch_of(const struct fw_rounds *r, const struct flow *f, uint32_t label)
+{
+	uint32_t bank = f->bank[label & (FW_EPOCHS - 1)];
+
+	return bank == 0 ? NULL : fw_bank(tables_of(r, f->core), bank);
+}
+
+static void give_back(struct fw_rounds *r, struct flow *f, uint32_t label)
+{
+	uint32_t *bank = &f->bank[label & (FW_EPOCHS - 1)];
+
+	if (*bank != 0)
+		r->back[f->core][r->back_count[f->core]++] = *bank;
+	*bank = 0;
+}
+
+/** As many as the rings take; the banks read last, which are the warmest, first. */
+static void send_back(struct fw_rounds *r)
+{
+	for (uint32_t c = 0; c < r->plane->cores; c++) {
+		uint32_t sent, n;
+
+		do {
+			n = RTE_MIN(r->back_count[c], (uint32_t)WORDS);
+			sent = n == 0 ? 0 : rte_ring_sp_enqueue_burst_elem(
+				r->plane->core[c]->back, &r->back[c][r->back_count[c] - n],
+				sizeof(uint32_t), n, NULL);
+			/* of a part, the first ones went: close the hole */
+			memmove(&r->back[c][r->back_count[c] - n],
+				&r->back[c][r->back_count[c] - n + sent],
+				(n - sent) * sizeof(uint32_t));
+			r->back_count[c] -= sent;
+		} while (sent == WORDS);
+	}
+}
+
 #define FOREACH_FLOW(l, f) for (struct flow *f = (l)->flows; f != NULL; f = f->next)
 
 static bool has_head(const struct lane *l)
@@ -200,13 +249,13 @@ static struct head head_of(const struct fw_rounds *r, const struct lane *l, uint
 {
 	const struct fw_tables *t = tables_of(r, l->core);
 	const struct fw_epoch *e;
-	uint32_t bank = label & (FW_EPOCHS - 1);
+	uint32_t at = label & (FW_EPOCHS - 1);
 
 	if (r->config->by_source)
-		return (struct head){.first_ns = t->sources[l->index].phase[bank].first_ns,
-			.last_ns = t->sources[l->index].phase[bank].first_ns,
-			.parity = t->sources[l->index].phase[bank].parity};
-	e = fw_epoch(t, l->index, label);
+		return (struct head){.first_ns = t->sources[l->index].phase[at].first_ns,
+			.last_ns = t->sources[l->index].phase[at].first_ns,
+			.parity = t->sources[l->index].phase[at].parity};
+	e = epoch_of(r, l->flows, label);
 	return (struct head){.first_ns = e->first_ns, .last_ns = e->last_ns, .parity = e->parity,
 		.start_psn = e->start_psn, .resync = (e->flags & FW_EPOCH_RESYNC) != 0};
 }
@@ -272,9 +321,20 @@ static bool fits(const struct fw_rounds *r, const struct lane *l)
 
 static void take_others(struct fw_rounds *r)
 {
-	FOREACH_LANE(r, l)
+	struct lane *earliest = NULL;
+	bool any = false;
+
+	FOREACH_LANE(r, l) {
 		if (!l->taken && has_head(l))
 			l->taken = fits(r, l);
+		any |= l->taken;
+		if (has_head(l) && (earliest == NULL ||
+			head_of(r, l, l->next).first_ns < head_of(r, earliest, earliest->next).first_ns))
+			earliest = l;
+	}
+	/* times that contradict each other (a capture may have any): every round takes something */
+	if (!any && earliest != NULL)
+		earliest->taken = true;
 }
 
 /** No lane is sure: what begins first says which parity this round has. */
@@ -390,48 +450,32 @@ static void clear_round(struct fw_rounds *r)
 		mt_round_pairs(m)[i].last_ns = r->pair_last[i];
 }
 
-static uint32_t load32(const uint32_t *p)
+static void add_cells(struct fw_rounds *r, const struct flow *f, const struct fw_epoch *e)
 {
-	return __atomic_load_n(p, __ATOMIC_RELAXED);
-}
-
-/** Cells of one epoch of a flow since they were read last; @p keep: they are read now. */
-static void add_cells(struct fw_rounds *r, const struct flow *f, uint32_t label, bool keep)
-{
-	const struct fw_tables *t = tables_of(r, f->core);
 	const struct mt_rank *dst = &mt_bank_ranks(r->config->bank)[f->dst];
-	size_t at = fw_cell_at(t, f->f->index, label);
 	size_t to = (size_t)f->src * r->config->bank->experts + dst->first_expert;
 
-	for (uint32_t e = 0; e < dst->experts; e++) {
-		const struct fw_cell *now = &t->cells[at + e];
-		struct fw_cell *read = &r->read[f->core][at + e];
-		struct fw_cell v = {.announced = load32(&now->announced),
-			.counts = load32(&now->counts), .tokens = load32(&now->tokens),
-			.messages = load32(&now->messages),
-			.bytes = __atomic_load_n(&now->bytes, __ATOMIC_RELAXED)};
+	for (uint32_t i = 0; i < dst->experts; i++) {
+		const struct fw_cell *c = &e->cell[i];
 
-		mt_round_bytes(r->round)[to + e] += v.bytes - read->bytes;
-		mt_round_tokens(r->round)[to + e] += v.tokens - read->tokens;
-		r->announced[to + e] += v.announced - read->announced;
-		r->counts[to + e] += v.counts - read->counts;
-		if (keep)
-			*read = v;
+		mt_round_bytes(r->round)[to + i] += __atomic_load_n(&c->bytes, __ATOMIC_RELAXED);
+		mt_round_tokens(r->round)[to + i] += load32(&c->tokens);
+		r->announced[to + i] += load32(&c->announced);
+		r->counts[to + i] += load32(&c->counts);
 	}
 }
 
-static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct flow *f, bool keep)
+static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct flow *f)
 {
-	const struct fw_tables *t = tables_of(r, f->core);
-	const struct fw_epoch *e = fw_epoch(t, f->f->index, l->next);
+	const struct fw_epoch *e = epoch_of(r, f, l->next);
 	struct mt_round *m = r->round;
 	struct mt_pair *p = &mt_round_pairs(m)[f->src * ranks_of(r) + f->dst];
 	uint64_t last;
 
-	if (e->label != l->next)
-		return; /* this flow of the lane was silent */
+	if (e == NULL)
+		return;
 	last = f->f->label == l->next ? f->f->last_ns : e->last_ns;
-	add_cells(r, f, l->next, keep);
+	add_cells(r, f, e);
 	p->first_ns = p->first_ns == 0 ? e->first_ns : RTE_MIN(p->first_ns, e->first_ns);
 	p->last_ns = RTE_MAX(p->last_ns, last);
 	p->gaps += e->gaps;
@@ -453,7 +497,7 @@ static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct fl
 }
 
 /** What lanes hold of the round at hand, so far. */
-static void add_lanes(struct fw_rounds *r, bool keep)
+static void add_lanes(struct fw_rounds *r)
 {
 	clear_round(r);
 	FOREACH_LANE(r, l) {
@@ -467,7 +511,7 @@ static void add_lanes(struct fw_rounds *r, bool keep)
 			r->round->gaps += tables_of(r, l->core)->sources[l->index]
 						  .phase[l->next & (FW_EPOCHS - 1)].gaps;
 		FOREACH_FLOW(l, f)
-			add_epoch(r, l, f, keep);
+			add_epoch(r, l, f);
 	}
 }
 
@@ -557,56 +601,72 @@ static bool is_whole(const struct fw_rounds *r)
 	return true;
 }
 
-static void lane_read(struct fw_rounds *r, struct lane *l)
+/** Gaps and messages in the epochs of a lane's flows of that label. */
+static void sum_epochs(const struct fw_rounds *r, const struct lane *l, uint32_t label,
+	uint32_t *gaps, uint32_t *messages)
 {
 	const struct fw_tables *t = tables_of(r, l->core);
-	uint32_t gaps = 0;
-	bool overrun = false;
 
+	*gaps = *messages = 0;
 	FOREACH_FLOW(l, f) {
-		const struct fw_epoch *e = fw_epoch(t, f->f->index, l->next);
+		const struct fw_epoch *e = epoch_of(r, f, label);
 
-		if (e->label != l->next)
+		if (e == NULL)
 			continue;
-		gaps += e->gaps;
-		overrun |= (e->flags & FW_EPOCH_OVERRUN) != 0;
+		*gaps += load32(&e->gaps);
+		for (uint32_t i = 0; i < t->experts; i++)
+			*messages += load32(&e->cell[i].messages) + load32(&e->cell[i].counts);
 	}
+}
+
+/** Packets may be missing between the epoch at hand of a flow and its next one. */
+static bool breaks_after(const struct fw_rounds *r, const struct lane *l)
+{
+	const struct fw_epoch *e;
+
+	if (r->config->by_source)
+		return false;
+	e = epoch_of(r, l->flows, l->next);
+	return e->gaps != 0 || (e->flags & FW_EPOCH_OVERRUN) != 0;
+}
+
+/** The epoch at hand of a lane is in the round: on to the next. */
+static void lane_read(struct fw_rounds *r, struct lane *l)
+{
+	bool suspect = breaks_after(r, l);
+	uint32_t label = l->next;
+
 	if (!r->config->by_source) {
-		uint32_t start = head_of(r, l, l->next).start_psn;
+		uint32_t start = head_of(r, l, label).start_psn;
 
 		if (l->last >= 0 && !l->suspect)
 			l->span = (start - l->start) & FW_PSN_MASK;
 		l->start = start;
 	}
-	l->unread = l->newest == l->next ? l->next : 0;
-	l->read_gaps = gaps;
-	l->suspect = !r->config->by_source && (gaps != 0 || overrun);
+	l->suspect = suspect;
 	l->last = (int64_t)r->number;
 	l->next++;
-	__atomic_store_n(&t->consumed[l->index], l->next - 1, __ATOMIC_RELEASE);
+	if (l->newest == label) { /* it has not ended: its bank is still being written */
+		l->unread = label;
+		sum_epochs(r, l, label, &l->read_gaps, &l->read_messages);
+	} else {
+		FOREACH_FLOW(l, f)
+			give_back(r, f, label);
+	}
+	__atomic_store_n(
+		&tables_of(r, l->core)->consumed[l->index], label, __ATOMIC_RELEASE);
 }
 
 /** An epoch that was read before it ended has ended: what came after is too late for its round. */
 static void read_late(struct fw_rounds *r, struct lane *l)
 {
-	uint32_t gaps = 0;
+	uint32_t gaps, messages;
 
-	FOREACH_FLOW(l, f) {
-		const struct fw_tables *t = tables_of(r, f->core);
-		const struct fw_epoch *e = fw_epoch(t, f->f->index, l->unread);
-		size_t at = fw_cell_at(t, f->f->index, l->unread);
-
-		if (e->label != l->unread)
-			continue;
-		gaps += e->gaps;
-		for (uint32_t i = 0; i < t->experts; i++) {
-			r->late_tokens += t->cells[at + i].messages + t->cells[at + i].counts -
-					  r->read[f->core][at + i].messages -
-					  r->read[f->core][at + i].counts;
-			r->read[f->core][at + i] = t->cells[at + i];
-		}
-	}
+	sum_epochs(r, l, l->unread, &gaps, &messages);
+	r->late_tokens += messages - l->read_messages;
 	l->suspect |= !r->config->by_source && gaps > l->read_gaps;
+	FOREACH_FLOW(l, f)
+		give_back(r, f, l->unread);
 	l->unread = 0;
 }
 
@@ -752,7 +812,7 @@ static void follow_parity(struct fw_rounds *r)
 
 static void close_round(struct fw_rounds *r, bool timeout)
 {
-	add_lanes(r, true);
+	add_lanes(r);
 	judge(r);
 	r->align |= began_before(r);
 	follow_parity(r);
@@ -775,7 +835,7 @@ static bool try_close(struct fw_rounds *r)
 	r->tried_lead = lead;
 	r->tried_words = r->words;
 	take_heads(r);
-	add_lanes(r, false);
+	add_lanes(r);
 	judge(r);
 	if (!is_whole(r) && lead < FW_LAG)
 		return false;
@@ -796,6 +856,7 @@ uint32_t fw_rounds_pump(struct fw_rounds *r)
 		r->progress = done;
 	while (try_close(r))
 		;
+	send_back(r);
 	return n;
 }
 
@@ -816,6 +877,7 @@ void fw_rounds_close_all(struct fw_rounds *r, bool timeout)
 	while (any_head(r)) {
 		take_heads(r);
 		close_round(r, timeout);
+		send_back(r);
 	}
 }
 
@@ -836,19 +898,14 @@ void fw_rounds_flows(const struct fw_rounds *r,
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
-static size_t read_bytes(const struct fw_tables *t)
-{
-	return (size_t)t->max * FW_EPOCHS * t->experts * sizeof(struct fw_cell);
-}
-
 static bool reserve_core(struct fw_rounds *r, uint32_t c)
 {
 	const struct fw_tables *t = tables_of(r, c);
 
 	r->lanes[c] = fw_reserve(lanes_max(t) * sizeof(struct lane));
 	r->flows[c] = fw_reserve(t->max * sizeof(struct flow));
-	r->read[c] = fw_reserve(read_bytes(t));
-	return r->lanes[c] != NULL && r->flows[c] != NULL && r->read[c] != NULL;
+	r->back[c] = fw_reserve(t->banks_max * sizeof(uint32_t));
+	return r->lanes[c] != NULL && r->flows[c] != NULL && r->back[c] != NULL;
 }
 
 struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish_round, void *arg)
@@ -872,7 +929,8 @@ struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish
 	r->slot_bytes = mt_slot_bytes(ranks, r->config->bank->experts);
 	r->lanes = calloc(n, sizeof(*r->lanes));
 	r->flows = calloc(n, sizeof(*r->flows));
-	r->read = calloc(n, sizeof(*r->read));
+	r->back = calloc(n, sizeof(*r->back));
+	r->back_count = calloc(n, sizeof(*r->back_count));
 	r->flows_known = calloc(n, sizeof(uint32_t));
 	r->lanes_known = calloc(n, sizeof(uint32_t));
 	r->round = calloc(1, r->slot_bytes);
@@ -881,7 +939,7 @@ struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish
 	r->pair_last = calloc(ranks * ranks, sizeof(uint64_t));
 	r->fix.last_ns = calloc(ranks, sizeof(uint64_t));
 	r->fix.next_ns = calloc(ranks, sizeof(uint64_t));
-	good = r->lanes != NULL && r->flows != NULL && r->read != NULL && r->flows_known != NULL &&
+	good = r->lanes != NULL && r->flows != NULL && r->back != NULL && r->back_count != NULL && r->flows_known != NULL &&
 	       r->lanes_known != NULL && r->round != NULL && r->announced != NULL &&
 	       r->counts != NULL && r->pair_last != NULL && r->fix.last_ns != NULL &&
 	       r->fix.next_ns != NULL;
@@ -908,12 +966,13 @@ void fw_rounds_free(struct fw_rounds *r, struct fw_tables *const *tables)
 			fw_release(r->lanes[c], lanes_max(tables[c]) * sizeof(struct lane));
 		if (r->flows != NULL)
 			fw_release(r->flows[c], tables[c]->max * sizeof(struct flow));
-		if (r->read != NULL)
-			fw_release(r->read[c], read_bytes(tables[c]));
+		if (r->back != NULL)
+			fw_release(r->back[c], tables[c]->banks_max * sizeof(uint32_t));
 	}
 	free(r->lanes);
 	free(r->flows);
-	free(r->read);
+	free(r->back);
+	free(r->back_count);
 	free(r->flows_known);
 	free(r->lanes_known);
 	free(r->round);

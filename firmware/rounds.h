@@ -18,7 +18,7 @@
  * Without counts a last packet that was lost shows only in the next one of its flow. So there, a
  * round also waits (up to FW_LAG) until every flow of its lanes was seen to go on.
  *
- * One thread. Memory: as many cells as the flows have, and one round.
+ * One thread. Memory: about 0.5 KiB a flow, and one round.
  */
 #ifndef MOETAP_FW_ROUNDS_H
 #define MOETAP_FW_ROUNDS_H

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* What dpdk-telemetry.py shows: the page's own words, read from another thread. */
+#include <stdlib.h>
+
 #include <rte_telemetry.h>
 #include <rte_version.h>
 
@@ -63,9 +65,13 @@ static int show_map(const char *cmd, const char *params, struct rte_tel_data *d)
 {
 	const struct mt_page_state *s = &control->page.page->state;
 	uint32_t generation = __atomic_load_n(&s->generation, __ATOMIC_ACQUIRE);
-	const struct mt_bank *b = mt_page_bank(&control->page, generation);
+	struct mt_bank *b;
 
 	(void)cmd, (void)params;
+	/* a copy: a loader may be writing, and this thread is not the one that changes maps */
+	if (mt_bank_take(mt_page_bank(&control->page, generation),
+		    control->page.page->bank_bytes, &b, NULL) < 0)
+		return -1;
 	rte_tel_data_start_dict(d);
 	rte_tel_data_add_dict_string(d, "job", b->job);
 	rte_tel_data_add_dict_uint(d, "generation", generation);
@@ -77,6 +83,7 @@ static int show_map(const char *cmd, const char *params, struct rte_tel_data *d)
 	rte_tel_data_add_dict_uint(d, "experts", b->experts);
 	rte_tel_data_add_dict_uint(d, "rules", b->rules);
 	rte_tel_data_add_dict_uint(d, "snap", b->snap);
+	free(b);
 	return 0;
 }
 

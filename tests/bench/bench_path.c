@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Packets a second of an empty receive loop and of moetap's whole path (receive, parse, look up,
+ * order, classify, count, open epochs), on one core, in turns over the same packets in memory.
+ *
+ * Receiving is what DPDK's net_pcap does with infinite_rx=1 (buffers from a pool, one copy of each
+ * frame), but no packet comes twice: moetap would see a retransmission. Making the frames (8
+ * tokens, a count, a combine message and an acknowledge of each flow in turn) and making rounds of
+ * what was counted is not timed: one is the NIC's work, the other the control core's. Flows come
+ * in turn, so that each is as cold as can be.
+ *
+ * usage: bench-path [FLOWS ...]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_cycles.h>
+#include <rte_eal.h>
+#include <rte_memcpy.h>
+#include <rte_ring_elem.h>
+
+#include "map.h"
+#include "rounds.h"
+
+#define RANKS 64u
+#define EXPERTS 4u /* a rank */
+#define TOKEN 7168u
+#define COMBINE 14336u
+#define SLOTS 64u /* tokens of a (source, expert) that the buffer has room for */
+#define STRIDE 7u /* from flow to flow; shares no factor with their numbers */
+#define CHUNK 4096u
+#define TURNS 5 /* medians are taken */
+#define CHUNKS 200
+#define FRAME_ROOM 124u /* the longest frame has headers and ICRC of 86 bytes */
+
+static const uint64_t area = (uint64_t)EXPERTS * RANKS * SLOTS * COMBINE;
+
+struct source_flow {
+	uint32_t src, dst, qpn, expert, psn, at, parity;
+};
+
+static struct rte_mempool *pool;
+static struct {
+	uint8_t data[FRAME_ROOM];
+	uint32_t length;
+} wire[CHUNK];
+static uint32_t wire_at;
+static struct source_flow *flows;
+static uint32_t flows_n;
+static uint64_t seed = 1;
+
+static uint32_t draw(void)
+{
+	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(seed >> 33);
+}
+
+static void die(const char *what)
+{
+	fprintf(stderr, "bench-path: %s\n", what);
+	exit(EXIT_FAILURE);
+}
+
+/* ---- packets ------------------------------------------------------------------------------- */
+
+static void put(uint8_t **p, uint64_t v, uint32_t bytes)
+{
+	for (uint32_t i = 0; i < bytes; i++)
+		(*p)[i] = (uint8_t)(v >> 8 * (bytes - 1 - i));
+	*p += bytes;
+}
+
+/** Headers up to and with the BTH; the IP length is that of a packet with @p payload bytes. */
+static uint8_t *put_headers(uint8_t *p, const struct source_flow *f, uint8_t opcode,
+	uint32_t extension, uint32_t payload)
+{
+	uint32_t udp = 8 + 12 + extension + payload + 4;
+
+	memset(p, 0, 12);
+	p += 12;
+	put(&p, 0x0800, 2);
+	put(&p, 0x4502, 2);
+	put(&p, 20 + udp, 2);
+	put(&p, 0x4000, 4);
+	put(&p, 0x4011, 2);
+	put(&p, 0, 2);
+	put(&p, 0x0a000001 + f->src, 4);
+	put(&p, 0x0a000001 + f->dst, 4);
+	put(&p, 0xc000, 2);
+	put(&p, 4791, 2);
+	put(&p, udp, 2);
+	put(&p, 0, 2);
+	put(&p, opcode, 1);
+	put(&p, 0, 1);
+	put(&p, 0xffff, 2);
+	put(&p, f->qpn, 4);
+	put(&p, f->psn & FW_PSN_MASK, 4);
+	return p;
+}
+
+static uint8_t *put_write(uint8_t *p, const struct source_flow *f, uint64_t va, uint32_t length)
+{
+	/* the path MTU does not matter to the path: one packet a message */
+	p = put_headers(p, f, 0x0a, 16, 4096);
+	put(&p, va, 8);
+	put(&p, 0x202, 4);
+	put(&p, length, 4);
+	return p;
+}
+
+static uint64_t base_of(uint32_t rank)
+{
+	return 0x7f0000000000ull + rank * 0x100000000ull;
+}
+
+/** The next packet of a flow. @return its bytes */
+static uint32_t make(uint8_t *data, struct source_flow *f)
+{
+	uint64_t va = base_of(f->dst) + f->parity * 2 * area;
+	uint8_t *p;
+
+	if (f->at == 10) { /* an acknowledge takes no PSN */
+		p = put_headers(data, f, 0x11, 4, 0);
+		put(&p, 0x1f000000, 4);
+		f->at = 0;
+		f->parity ^= 1;
+		return (uint32_t)(p - data) + 4;
+	}
+	if (f->at < 8) {
+		p = put_write(data, f,
+			va + ((uint64_t)f->expert * RANKS + f->src) * SLOTS * TOKEN +
+				f->at * TOKEN, TOKEN);
+	} else if (f->at == 8) {
+		p = put_headers(data, f, 0x14, 28, 0);
+		put(&p, va + area + (f->expert * RANKS + f->src) * 8, 8);
+		put(&p, 0x202, 4);
+		put(&p, (uint64_t)-9, 8);
+		put(&p, 0, 8);
+	} else {
+		p = put_write(data, f, va, COMBINE);
+	}
+	f->psn++;
+	f->at++;
+	return (uint32_t)(p - data) + 4;
+}
+
+/** A chunk of packets onto the wire. */
+static void fill(void)
+{
+	static uint32_t next;
+
+	for (uint32_t i = 0; i < CHUNK; i++) {
+		next = (next + STRIDE) % flows_n;
+		wire[i].length = make(wire[i].data, &flows[next]);
+	}
+	wire_at = 0;
+}
+
+/* ---- loops ----------------------------------------------------------------------------------- */
+
+/** A burst from the wire, as eth_pcap_rx_infinite() of DPDK's drivers/net/pcap takes it. */
+static __rte_noinline uint16_t receive(struct rte_mbuf **m)
+{
+	if (rte_pktmbuf_alloc_bulk(pool, m, FW_BURST) != 0)
+		die("no buffers");
+	for (uint32_t i = 0; i < FW_BURST; i++, wire_at++) {
+		uint32_t length = wire[wire_at].length;
+
+		rte_memcpy(rte_pktmbuf_mtod(m[i], void *), wire[wire_at].data, length);
+		m[i]->data_len = (uint16_t)length;
+		m[i]->pkt_len = length;
+	}
+	return FW_BURST;
+}
+
+/** Receive and free @p most packets. @return cycles */
+static uint64_t empty_loop(struct fw_plane *plane, uint32_t most)
+{
+	struct rte_mbuf *m[FW_BURST];
+	uint64_t begun = rte_rdtsc();
+	uint16_t n;
+
+	(void)plane;
+	for (uint32_t got = 0; got < most; got += n) {
+		n = receive(m);
+		rte_pktmbuf_free_bulk(m, n);
+	}
+	return rte_rdtsc() - begun;
+}
+
+static uint64_t full_loop(struct fw_plane *plane, uint32_t most)
+{
+	struct rte_mbuf *m[FW_BURST];
+	uint64_t begun = rte_rdtsc();
+	uint16_t n;
+
+	for (uint32_t got = 0; got < most; got += n) {
+		uint64_t tsc = rte_rdtsc();
+
+		n = receive(m);
+		fw_receive(plane, plane->core[0], m, n, tsc);
+	}
+	return rte_rdtsc() - begun;
+}
+
+/** One chunk through a loop; then the control core has its turn. @return cycles */
+static uint64_t chunk(struct fw_plane *plane, struct fw_rounds *r,
+	uint64_t (*loop)(struct fw_plane *, uint32_t))
+{
+	uint64_t cycles;
+
+	fill();
+	cycles = loop(plane, CHUNK);
+	plane->core[0]->done = rte_rdtsc();
+	fw_rounds_pump(r);
+	return cycles;
+}
+
+static void take_round(void *arg, const struct mt_round *round)
+{
+	(void)arg, (void)round;
+}
+
+/* ---- measuring --------------------------------------------------------------------------------- */
+
+static struct mt_bank *make_map(void)
+{
+	char text[16384];
+	struct mt_error err;
+	struct mt_bank *bank;
+	size_t n = (size_t)snprintf(text, sizeof(text),
+		"moetap-map: 1\njob: bench\npattern: inference\nlayers: 2\nexperts-per-rank: %u\n"
+		"rules:\n"
+		"- {name: token, rule: va, phase: dispatch, length: %u, size: %lu,"
+		" parity: {stride: %lu, count: 2}, expert: {stride: %u, count: %u, of: dst},"
+		" source: {stride: %u, count: %u}, token-bytes: %u}\n"
+		"- {name: combine, rule: va, phase: combine, length: %u, size: %lu,"
+		" parity: {stride: %lu, count: 2}}\n"
+		"- {name: count, rule: atomic, phase: count, offset: %lu, size: %u,"
+		" parity: {stride: %lu, count: 2}, expert: {stride: %u, count: %u, of: dst},"
+		" source: {stride: 8, count: %u}, value: {scale: -1, add: -1}}\nranks:\n",
+		EXPERTS, TOKEN, area, 2 * area, RANKS * SLOTS * TOKEN, EXPERTS, SLOTS * TOKEN, RANKS,
+		TOKEN, COMBINE, area, 2 * area, area, EXPERTS * RANKS * 8, 2 * area, RANKS * 8,
+		EXPERTS, RANKS);
+
+	for (uint32_t r = 0; r < RANKS; r++)
+		n += (size_t)snprintf(text + n, sizeof(text) - n,
+			"- {rank: %u, address: 10.0.0.%u, base: 0x%lx}\n", r, r + 1, base_of(r));
+	if (mt_map_parse(text, n, "bench", &bank, &err) < 0)
+		die(err.text);
+	return bank;
+}
+
+static void make_flows(uint32_t n)
+{
+	free(flows);
+	flows = calloc(n, sizeof(*flows));
+	if (flows == NULL)
+		die("out of memory");
+	flows_n = n;
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t pair = i % (RANKS * (RANKS - 1)), qp = i / (RANKS * (RANKS - 1));
+
+		flows[i].src = pair / (RANKS - 1);
+		flows[i].dst = pair % (RANKS - 1);
+		flows[i].dst += flows[i].dst >= flows[i].src;
+		flows[i].qpn = 0x11 + qp;
+		flows[i].expert = qp % EXPERTS;
+		flows[i].psn = draw();
+		flows[i].at = draw() % 8;
+	}
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/** Nothing may have gone another way than it should: the figures would be of something else. */
+static void check_outcomes(const struct fw_core *core)
+{
+	static const uint32_t wanted = 1u << MT_OUT_DISPATCH | 1u << MT_OUT_COMBINE |
+				       1u << MT_OUT_COUNT | 1u << MT_OUT_RESPONSE;
+
+	for (uint32_t o = 0; o < MT_OUTCOMES; o++)
+		if (core->outcome[o] != 0 && !(wanted >> o & 1))
+			die(mt_outcome_name(o));
+	if (core->overruns != 0)
+		die("overruns");
+}
+
+static void run_turns(struct fw_plane *plane, struct fw_rounds *r, double *empty, double *full)
+{
+	struct source_flow *before = malloc(flows_n * sizeof(*flows));
+	double hz = (double)rte_get_tsc_hz();
+
+	if (before == NULL)
+		die("out of memory");
+	for (int turn = 0; turn < TURNS; turn++) {
+		uint64_t e = 0, f = 0;
+
+		for (int i = 0; i < CHUNKS; i++) {
+			/* the same packets twice, so the flows must not have gone on in between */
+			memcpy(before, flows, flows_n * sizeof(*flows));
+			e += chunk(plane, r, empty_loop);
+			memcpy(flows, before, flows_n * sizeof(*flows));
+			f += chunk(plane, r, full_loop);
+		}
+		empty[turn] = (double)e / CHUNKS / CHUNK / hz * 1e9;
+		full[turn] = (double)f / CHUNKS / CHUNK / hz * 1e9;
+	}
+	free(before);
+}
+
+static void measure(struct fw_plane *plane, const struct mt_bank *bank, uint32_t n)
+{
+	struct fw_config *config = fw_config_new(bank, 1);
+	struct fw_core *core = plane->core[0];
+	double empty[TURNS], full[TURNS];
+	struct fw_rounds *r;
+
+	if (n < 16 || n > MT_MAX_FLOWS)
+		die("16 to 1048576 flows"); /* fewer would open more epochs in a chunk than may wait */
+	make_flows(n);
+	core->tables = config != NULL ? fw_tables_new(config, RTE_MAX(n, 1024u)) : NULL;
+	r = core->tables != NULL ? fw_rounds_new(plane, take_round, NULL) : NULL;
+	if (r == NULL)
+		die("out of memory");
+	core->tables->started = true; /* the rest of the job, not its first packets */
+	for (uint32_t seen = 0; seen < 2 * n + CHUNK; seen += CHUNK)
+		chunk(plane, r, full_loop); /* all flows are known */
+	run_turns(plane, r, empty, full);
+	check_outcomes(core);
+	qsort(empty, TURNS, sizeof(*empty), by_value);
+	qsort(full, TURNS, sizeof(*full), by_value);
+	printf("%7u %12.1f %12.1f %7.2f %9.1f\n", n, 1e3 / empty[TURNS / 2],
+		1e3 / full[TURNS / 2], empty[TURNS / 2] / full[TURNS / 2], full[TURNS / 2]);
+	fflush(stdout);
+	rte_ring_reset(core->back);
+	fw_rounds_free(r, &core->tables);
+	fw_tables_free(core->tables);
+	fw_config_free(config);
+}
+
+static void make_core(struct fw_plane *plane, struct fw_core *core)
+{
+	plane->core[0] = core;
+	plane->cores = 1;
+	plane->ns_per_tsc = 1e9 / (double)rte_get_tsc_hz();
+	core->wait_tsc = core->hold_tsc = UINT64_MAX;
+	core->events = rte_ring_create_elem("events", sizeof(struct fw_event), 1u << 20,
+		SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
+	core->back = rte_ring_create_elem("back", sizeof(uint32_t), 1u << 20, SOCKET_ID_ANY,
+		RING_F_SP_ENQ | RING_F_SC_DEQ);
+	pool = rte_pktmbuf_pool_create("packets", 2 * CHUNK - 1, 256, FW_PRIV_BYTES,
+		RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
+	if (core->events == NULL || core->back == NULL || pool == NULL)
+		die("no memory: a larger -m");
+}
+
+int main(int argc, char **argv)
+{
+	static const char *eal[] = {"bench-path", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry",
+		"--no-shconf", "--lcores", "0", "--log-level", "error", NULL};
+	static struct fw_plane plane;
+	static struct fw_core core;
+	struct mt_bank *bank;
+
+	if (rte_eal_init(RTE_DIM(eal) - 1, (char **)(uintptr_t)eal) < 0)
+		die("DPDK cannot start");
+	make_core(&plane, &core);
+	bank = make_map();
+	printf("  flows   empty Mpps  moetap Mpps   ratio ns/packet   (medians of %d)\n", TURNS);
+	for (int i = 1; i < argc; i++)
+		measure(&plane, bank, (uint32_t)strtoul(argv[i], NULL, 10));
+	free(bank);
+	rte_eal_cleanup();
+	return EXIT_SUCCESS;
+}
