@@ -10,8 +10,9 @@
  * placement: which expert each **slot** holds, slots counted in rank order (slot s is on rank
  * s / (slots / ranks)). A **hint** is a published plan or the advice to keep the one in force.
  *
- * The way through: moetap_series_load_trace() or moetap_series_add_round() -> moetap_state_*() ->
- * moetap_forecast_make() -> moetap_plan_make() -> moetap_decide() -> moetap_publisher_publish().
+ * The way through: moetap_series_load_trace(), or moetap_source_*() -> moetap_series_add_counts();
+ * then moetap_state_*() -> moetap_forecast_make() -> moetap_plan_make() -> moetap_decide() ->
+ * moetap_publisher_publish().
  * A job that only reads hints needs moetap_hint.h and nothing of this library.
  *
  * Errors. Every function that can fail returns 0 or a negative errno; where it takes a
@@ -156,6 +157,171 @@ MOETAP_EXPORT void moetap_series_mean_tokens(
  */
 MOETAP_EXPORT uint64_t moetap_series_flagged(const struct moetap_series *series, int64_t first,
 	int64_t last, uint32_t *quality, uint64_t *rounds);
+
+/* ---- sources: rounds as they were counted --------------------------------------------------- */
+
+/**
+ * Where rounds come from: the device page of a running moetap-fw, or a capture file that is sent
+ * through a moetap-fw of its own. (A trace, which has loads but no rounds, is read by
+ * moetap_series_load_trace().)
+ */
+struct moetap_source;
+
+/** What a round is in its step. Only forward rounds are loads. */
+enum moetap_pass {
+	MOETAP_PASS_FORWARD,   /**< the dispatch of the forward pass */
+	MOETAP_PASS_BACKWARD,  /**< gradients, along the same routes */
+	MOETAP_PASS_RECOMPUTE, /**< the forward pass again */
+};
+
+/**
+ * Flags of struct moetap_round beyond enum moetap_quality: they do not make a round inexact.
+ * MOETAP_QUALITY_INEXACT masks those that do.
+ */
+#define MOETAP_QUALITY_INEXACT ((1u << 12) - 1)
+#define MOETAP_QUALITY_DUPLICATE (1u << 12) /**< retransmissions were seen and left out */
+#define MOETAP_QUALITY_UNMATCHED (1u << 13) /**< packets that no rule of the map knows */
+#define MOETAP_QUALITY_TIMEOUT (1u << 14)   /**< closed by silence, not by the traffic */
+
+/** What passed from one rank to another in a round. */
+struct moetap_pair {
+	uint64_t first_ns;   /**< first packet of the dispatch; 0: nothing was sent in this round */
+	uint64_t last_ns;    /**< last one; 0: this pair never passed the tap, its counts are
+			      *   unknown, not zero */
+	uint32_t gaps;	     /**< packets never seen */
+	uint32_t duplicates; /**< retransmissions left out */
+};
+
+/** One round. Everything in it lives until the next call with its source. */
+struct moetap_round {
+	uint64_t round; /**< number on the page: rises by one, also over restarts and new maps */
+	uint64_t step;	/**< counts from 0 when the firmware starts or a map is loaded */
+	uint32_t layer;
+	enum moetap_pass pass;
+	uint32_t quality;	    /**< enum moetap_quality and MOETAP_QUALITY_*, bits */
+	uint32_t generation;	    /**< of the map */
+	uint64_t first_ns, last_ns; /**< of its packets, ns since the epoch */
+	uint64_t tokens, bytes;	    /**< sums over the cells */
+	uint64_t tokens_unseen;	    /**< tokens announced and not seen */
+	uint32_t gaps;		    /**< packets never seen, all pairs */
+	uint32_t duplicates;	    /**< retransmissions left out */
+	uint32_t counts_missing;    /**< cells whose announced count never came */
+	uint32_t disagreements;	    /**< cells whose announced and counted tokens differ */
+	uint32_t unmatched, truncated, stale, nic_drops, contradictions, late; /**< packets */
+	uint32_t ranks, experts;
+	const struct moetap_pair *pairs; /**< [ranks][ranks], source first */
+	const uint64_t *cell_bytes;	 /**< [ranks][experts], source first */
+	const uint32_t *cell_tokens;	 /**< [ranks][experts], source first */
+	const uint32_t *expert_rank;	 /**< [experts]: rank that holds it, UINT32_MAX: none */
+
+	/* Noticed on the way from the last round to this one. */
+	uint64_t lost;	  /**< rounds that were overwritten before they were read */
+	bool restarted;	  /**< the firmware restarted: steps count from 0 again */
+	bool map_assumed; /**< its map was replaced twice since: ranks are those of a later one */
+};
+
+/** What a map says of the job. Lives until the next call with its source. */
+struct moetap_job {
+	const char *name;
+	uint32_t layers, ranks, experts; /**< experts of all ranks */
+	uint32_t generation;		 /**< of the map */
+};
+
+/** Outcomes of packets that struct moetap_stats has room for. */
+#define MOETAP_OUTCOMES_MAX 24u
+
+/** Counters of the firmware since it started. They are read one by one while it runs. */
+struct moetap_stats {
+	uint64_t outcome[MOETAP_OUTCOMES_MAX]; /**< packets, see moetap_outcome_name() */
+	uint64_t packets, bytes;	       /**< on the wire */
+	uint64_t nic_drops;		       /**< packets that the port missed */
+	uint64_t flows, rounds;
+};
+
+/** How to count a capture. All zero: one poll core, the tap that the map names. */
+struct moetap_capture_options {
+	uint32_t cores;	 /**< poll cores; 0: 1 */
+	const char *tap; /**< "all" or "heads"; NULL: as the map says */
+};
+
+/** Values of `from` in moetap_source_open_page(). */
+#define MOETAP_FROM_OLDEST (UINT64_MAX - 1) /**< the oldest round that the page still holds */
+#define MOETAP_FROM_NOW UINT64_MAX	    /**< only rounds published after this call */
+
+/**
+ * Opens the device page /dev/shm/moetap-`name` for reading, from round number `from` on. Any number
+ * of sources may read a page; none of them slows the firmware down.
+ *
+ * Returns 0, -ENOENT (there is no such page), -EINVAL (bad name), -EAGAIN (it is just being made),
+ * -EPROTO (no page of this version, or damaged), -EACCES or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_source_open_page(
+	const char *name, uint64_t from, struct moetap_source **source, struct moetap_error *error);
+
+/**
+ * Starts moetap-fw on a capture file (pcap or pcapng, also with gzip) with the map file `map`, and
+ * opens the page of that firmware. The firmware waits for this source, so no round is lost, however
+ * slowly they are read; and it ends with this process. It needs neither root nor huge pages.
+ *
+ * The file is checked while it is read: moetap_source_next() tells when it is cut or damaged, after
+ * the last round before that place.
+ *
+ * Makes a thread that reads the file, a child process, and, while DPDK starts, a folder in
+ * $TMPDIR (or /tmp). The child is sent SIGTERM when the thread that called this
+ * function ends: call it from one that lives as long as the source.
+ *
+ * Returns 0, -ENOENT and other errors of open(2), -EBADMSG (the file is no capture), -EIO
+ * (moetap-fw failed; its own words are in the error) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_source_open_capture(const char *path, const char *map,
+	const struct moetap_capture_options *options, struct moetap_source **source,
+	struct moetap_error *error);
+
+/** Ends a source, and the firmware of a capture. */
+MOETAP_EXPORT void moetap_source_close(struct moetap_source *source);
+
+/**
+ * Gives the next round. Never waits, except for the end of a firmware that is ending.
+ *
+ * Returns 1: `*round` is set; 0: there is none yet, try again later; -EPIPE: none will come, the
+ * firmware stopped or the capture is at its end; -EOWNERDEAD: none will come, the firmware of the
+ * page died; -EBADMSG: the capture is cut or damaged from here on; -EPROTO: the page is damaged;
+ * -EIO: the firmware of the capture failed. `error` is set with all but the first three.
+ */
+MOETAP_EXPORT int moetap_source_next(struct moetap_source *source,
+	const struct moetap_round **round, struct moetap_error *error);
+
+/** What the map says of the job: the map of the last round given, or, before the first, the one in
+ * force. Returns 0, -EPROTO (there is no valid one yet) or -ENOMEM. */
+MOETAP_EXPORT int moetap_source_job(struct moetap_source *source, struct moetap_job *job);
+
+/** Counters of the firmware; after the last round, its final ones. */
+MOETAP_EXPORT void moetap_source_stats(
+	const struct moetap_source *source, struct moetap_stats *stats);
+
+/** How much of the capture's file was read, from 0 to 1; NAN for a page. */
+MOETAP_EXPORT double moetap_source_progress(const struct moetap_source *source);
+
+/** Name of the i-th outcome of a packet; NULL past the last one. */
+MOETAP_EXPORT const char *moetap_outcome_name(uint32_t i);
+
+/**
+ * Adds what a round counted to a series: the tokens of every expert, summed over sources, with the
+ * round's quality. Rounds that are not forward are left out (and 0 returned). Rounds lost before
+ * this one flag it MOETAP_QUALITY_OVERRUN. Micro-batches of a step add up. After a restart steps
+ * count from 0 again: begin a new series then.
+ *
+ * Returns as moetap_series_add_round(), and -EINVAL for another number of experts.
+ */
+MOETAP_EXPORT int moetap_series_add_counts(
+	struct moetap_series *series, const struct moetap_round *round, struct moetap_error *error);
+
+/**
+ * The program that is started as moetap-fw: $MOETAP_FW, else beside this program or in ../sbin
+ * (installed), else in the build tree that this program lies in, else whatever PATH has. Whether it
+ * can be started is not checked. Writes at most `size` bytes with the final 0 and returns `path`.
+ */
+MOETAP_EXPORT char *moetap_firmware_path(char *path, size_t size);
 
 /* ---- state: transient or stable ------------------------------------------------------------- */
 

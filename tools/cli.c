@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "cli.h"
+#include "verbs.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -19,16 +20,14 @@ static void print_help(const struct cli *cli)
 	for (const struct cli_option *o = cli->options; o->type != CLI_END; o++) {
 		char left[48];
 
-		snprintf(left, sizeof(left), "--%s %s", o->name, o->argument);
+		snprintf(left, sizeof(left), "--%s %s", o->name,
+			o->argument != NULL ? o->argument : "");
 		printf("  %-24s %s%s\n", left, o->help, o->required ? " (required)" : "");
 	}
 	printf("  %-24s %s\n", "--help", "this text");
 }
 
-static int usage(const struct cli *cli, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
-
-static int usage(const struct cli *cli, const char *format, ...)
+int cli_usage(const struct cli *cli, const char *format, ...)
 {
 	va_list args;
 
@@ -73,29 +72,32 @@ static int store(const struct cli *cli, const struct cli_option *o, const char *
 	switch (o->type) {
 	case CLI_COUNT:
 		if (!read_integer(text, 1, UINT32_MAX, &integer))
-			return usage(
+			return cli_usage(
 				cli, "--%s must be an integer from 1 on, not '%s'", o->name, text);
 		*(uint32_t *)o->value = (uint32_t)integer;
 		return CLI_DONE;
 	case CLI_STEP:
 		if (!read_integer(text, 0, INT64_MAX / 4, &integer))
-			return usage(
-				cli, "--%s must be a step, 0 or more, not '%s'", o->name, text);
+			return cli_usage(
+				cli, "--%s must be an integer, 0 or more, not '%s'", o->name, text);
 		*(int64_t *)o->value = integer;
 		return CLI_DONE;
 	case CLI_NUMBER:
 		*(double *)o->value = strtod(text, &end);
 		if (end == text || *end != '\0' || !isfinite(*(double *)o->value))
-			return usage(cli, "--%s must be a number, not '%s'", o->name, text);
+			return cli_usage(cli, "--%s must be a number, not '%s'", o->name, text);
 		return CLI_DONE;
 	case CLI_CHOICE:
 		*(int *)o->value = choice(o->argument, text);
 		if (*(int *)o->value < 0)
-			return usage(cli, "--%s must be one of %s, not '%s'", o->name, o->argument,
-				text);
+			return cli_usage(cli, "--%s must be one of %s, not '%s'", o->name,
+				o->argument, text);
 		return CLI_DONE;
 	case CLI_TEXT:
 		*(const char **)o->value = text;
+		return CLI_DONE;
+	case CLI_FLAG:
+		*(bool *)o->value = true;
 		return CLI_DONE;
 	case CLI_END:
 		break;
@@ -109,9 +111,20 @@ static int make_table(const struct cli *cli, struct option table[OPTIONS_MAX + 2
 	int n = 0;
 
 	for (; cli->options[n].type != CLI_END && n < OPTIONS_MAX; n++)
-		table[n] = (struct option){cli->options[n].name, required_argument, NULL, 0};
+		table[n] = (struct option){cli->options[n].name,
+			cli->options[n].type == CLI_FLAG ? no_argument : required_argument, NULL,
+			0};
 	table[n] = (struct option){"help", no_argument, NULL, 0};
 	table[n + 1] = (struct option){0};
+	return n;
+}
+
+static int optional_operands(const struct cli *cli)
+{
+	int n = 0;
+
+	for (const char *at = strchr(cli->operands, '['); at != NULL; at = strchr(at + 1, '['))
+		n++;
 	return n;
 }
 
@@ -126,9 +139,9 @@ int cli_parse(const struct cli *cli, int argc, char **argv, int *status)
 	*status = CLI_USAGE;
 	while ((got = getopt_long(argc, argv, ":", table, &index)) != -1) {
 		if (got == ':')
-			usage(cli, "%s wants an argument", argv[optind - 1]);
+			cli_usage(cli, "%s wants an argument", argv[optind - 1]);
 		else if (got == '?')
-			usage(cli, "there is no option %s", argv[optind - 1]);
+			cli_usage(cli, "there is no option %s", argv[optind - 1]);
 		if (got != 0)
 			return -1;
 		if (index == n) {
@@ -143,11 +156,14 @@ int cli_parse(const struct cli *cli, int argc, char **argv, int *status)
 	for (int i = 0; i < n; i++) {
 		if (!cli->options[i].required || given[i])
 			continue;
-		usage(cli, "--%s %s is missing", cli->options[i].name, cli->options[i].argument);
+		cli_usage(
+			cli, "--%s %s is missing", cli->options[i].name, cli->options[i].argument);
 		return -1;
 	}
-	if (argc - optind != cli->operands_count) {
-		usage(cli, "wanted after the options: %s", cli->operands);
+	n = argc - optind;
+	if (n > cli->operands_count || n < cli->operands_count - optional_operands(cli)) {
+		cli_usage(cli, "wanted after the options: %s",
+			cli->operands_count > 0 ? cli->operands : "nothing");
 		return -1;
 	}
 	return optind;
@@ -163,6 +179,21 @@ int cli_fail(const char *name, const char *format, ...)
 	va_end(args);
 	fputc('\n', stderr);
 	return CLI_FAILED;
+}
+
+int cli_verbs(const char *name, const struct verb *verbs, size_t count, int argc, char **argv)
+{
+	bool help = argc > 1 && strcmp(argv[1], "--help") == 0;
+	FILE *to = help ? stdout : stderr;
+
+	for (size_t i = 0; argc > 1 && i < count; i++) {
+		if (strcmp(argv[1], verbs[i].name) == 0)
+			return verbs[i].run(argc - 1, argv + 1);
+	}
+	fprintf(to, "Usage: moetap %s VERB [OPTIONS] ...\n\nVerbs:\n", name);
+	for (size_t i = 0; i < count; i++)
+		fprintf(to, "  %-10s %s\n", verbs[i].name, verbs[i].title);
+	return help ? CLI_DONE : CLI_USAGE;
 }
 
 int cli_print_json(const char *name, json_t *object)

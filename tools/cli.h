@@ -16,18 +16,19 @@ enum { CLI_DONE, CLI_FAILED, CLI_USAGE };
 enum cli_type {
 	CLI_END,    /**< end of the table */
 	CLI_COUNT,  /**< uint32_t, 1 or more */
-	CLI_STEP,   /**< int64_t, 0 or more */
+	CLI_STEP,   /**< int64_t, a number of a step or round, 0 or more */
 	CLI_NUMBER, /**< double, finite */
 	CLI_TEXT,   /**< const char * */
 	CLI_CHOICE, /**< int, index into the words of `argument`, "csv|json" */
+	CLI_FLAG,   /**< bool, true when given; takes no argument */
 };
 
-/** One option, always long, always with an argument. */
+/** One option, always long. */
 struct cli_option {
 	const char *name; /**< without the dashes */
 	enum cli_type type;
 	void *value;
-	const char *argument; /**< its name in the help */
+	const char *argument; /**< its name in the help; NULL for a flag */
 	const char *help;
 	bool required;
 };
@@ -35,8 +36,8 @@ struct cli_option {
 /** A verb's command line. */
 struct cli {
 	const char *name;     /**< "plan" or "hints show" */
-	const char *operands; /**< "LOADS.csv" */
-	int operands_count;   /**< exactly so many */
+	const char *operands; /**< "LOADS.csv"; one in brackets may be left out */
+	int operands_count;   /**< so many, with those in brackets */
 	const char *about;    /**< what it does and prints, and an example */
 	const struct cli_option *options;
 };
@@ -47,8 +48,17 @@ struct cli {
  */
 int cli_parse(const struct cli *cli, int argc, char **argv, int *status);
 
+/** Prints "moetap NAME: text" and where the help is on stderr, and returns CLI_USAGE. */
+int cli_usage(const struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /** Prints "moetap NAME: text" on stderr and returns CLI_FAILED. */
 int cli_fail(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+struct verb;
+
+/** Runs the verb argv[1] of a verb that has verbs of its own, or prints their table. Returns an
+ * exit status. */
+int cli_verbs(const char *name, const struct verb *verbs, size_t count, int argc, char **argv);
 
 /** Prints an object, one member a line. Takes the reference. Returns an exit status. */
 int cli_print_json(const char *name, json_t *object);

@@ -9,11 +9,17 @@
 int look_ahead(const char *verb, const char *path, const struct request *request, struct outlook *o)
 {
 	struct moetap_error error;
-	int64_t last;
 
 	if (moetap_series_load_trace(path, &o->series, &error) < 0)
 		return cli_fail(verb, "%s", error.text);
-	last = moetap_series_last_step(o->series);
+	return outlook_make(verb, request, o);
+}
+
+int outlook_make(const char *verb, const struct request *request, struct outlook *o)
+{
+	int64_t last = moetap_series_last_step(o->series);
+	struct moetap_error error;
+
 	if (moetap_state_new(moetap_series_layers(o->series), &o->state) < 0 ||
 		moetap_state_update(o->state, o->series, last) < 0)
 		return cli_fail(verb, "out of memory");

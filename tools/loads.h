@@ -24,6 +24,9 @@ struct outlook {
 /** Reads the trace and fills all three. Says on stderr what is wrong; returns an exit status. */
 int look_ahead(
 	const char *verb, const char *path, const struct request *request, struct outlook *outlook);
+
+/** The same for a series that is there already: fills state and forecast. */
+int outlook_make(const char *verb, const struct request *request, struct outlook *outlook);
 void outlook_free(struct outlook *outlook);
 
 /** State of every layer. */

@@ -8,19 +8,14 @@
 #include <string.h>
 
 static const struct verb verbs[] = {
-#ifdef HAVE_VERB_COUNT
+	{"demo", verb_demo, "bundled real traffic through all of it, as a picture"},
 	{"count", verb_count, "tokens of every expert, from a capture or a device page"},
-#endif
-#ifdef HAVE_VERB_MAP
-	{"map", verb_map, "check a map"},
-#endif
+	{"map", verb_map, "check a map, or load it into a running moetap-fw"},
 	{"forecast", verb_forecast, "shares of the next steps, with intervals"},
 	{"backtest", verb_backtest, "how wrong forecasts would have been on a trace"},
 	{"plan", verb_plan, "a placement of experts on ranks"},
 	{"hints", verb_hints, "publish, show and watch hint pages"},
-#ifdef HAVE_VERB_DOCTOR
 	{"doctor", verb_doctor, "what is missing on this host, and what mends it"},
-#endif
 };
 
 #define VERBS (sizeof(verbs) / sizeof(verbs[0]))

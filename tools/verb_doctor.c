@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #include "cli.h"
-#include "firmware.h"
+#include "moetap.h"
 #include "verbs.h"
 
 enum standing { GOOD, NOTE, WARNING, WRONG };
@@ -321,7 +321,7 @@ static void try_firmware(struct report *rep, const char *map, const char *captur
 		"--once", NULL};
 	int status;
 
-	firmware_path(path);
+	moetap_firmware_path(path, sizeof(path));
 	snprintf(port, sizeof(port), "net_pcap0,rx_pcap=%s", capture);
 	snprintf(prefix, sizeof(prefix), "moetap-doctor-%d", (int)getpid());
 	snprintf(page, sizeof(page), "doctor-%d", (int)getpid());
@@ -553,7 +553,8 @@ int verb_doctor(int argc, char **argv)
 	const struct cli cli = {"doctor", "", 0,
 		"Looks at this host: what moetap needs, how it stands, and the command that mends "
 		"it.\n"
-		"Exit status 0: everything needed is there; 1: something is missing.",
+		"Exit status 0: everything needed is there; 1: something is missing.\n\n"
+		"  moetap doctor",
 		options};
 
 	if (cli_parse(&cli, argc, argv, &status) < 0)

@@ -374,18 +374,7 @@ static const struct verb verbs[] = {
 	{"watch", watch, "every new hint of a page"},
 };
 
-#define VERBS (sizeof(verbs) / sizeof(verbs[0]))
-
 int verb_hints(int argc, char **argv)
 {
-	for (size_t i = 0; argc > 1 && i < VERBS; i++) {
-		if (strcmp(argv[1], verbs[i].name) == 0)
-			return verbs[i].run(argc - 1, argv + 1);
-	}
-	bool help = argc > 1 && strcmp(argv[1], "--help") == 0;
-
-	fprintf(help ? stdout : stderr, "Usage: moetap hints VERB [OPTIONS] NAME\n\nVerbs:\n");
-	for (size_t i = 0; i < VERBS; i++)
-		fprintf(help ? stdout : stderr, "  %-10s %s\n", verbs[i].name, verbs[i].title);
-	return help ? CLI_DONE : CLI_USAGE;
+	return cli_verbs("hints", verbs, sizeof(verbs) / sizeof(verbs[0]), argc, argv);
 }

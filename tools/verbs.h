@@ -18,6 +18,7 @@ struct verb {
 
 int verb_count(int argc, char **argv);
 int verb_map(int argc, char **argv);
+int verb_demo(int argc, char **argv);
 int verb_backtest(int argc, char **argv);
 int verb_forecast(int argc, char **argv);
 int verb_plan(int argc, char **argv);

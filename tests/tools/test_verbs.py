@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The verbs forecast, backtest, plan and hints from the outside, as users and scripts see them."""
+"""The verbs from the outside, as users and scripts see them. What `count` counts is tested in tests/e2e."""
 import csv
+import gzip
 import io
 import json
 import mmap
@@ -19,6 +20,9 @@ MOETAP = os.environ["MOETAP"]
 JOB = os.environ["MOETAP_TEST_JOB"]
 SOURCE = os.environ["MOETAP_SOURCE"]
 TRACE = os.path.join(SOURCE, "tests/data/gpt-4x16-short.csv")
+DATA = os.path.join(SOURCE, "tests/data/rxe-2ranks")
+MAP, CAPTURE = os.path.join(DATA, "map.yaml"), os.path.join(DATA, "capture.pcap.gz")
+FIRMWARE = os.environ.get("MOETAP_FW", "")
 LAYERS, EXPERTS = 4, 16
 
 # The example of EPLB's README and the placement published there.
@@ -73,17 +77,20 @@ class Case(unittest.TestCase):
 
 
 class Help(Case):
-    VERBS = ("forecast", "backtest", "plan", "hints publish", "hints show", "hints watch")
+    VERBS = ("demo", "count", "map check", "map load", "forecast", "backtest", "plan", "hints publish",
+             "hints show", "hints watch", "doctor")
 
     def test_table(self):
         verbs = run("--complete").stdout.split()
         listed = re.findall(r"^  ([a-z]+) {2,}", self.good("--help"), re.M)
         self.assertEqual(verbs, listed)
-        self.assertTrue({"forecast", "backtest", "plan", "hints"} <= set(verbs))
+        self.assertEqual({v.split()[0] for v in self.VERBS}, set(verbs))
         self.assertRegex(self.good("--version"), r"^moetap \d+\.\d+\.\d+\n$")
         self.assertEqual(run().returncode, 2)
         self.bad(2, "no verb 'dance'", "dance")
-        self.assertEqual(run("hints", "dance").returncode, 2)
+        for verb in ("hints", "map"):
+            self.assertEqual(run(verb, "dance").returncode, 2)
+            self.assertIn("Verbs:", run(verb, "dance").stderr)
         self.assertRegex(self.good("hints", "--help"), r"publish\b[^\0]*show\b[^\0]*watch\b")
 
     def test_every_verb(self):
@@ -121,6 +128,151 @@ class Help(Case):
         self.assertEqual(self.complete("forecast", "--format", ""), ["csv", "json"])
         self.assertEqual(self.complete("plan", "--ranks", ""), [])
         self.assertIn(TRACE, self.complete("plan", TRACE[:-3]))
+        self.assertEqual(self.complete("map", "c"), ["check"])
+        self.assertEqual(self.complete("count", "--tap", ""), ["all", "heads"])
+        self.assertIn("--total", self.complete("count", "--follow", "--t"))
+        self.assertIn(CAPTURE, self.complete("count", "--total", CAPTURE[:-3]))
+        self.assertIn(MAP, self.complete("count", "--map", MAP[:-3]))
+
+
+class Map(Case):
+    def test_check(self):
+        text = self.good("map", "check", MAP)
+        for words in ("job             rxe-2ranks", "inference, 2 layers", "token         va, dispatch",
+                      "count         atomic, count: needs 102 bytes", "snap length     102 bytes",
+                      "rank 1        experts 4 to 7", "10.77.0.2"):
+            self.assertIn(words, text)
+
+    def test_json(self):
+        data = json.loads(self.good("map", "check", "--format", "json", MAP))
+        self.assertEqual((data["job"], data["layers"], data["experts"], data["tap"]),
+                         ("rxe-2ranks", 2, 8, "all"))
+        self.assertEqual([r["addresses"] for r in data["ranks"]], [["10.77.0.1"], ["10.77.0.2"]])
+        self.assertEqual([r["snap_length"] for r in data["rules"]], [98, 98, 102])
+        self.assertEqual(data["snap_length"], 102)
+        # A header of 144 bytes, 4 pairs of 24, 16 cells of 12, up to a multiple of 64.
+        self.assertEqual(data["round_bytes"], 448)
+
+    def test_wrong_maps(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(read(MAP).replace("layers: 2", "layers: 0"))
+            file.flush()
+            for verb in (("map", "check"), ("map", "load", "--page", "x"), ("count", "--map")):
+                where = (CAPTURE,) if verb[0] == "count" else ()
+                self.bad(1, re.escape(file.name) + r":5: 0 is out of range", *verb, file.name, *where)
+        self.bad(1, "No such file", "map", "check", "/nowhere.yaml")
+
+    def test_load_errors(self):
+        self.bad(2, "--page NAME is missing", "map", "load", MAP)
+        self.bad(1, "is moetap-fw running", "map", "load", "--page", f"none-{os.getpid()}", MAP)
+
+
+class Count(Case):
+    def test_command_lines(self):
+        for pattern, *args in (
+                ("either --map MAP.yaml and CAPTURE, or --page",),
+                ("either", CAPTURE), ("either", "--map", MAP, "--page", "x"),
+                ("wanted after the options: CAPTURE", "--map", MAP),
+                (r"options: \[CAPTURE\]", "--map", MAP, CAPTURE, CAPTURE),
+                ("do not go together", "--page", "x", CAPTURE),
+                ("--page only", "--map", MAP, "--follow", CAPTURE),
+                ("--page only", "--map", MAP, "--from", 0, CAPTURE),
+                ("capture only", "--page", "x", "--cores", 2),
+                ("capture only", "--page", "x", "--tap", "all"),
+                ("--cores must be", "--map", MAP, "--cores", 0, CAPTURE),
+                ("--from must be", "--page", "x", "--from", "-1"),
+                ("all|heads", "--map", MAP, "--tap", "tails", CAPTURE),
+                ("csv|json", "--map", MAP, "--format", "xml", CAPTURE),
+                ("no option --total=1", "--total=1", "--map", MAP, CAPTURE)):
+            self.bad(2, pattern, "count", *args)
+        self.bad(1, "is moetap-fw running", "count", "--page", f"none-{os.getpid()}")
+        self.bad(1, "No such file", "count", "--map", MAP, "/nowhere.pcap")
+
+
+@unittest.skipUnless(os.access(FIRMWARE, os.X_OK), "moetap-fw was not built")
+class Firmware(Case):
+    def count(self, *args):
+        result = run("count", "--map", MAP, *args)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stderr, r"moetap count: 946 packets: \d+ dispatch, ")
+        self.assertIn("moetap count: 6 rounds, 6 of them dispatch; 6 exact\n", result.stderr)
+        return result.stdout
+
+    def test_count(self):
+        table = rows(self.count(CAPTURE))
+        self.assertEqual(list(table[0]), ["round", "step", "layer", "phase", "src", "dst", "expert",
+                                          "tokens", "bytes"])
+        counted = {(r["step"], r["layer"], r["src"], r["dst"], r["expert"]): r["tokens"] for r in table}
+        truth = {(r["step"], r["layer"], r["src"], r["dst"], r["expert"]): r["tokens"]
+                 for r in rows(read(os.path.join(DATA, "truth.csv"))) if r["src"] != r["dst"]}
+        self.assertEqual(counted, truth)
+        lines = [json.loads(line) for line in self.count("--format", "json", CAPTURE).splitlines()]
+        self.assertEqual([c["tokens"] for r in lines for c in r["cells"]],
+                         [int(r["tokens"]) for r in table])
+        self.assertTrue(all(r["exact"] and r["quality"] == "" for r in lines))
+
+    def test_total(self):
+        table = rows(self.count("--total", CAPTURE))
+        self.assertEqual(list(table[0]), ["src", "dst", "expert", "tokens", "bytes"])
+        data = json.loads(self.count("--total", "--format", "json", CAPTURE))
+        self.assertEqual((data["rounds"], data["exact"]), (6, 6))
+        self.assertEqual([{k: str(v) for k, v in c.items()} for c in data["cells"]], table)
+        tokens = sum(int(r["tokens"]) for r in rows(self.count(CAPTURE)))
+        self.assertEqual(sum(int(r["tokens"]) for r in table), tokens)
+
+    def test_pipe(self):
+        """From packets to a plan."""
+        forecast = self.good("forecast", "--horizon", 1, "-", stdin=self.count(CAPTURE))
+        plan = json.loads(self.good("plan", "--ranks", 2, "--slots", 10, "-", stdin=forecast))
+        self.assertEqual(len(plan["physical_to_logical_map"]), 2)
+
+    def test_damaged(self):
+        """What comes before the damage is counted."""
+        whole = gzip.open(CAPTURE).read()
+        with tempfile.NamedTemporaryFile(suffix=".pcap") as file:
+            file.write(whole[:len(whole) * 2 // 3])
+            file.flush()
+            result = run("count", "--map", MAP, file.name)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(f"{file.name}: cut short in record", result.stderr)
+        self.assertGreater(len(rows(result.stdout)), 8)
+
+    def test_wrong_map(self):
+        """A map that fits nothing: no error, but a clear word."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(read(MAP).replace("10.77.0.", "10.78.0."))
+            file.flush()
+            result = run("count", "--map", file.name, CAPTURE)
+        self.assertEqual(result.returncode, 0)
+        self.assertRegex(result.stderr, "no dispatch round was found.*addresses")
+        self.assertEqual(rows(result.stdout), [])
+
+    def test_demo(self):
+        data = json.loads(self.good("demo", "--format", "json"))
+        capture, trace = data["capture"], data["trace"]
+        self.assertEqual((capture["rounds"], capture["exact"], capture["ranks"]), (24, 24, 4))
+        self.assertEqual((capture["stable"], capture["verdict"]), (False, "keep"))
+        self.assertEqual((trace["stable"], trace["verdict"]), (True, "plan"))
+        tokens = [[0] * 16 for _ in range(3)]
+        for r in rows(read(os.path.join(SOURCE, "tests/data/rxe-4ranks/truth.csv"))):
+            if r["src"] != r["dst"]:
+                tokens[int(r["layer"])][int(r["expert"])] += int(r["tokens"]) / 8
+        for layer, truth in zip(capture["layers"], tokens):
+            for a, b in zip(layer["tokens"], truth):
+                self.assertAlmostEqual(a, b, places=6)
+            load = [sum(truth[r * 4:r * 4 + 4]) for r in range(4)]
+            self.assertAlmostEqual(layer["balancedness"], sum(load) / 4 / max(load), places=6)
+            self.assertGreater(layer["balancedness_planned"], layer["balancedness"])
+        hint = json.loads(self.good("hints", "show", "--format", "json", "demo-trace"))
+        self.assertEqual((hint["reason"], hint["verdict"]), (trace["reason"], trace["verdict"]))
+
+    def test_picture(self):
+        for args in ((), ("--ascii",)):
+            text = self.good("demo", *args)
+            self.assertLessEqual(max(map(len, text.splitlines())), 100)
+            self.assertIn("24 of 24 rounds exact", text)
+            self.assertNotIn("\033", text)
+            self.assertEqual(text.isascii(), bool(args))
 
 
 class Forecast(Case):

@@ -23,12 +23,13 @@ _moetap()
 		verb+=("${COMP_WORDS[2]}")
 		help=$("$moetap" "${verb[@]}" --help 2>/dev/null </dev/null)
 	fi
-	if [[ $previous == --* ]]; then
-		word=$(sed -n "s/^  $previous \([^ ]*\) .*/\1/p" <<<"$help")
+	# What the option before takes; flags take nothing.
+	[[ $previous == --* ]] && word=$(sed -n "s/^  $previous \([^ ]*\) .*/\1/p" <<<"$help")
+	if [[ -n $word ]]; then
 		if [[ $word == *'|'* && $word != *[A-Z]* ]]; then
 			mapfile -t COMPREPLY < <(compgen -W "${word//|/ }" -- "$current")
 			return
-		elif [[ $word != *.* && -n $word ]]; then
+		elif [[ $word != *.* ]]; then
 			return
 		fi
 	elif [[ $current == -* ]]; then

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Reads a capture file, unpacks it, and writes it into a pipe, from which moetap-fw reads. On the
+ * way it goes from record to record: a file that is cut, or whose records lie about their lengths,
+ * is passed on up to that place and then named, since DPDK's reader would just stop there.
+ */
+#include "source.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#define BUFFER_BYTES (64u << 10) /* a pipe's */
+#define PCAP_HEAD 24u
+#define PCAP_RECORD_MAX 262144u	     /* the largest that libpcap reads */
+#define PCAPNG_BLOCK_MAX (16u << 20) /* the same */
+#define PCAPNG_SECTION 0x0a0d0d0au
+#define PCAPNG_ORDER 0x1a2b3c4du
+#define ETHERNET 1u
+
+struct feed {
+	char *path;
+	gzFile file;
+	uint64_t file_bytes; /**< as it lies on the disk */
+	uint64_t file_done;  /**< of these; written by the thread, read by others */
+	int to;		     /**< write end of the pipe */
+	pthread_t thread;
+	bool started;
+
+	bool pcapng, swapped;
+	uint64_t offset;  /**< of the buffer in what was unpacked */
+	uint64_t records; /**< met so far */
+	uint64_t skip;	  /**< bytes of the last record that are still to come */
+	unsigned char *buffer;
+	uint32_t have; /**< bytes in the buffer */
+
+	bool broken; /**< the reader went away before the end */
+	int status;  /**< 0 or -EBADMSG and an error, once the thread ended */
+	struct moetap_error error;
+};
+
+static uint32_t get32(const struct feed *f, const unsigned char *at)
+{
+	uint32_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return f->swapped ? __builtin_bswap32(value) : value;
+}
+
+/* ---- opening ---- */
+
+static int open_file(struct feed *f, struct moetap_error *error)
+{
+	int fd = open(f->path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0)
+		return mtl_fail(error, -errno, "%s: %s", f->path, strerror(errno));
+	if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+		close(fd);
+		return mtl_fail(error, -EISDIR, "%s: a folder, not a capture", f->path);
+	}
+	f->file_bytes = (uint64_t)st.st_size;
+	f->file = gzdopen(fd, "rb");
+	if (f->file == NULL) {
+		close(fd);
+		return mtl_fail_memory(error);
+	}
+	gzbuffer(f->file, 2 * BUFFER_BYTES);
+	return 0;
+}
+
+/** Fills the buffer up. Returns the bytes that came, 0 at the end, or -EBADMSG. */
+static int fill(struct feed *f, struct moetap_error *error)
+{
+	int got = gzread(f->file, f->buffer + f->have, BUFFER_BYTES - f->have), code;
+	const char *words = gzerror(f->file, &code), *colon = strstr(words, ": ");
+
+	__atomic_store_n(&f->file_done, (uint64_t)gzoffset(f->file), __ATOMIC_RELAXED);
+	if (got > 0) {
+		f->have += (uint32_t)got;
+		return got;
+	}
+	if (code == Z_BUF_ERROR)
+		return mtl_fail(error, -EBADMSG,
+			"%s: the gzip file is cut short after %llu records: copy it again", f->path,
+			(unsigned long long)f->records);
+	if (code != Z_OK && code != Z_STREAM_END)
+		return mtl_fail(error, -EBADMSG, "%s: damaged after %llu records: %s", f->path,
+			(unsigned long long)f->records,
+			code == Z_ERRNO ? strerror(errno)
+			: colon != NULL ? colon + 2 /* zlib has no name for the file */
+					: words);
+	return 0;
+}
+
+static int check_pcap(struct feed *f, struct moetap_error *error)
+{
+	uint32_t link;
+
+	if (f->have < PCAP_HEAD)
+		return mtl_fail(error, -EBADMSG, "%s: cut short in its header: %u of %u bytes",
+			f->path, f->have, PCAP_HEAD);
+	link = get32(f, f->buffer + 20) & 0xffff;
+	if (link != ETHERNET)
+		return mtl_fail(error, -EBADMSG,
+			"%s: link type %u is not Ethernet: capture on one interface, not on 'any'",
+			f->path, link);
+	return 0;
+}
+
+/** Looks at the first bytes: which format, which byte order. */
+static int check_head(struct feed *f, struct moetap_error *error)
+{
+	static const uint32_t pcap[] = {0xa1b2c3d4, 0xa1b23c4d}; /* in us, in ns */
+	uint32_t magic;
+	int got;
+
+	do {
+		got = fill(f, error);
+	} while (got > 0 && f->have < PCAP_HEAD);
+	if (got < 0)
+		return got;
+	if (f->have < sizeof(magic))
+		return mtl_fail(error, -EBADMSG, "%s: %s", f->path,
+			f->have == 0 ? "empty, not a capture" : "too short for a capture");
+	memcpy(&magic, f->buffer, sizeof(magic));
+	f->pcapng = magic == PCAPNG_SECTION;
+	for (size_t i = 0; i < sizeof(pcap) / sizeof(pcap[0]); i++) {
+		if (magic != pcap[i] && magic != __builtin_bswap32(pcap[i]))
+			continue;
+		f->swapped = magic != pcap[i];
+		f->skip = PCAP_HEAD;
+		return check_pcap(f, error);
+	}
+	if (!f->pcapng)
+		return mtl_fail(error, -EBADMSG,
+			"%s: not a capture: it begins with %08x, which is neither pcap nor pcapng",
+			f->path, be32toh(magic));
+	return 0;
+}
+
+int mtl_feed_open(const char *path, struct feed **feed, struct moetap_error *error)
+{
+	struct feed *f = calloc(1, sizeof(*f));
+	int ret;
+
+	if (f == NULL)
+		return mtl_fail_memory(error);
+	f->to = -1;
+	f->path = strdup(path);
+	f->buffer = malloc(BUFFER_BYTES);
+	ret = f->path != NULL && f->buffer != NULL ? open_file(f, error) : mtl_fail_memory(error);
+	if (ret == 0)
+		ret = check_head(f, error);
+	if (ret < 0)
+		mtl_feed_close(f);
+	else
+		*feed = f;
+	return ret;
+}
+
+/* ---- from record to record ---- */
+
+/** Length of the record at `at`, its header included; 0: it cannot be. */
+static uint64_t record_bytes(struct feed *f, const unsigned char *at)
+{
+	uint32_t length;
+
+	if (!f->pcapng) {
+		length = get32(f, at + 8);
+		return length <= PCAP_RECORD_MAX ? 16u + length : 0;
+	}
+	if (get32(f, at) == PCAPNG_SECTION) { /* reads the same in both byte orders */
+		f->swapped = false;
+		f->swapped = get32(f, at + 8) != PCAPNG_ORDER;
+	}
+	length = get32(f, at + 4);
+	return length >= 12 && length <= PCAPNG_BLOCK_MAX && length % 4 == 0 ? length : 0;
+}
+
+/** Goes over the records in the buffer. Returns how many of its bytes may be passed on; fewer than
+ * there are when a header is cut at the buffer's end, or with f->status where the file lies. */
+static uint32_t walk(struct feed *f)
+{
+	uint32_t head = f->pcapng ? 12 : 16, at = 0;
+
+	for (;;) {
+		uint64_t length;
+
+		if (f->skip >= f->have - at) {
+			f->skip -= f->have - at;
+			return f->have;
+		}
+		at += (uint32_t)f->skip;
+		f->skip = 0;
+		if (f->have - at < head)
+			return at;
+		length = record_bytes(f, f->buffer + at);
+		if (length == 0) {
+			f->status = mtl_fail(&f->error, -EBADMSG,
+				"%s: damaged: record %llu, at byte %llu, cannot be so long; "
+				"counted up to there",
+				f->path, (unsigned long long)f->records + 1,
+				(unsigned long long)f->offset + at);
+			return at;
+		}
+		f->records++;
+		f->skip = length;
+	}
+}
+
+static bool send_all(struct feed *f, const unsigned char *data, size_t bytes)
+{
+	while (bytes > 0) {
+		ssize_t sent = write(f->to, data, bytes);
+
+		if (sent < 0 && errno == EINTR)
+			continue;
+		if (sent < 0)
+			return false;
+		data += sent;
+		bytes -= (size_t)sent;
+	}
+	return true;
+}
+
+static void cut_short(struct feed *f)
+{
+	f->status =
+		mtl_fail(&f->error, -EBADMSG, "%s: cut short in record %llu; counted up to there",
+			f->path, (unsigned long long)f->records + (f->skip == 0));
+}
+
+/** The thread: until the end of the file, its first flaw, or the death of the reader. */
+static void *run(void *arg)
+{
+	struct feed *f = arg;
+	int got = 1;
+
+	while (got > 0) {
+		uint32_t whole = walk(f);
+
+		if (!send_all(f, f->buffer, whole)) {
+			f->broken = true;
+			break;
+		}
+		if (f->status < 0)
+			break;
+		f->have -= whole;
+		f->offset += whole;
+		memmove(f->buffer, f->buffer + whole, f->have);
+		got = fill(f, &f->error);
+		if (got < 0)
+			f->status = got;
+		else if (got == 0 && (f->have > 0 || f->skip > 0))
+			cut_short(f);
+	}
+	close(f->to);
+	return NULL;
+}
+
+int mtl_feed_start(struct feed *f, int to, struct moetap_error *error)
+{
+	sigset_t all, before;
+	int ret;
+
+	/* A pipe without a reader is an error of write(2) here; and signals are the program's. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	f->to = to;
+	ret = pthread_create(&f->thread, NULL, run, f);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (ret != 0) {
+		close(to);
+		return mtl_fail(error, -ret, "no thread to read %s: %s", f->path, strerror(ret));
+	}
+	f->started = true;
+	return 0;
+}
+
+int mtl_feed_end(struct feed *f, struct moetap_error *error)
+{
+	if (f->started)
+		pthread_join(f->thread, NULL);
+	f->started = false;
+	if (f->status < 0)
+		return mtl_fail(error, f->status, "%s", f->error.text);
+	if (f->broken)
+		return mtl_fail(error, -EBADMSG, "%s: moetap-fw stopped reading at record %llu",
+			f->path, (unsigned long long)f->records);
+	return 0;
+}
+
+double mtl_feed_progress(const struct feed *f)
+{
+	uint64_t done = __atomic_load_n(&f->file_done, __ATOMIC_RELAXED);
+
+	return f->file_bytes > 0 ? (double)done / (double)f->file_bytes : 1;
+}
+
+void mtl_feed_close(struct feed *f)
+{
+	if (f->started)
+		pthread_join(f->thread, NULL);
+	if (f->file != NULL)
+		gzclose(f->file);
+	free(f->buffer);
+	free(f->path);
+	free(f);
+}

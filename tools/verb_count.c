@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* `moetap count`: tokens of every expert, from a capture or from a device page. */
+#include "cli.h"
+#include "map.h"
+#include "moetap.h"
+#include "page.h"
+#include "verbs.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char about[] =
+	"Counts tokens. With --map: sends CAPTURE (pcap or pcapng, also with gzip) through a\n"
+	"moetap-fw of its own; needs neither root nor a NIC. With --page: reads the rounds of a\n"
+	"running moetap-fw. Prints CSV round,step,layer,phase,src,dst,expert,tokens,bytes: a row\n"
+	"for every source and expert whose packets pass the tap, zeros included. Rounds that are\n"
+	"not exact are named on standard error.\n\n"
+	"  moetap count --map job.yaml job.pcap.gz\n"
+	"  moetap count --page job --follow";
+
+/** Sums over the dispatch rounds. */
+struct sums {
+	uint32_t ranks, experts;
+	uint32_t *expert_rank;	  /**< [experts] */
+	uint64_t *tokens, *bytes; /**< [ranks][experts] */
+	bool *seen;		  /**< [ranks][experts]: passes the tap */
+};
+
+struct count {
+	const char *map, *page, *capture;
+	uint32_t cores;
+	int tap; /**< -1: as the map says */
+	bool total, follow;
+	int64_t from; /**< -1: not given */
+	int format;
+	uint32_t snap; /**< that the map needs; 0: not known */
+	struct moetap_source *source;
+	struct sums sums;
+	uint64_t rounds, dispatch, exact;
+	bool told_assumed;
+	bool progress; /**< shown right now */
+	uint64_t progress_ns;
+};
+
+/* ---- on standard error ---- */
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/** How far a capture is, ten times a second, where standard error is a terminal of its own. */
+static void show_progress(struct count *c)
+{
+	uint64_t now = now_ns();
+	double done = moetap_source_progress(c->source);
+
+	if (isnan(done) || now - c->progress_ns < 100000000u || !isatty(STDERR_FILENO) ||
+		isatty(STDOUT_FILENO))
+		return;
+	c->progress_ns = now;
+	c->progress = true;
+	fprintf(stderr, "\rmoetap count: %.0f %%, %" PRIu64 " rounds ", done * 100, c->rounds);
+	fflush(stderr);
+}
+
+static void clear_progress(struct count *c)
+{
+	if (c->progress)
+		fputs("\r\033[K", stderr);
+	c->progress = false;
+}
+
+static void say(struct count *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void say(struct count *c, const char *format, ...)
+{
+	va_list args;
+
+	clear_progress(c);
+	fputs("moetap count: ", stderr);
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputc('\n', stderr);
+}
+
+/** ": 3 packets never seen, 2 counts missing", as far as there is something to name. */
+static void write_figures(const struct moetap_round *r, char *text, size_t size)
+{
+	const struct {
+		uint64_t n;
+		const char *what;
+	} figures[] = {{r->gaps, "packets never seen"}, {r->counts_missing, "counts missing"},
+		{r->disagreements, "cells disagree with their announced count"},
+		{r->tokens_unseen, "tokens announced and not seen"},
+		{r->stale, "packets too old to tell"}, {r->truncated, "frames cut too short"},
+		{r->nic_drops, "packets dropped by the port"},
+		{r->contradictions, "messages that contradict the map"},
+		{r->late, "messages too late"}};
+	size_t used = 0;
+
+	text[0] = '\0';
+	for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
+		if (figures[i].n == 0 || used >= size)
+			continue;
+		used += (size_t)snprintf(text + used, size - used, "%s%" PRIu64 " %s",
+			used > 0 ? ", " : ": ", figures[i].n, figures[i].what);
+	}
+}
+
+/** What is wrong with a round, and what was noticed before it. */
+static void report_round(struct count *c, const struct moetap_round *r)
+{
+	char quality[256], figures[512], pass[32] = "";
+
+	if (r->restarted)
+		say(c,
+			"moetap-fw restarted before round %" PRIu64
+			": what it had not published is lost, its steps count from 0 again",
+			r->round);
+	if (r->lost > 0)
+		say(c,
+			"%" PRIu64 " rounds before round %" PRIu64
+			" are lost: they were overwritten before they were read (start moetap-fw "
+			"with more --slots)",
+			r->lost, r->round);
+	if (r->map_assumed && !c->told_assumed)
+		say(c,
+			"the map of round %" PRIu64
+			" was replaced: the ranks of its experts are those of a later map",
+			r->round);
+	c->told_assumed |= r->map_assumed;
+	if (!(r->quality & MOETAP_QUALITY_INEXACT))
+		return;
+	if (r->pass != MOETAP_PASS_FORWARD)
+		snprintf(pass, sizeof(pass), ", %s", mt_pass_name(r->pass));
+	write_figures(r, figures, sizeof(figures));
+	say(c, "round %" PRIu64 " (step %" PRIu64 " layer %u%s): %s%s", r->round, r->step, r->layer,
+		pass, mt_quality_names(r->quality, quality, sizeof(quality)), figures);
+}
+
+static void report_packets(struct count *c, const struct moetap_stats *stats)
+{
+	char text[1024];
+	size_t used = 0;
+
+	text[0] = '\0';
+	for (uint32_t i = 0; moetap_outcome_name(i) != NULL && used < sizeof(text); i++)
+		if (stats->outcome[i] > 0)
+			used += (size_t)snprintf(text + used, sizeof(text) - used,
+				"%s%" PRIu64 " %s", used > 0 ? ", " : ": ", stats->outcome[i],
+				moetap_outcome_name(i));
+	say(c, "%" PRIu64 " packets%s", stats->packets, text);
+	if (stats->nic_drops > 0)
+		say(c, "%" PRIu64 " packets were dropped by the port: give moetap-fw more cores",
+			stats->nic_drops);
+	if (stats->outcome[MT_OUT_TRUNCATED] == 0)
+		return;
+	if (c->snap > 0)
+		say(c,
+			"%" PRIu64 " frames were truncated before a field that the map needs: "
+			"capture with a snap length of %u bytes or more (moetap map check %s)",
+			stats->outcome[MT_OUT_TRUNCATED], c->snap, c->map);
+	else
+		say(c,
+			"%" PRIu64 " frames were truncated before a field that the map needs: cut "
+			"them at the snap length that moetap map check prints, or later",
+			stats->outcome[MT_OUT_TRUNCATED]);
+}
+
+static void report_end(struct count *c)
+{
+	struct moetap_stats stats;
+
+	moetap_source_stats(c->source, &stats);
+	report_packets(c, &stats);
+	say(c, "%" PRIu64 " rounds, %" PRIu64 " of them dispatch; %" PRIu64 " exact", c->rounds,
+		c->dispatch, c->exact);
+	if (c->dispatch > 0)
+		return;
+	if (c->page != NULL)
+		say(c, "no dispatch round was published from there on");
+	else
+		say(c,
+			"no dispatch round was found: the map does not fit this traffic. Compare "
+			"the "
+			"ranks' addresses (%" PRIu64 " packets of unknown ranks), and the base, "
+			"offset and length of the rules (%" PRIu64 " packets that no rule knows)",
+			stats.outcome[MT_OUT_UNKNOWN_RANK], stats.outcome[MT_OUT_UNMATCHED]);
+}
+
+/* ---- rounds ---- */
+
+/** Whether a cell's packets pass the tap; `dst` gets the rank of the expert. */
+static bool visible(const struct moetap_round *r, uint32_t src, uint32_t expert, uint32_t *dst)
+{
+	*dst = r->expert_rank[expert];
+	return *dst < r->ranks && *dst != src &&
+	       r->pairs[(size_t)src * r->ranks + *dst].last_ns != 0;
+}
+
+static void print_csv(const struct moetap_round *r)
+{
+	uint32_t dst;
+
+	for (uint32_t src = 0; src < r->ranks; src++)
+		for (uint32_t e = 0; e < r->experts; e++) {
+			size_t cell = (size_t)src * r->experts + e;
+
+			if (visible(r, src, e, &dst))
+				printf("%" PRIu64 ",%" PRIu64 ",%u,%s,%u,%u,%u,%u,%" PRIu64 "\n",
+					r->round, r->step, r->layer, mt_pass_name(r->pass), src,
+					dst, e, r->cell_tokens[cell], r->cell_bytes[cell]);
+		}
+}
+
+static void print_json_cell(
+	bool *first, uint32_t src, uint32_t dst, uint32_t expert, uint64_t tokens, uint64_t bytes)
+{
+	printf("%s{\"src\":%u,\"dst\":%u,\"expert\":%u,\"tokens\":%" PRIu64 ",\"bytes\":%" PRIu64
+	       "}",
+		*first ? "" : ",", src, dst, expert, tokens, bytes);
+	*first = false;
+}
+
+/** One object, one line. */
+static void print_json(const struct moetap_round *r)
+{
+	char quality[256];
+	bool first = true;
+	uint32_t dst;
+
+	printf("{\"round\":%" PRIu64 ",\"step\":%" PRIu64 ",\"layer\":%u,\"phase\":\"%s\","
+	       "\"exact\":%s,\"quality\":\"%s\",\"first_ns\":%" PRIu64 ",\"last_ns\":%" PRIu64
+	       ",\"cells\":[",
+		r->round, r->step, r->layer, mt_pass_name(r->pass),
+		r->quality & MOETAP_QUALITY_INEXACT ? "false" : "true",
+		mt_quality_names(r->quality, quality, sizeof(quality)), r->first_ns, r->last_ns);
+	for (uint32_t src = 0; src < r->ranks; src++)
+		for (uint32_t e = 0; e < r->experts; e++) {
+			size_t cell = (size_t)src * r->experts + e;
+
+			if (visible(r, src, e, &dst))
+				print_json_cell(&first, src, dst, e, r->cell_tokens[cell],
+					r->cell_bytes[cell]);
+		}
+	puts("]}");
+}
+
+/* ---- sums ---- */
+
+static bool sums_begin(struct sums *s, const struct moetap_round *r)
+{
+	size_t cells = (size_t)r->ranks * r->experts;
+
+	s->ranks = r->ranks;
+	s->experts = r->experts;
+	s->expert_rank = malloc(r->experts * sizeof(*s->expert_rank));
+	s->tokens = calloc(cells, sizeof(*s->tokens));
+	s->bytes = calloc(cells, sizeof(*s->bytes));
+	s->seen = calloc(cells, sizeof(*s->seen));
+	if (s->expert_rank == NULL || s->tokens == NULL || s->bytes == NULL || s->seen == NULL)
+		return false;
+	memcpy(s->expert_rank, r->expert_rank, r->experts * sizeof(*s->expert_rank));
+	return true;
+}
+
+static void sums_free(struct sums *s)
+{
+	free(s->expert_rank);
+	free(s->tokens);
+	free(s->bytes);
+	free(s->seen);
+}
+
+static int sums_add(struct sums *s, const struct moetap_round *r)
+{
+	uint32_t dst;
+
+	if (s->ranks == 0 && !sums_begin(s, r))
+		return cli_fail("count", "out of memory");
+	if (s->ranks != r->ranks || s->experts != r->experts ||
+		memcmp(s->expert_rank, r->expert_rank, r->experts * sizeof(*s->expert_rank)) != 0)
+		return cli_fail("count",
+			"the map changed before round %" PRIu64
+			": rounds of two maps have no sum; the sum up to there was printed",
+			r->round);
+	for (size_t cell = 0; cell < (size_t)r->ranks * r->experts; cell++) {
+		s->tokens[cell] += r->cell_tokens[cell];
+		s->bytes[cell] += r->cell_bytes[cell];
+		s->seen[cell] |= visible(
+			r, (uint32_t)(cell / r->experts), (uint32_t)(cell % r->experts), &dst);
+	}
+	return CLI_DONE;
+}
+
+static void print_sums(const struct count *c)
+{
+	const struct sums *s = &c->sums;
+	bool first = true;
+
+	if (c->format == 0)
+		puts("src,dst,expert,tokens,bytes");
+	else
+		printf("{\"rounds\":%" PRIu64 ",\"exact\":%" PRIu64 ",\"cells\":[", c->rounds,
+			c->exact);
+	for (size_t cell = 0; cell < (size_t)s->ranks * s->experts; cell++) {
+		uint32_t src = (uint32_t)(cell / s->experts), e = (uint32_t)(cell % s->experts);
+
+		if (!s->seen[cell])
+			continue;
+		if (c->format == 0)
+			printf("%u,%u,%u,%" PRIu64 ",%" PRIu64 "\n", src, s->expert_rank[e], e,
+				s->tokens[cell], s->bytes[cell]);
+		else
+			print_json_cell(
+				&first, src, s->expert_rank[e], e, s->tokens[cell], s->bytes[cell]);
+	}
+	if (c->format != 0)
+		puts("]}");
+}
+
+/* ---- the way through ---- */
+
+static volatile sig_atomic_t stopped;
+
+static void stop(int signal)
+{
+	(void)signal;
+	stopped = 1;
+}
+
+static int take(struct count *c, const struct moetap_round *r)
+{
+	report_round(c, r);
+	c->rounds++;
+	c->dispatch += r->pass == MOETAP_PASS_FORWARD;
+	c->exact += !(r->quality & MOETAP_QUALITY_INEXACT);
+	if (c->total)
+		return r->pass == MOETAP_PASS_FORWARD ? sums_add(&c->sums, r) : CLI_DONE;
+	if (c->format == 0)
+		print_csv(r);
+	else
+		print_json(r);
+	if (c->follow)
+		fflush(stdout);
+	return ferror(stdout) ? CLI_FAILED : CLI_DONE;
+}
+
+/** Takes rounds until there are none, and no more are waited for. */
+static int take_all(struct count *c)
+{
+	const struct timespec pause = {.tv_nsec = (c->follow ? 5 : 1) * 1000 * 1000};
+	const struct moetap_round *round;
+	struct moetap_error error;
+	int ret, status = CLI_DONE;
+
+	while (status == CLI_DONE && !stopped) {
+		show_progress(c);
+		ret = moetap_source_next(c->source, &round, &error);
+		if (ret > 0) {
+			status = take(c, round);
+			continue;
+		}
+		if (ret == -EPIPE || (ret == 0 && c->page != NULL && !c->follow))
+			break;
+		if (ret == 0) {
+			nanosleep(&pause, NULL);
+			continue;
+		}
+		clear_progress(c);
+		status = cli_fail("count", "%s", error.text);
+	}
+	clear_progress(c);
+	return status;
+}
+
+static int open_source(struct count *c)
+{
+	static const char *const taps[] = {"all", "heads"};
+	const struct moetap_capture_options options = {
+		.cores = c->cores, .tap = c->tap >= 0 ? taps[c->tap] : NULL};
+	uint64_t from = c->from >= 0 ? (uint64_t)c->from
+			: c->follow  ? MOETAP_FROM_NOW
+				     : MOETAP_FROM_OLDEST;
+	struct moetap_error error;
+	struct mt_bank *bank;
+	struct mt_error wrong;
+	int ret;
+
+	if (c->page != NULL) {
+		ret = moetap_source_open_page(c->page, from, &c->source, &error);
+		return ret < 0 ? cli_fail("count", "%s", error.text) : CLI_DONE;
+	}
+	/* The firmware reads the map too, but here its errors come first. */
+	if (mt_map_load(c->map, &bank, &wrong) < 0)
+		return cli_fail("count", "%s", wrong.text);
+	c->snap = mt_bank_snap(bank);
+	free(bank);
+	ret = moetap_source_open_capture(c->capture, c->map, &options, &c->source, &error);
+	return ret < 0 ? cli_fail("count", "%s", error.text) : CLI_DONE;
+}
+
+static int run(struct count *c)
+{
+	const struct sigaction action = {.sa_handler = stop};
+	int status = open_source(c);
+
+	if (status != CLI_DONE)
+		return status;
+	if (c->follow) {
+		sigaction(SIGINT, &action, NULL);
+		sigaction(SIGTERM, &action, NULL);
+	}
+	if (!c->total && c->format == 0)
+		puts("round,step,layer,phase,src,dst,expert,tokens,bytes");
+	status = take_all(c);
+	if (c->total)
+		print_sums(c);
+	fflush(stdout);
+	report_end(c);
+	moetap_source_close(c->source);
+	sums_free(&c->sums);
+	return status;
+}
+
+/** What goes together on the command line. */
+static int check(const struct cli *cli, const struct count *c)
+{
+	if ((c->map != NULL) == (c->page != NULL))
+		return cli_usage(cli, "wanted: either --map MAP.yaml and CAPTURE, or --page NAME");
+	if (c->map != NULL && c->capture == NULL)
+		return cli_usage(cli, "wanted after the options: CAPTURE");
+	if (c->page != NULL && c->capture != NULL)
+		return cli_usage(cli, "--page and CAPTURE do not go together");
+	if (c->map != NULL && (c->follow || c->from >= 0))
+		return cli_usage(cli, "--follow and --from go with --page only");
+	if (c->page != NULL && (c->cores > 0 || c->tap >= 0))
+		return cli_usage(cli, "--cores and --tap go with a capture only: moetap-fw has its "
+				      "own");
+	return CLI_DONE;
+}
+
+int verb_count(int argc, char **argv)
+{
+	struct count c = {.tap = -1, .from = -1};
+	int first, status;
+	const struct cli_option options[] = {
+		{"map", CLI_TEXT, &c.map, "MAP.yaml", "map of the job, to count a capture", false},
+		{"cores", CLI_COUNT, &c.cores, "N", "poll cores for a capture (1)", false},
+		{"tap", CLI_CHOICE, &c.tap, "all|heads",
+			"what the tap saw, if not what the map says", false},
+		{"page", CLI_TEXT, &c.page, "NAME", "page of a running moetap-fw, to read it",
+			false},
+		{"follow", CLI_FLAG, &c.follow, NULL, "go on until the firmware ends, or Ctrl-C",
+			false},
+		{"from", CLI_STEP, &c.from, "N",
+			"first round wanted; if not given: all kept ones, with --follow the next",
+			false},
+		{"total", CLI_FLAG, &c.total, NULL,
+			"src,dst,expert,tokens,bytes summed over dispatch rounds", false},
+		{"format", CLI_CHOICE, &c.format, "csv|json",
+			"csv (default) or json, one object a round and line", false},
+		{0},
+	};
+	const struct cli cli = {"count", "[CAPTURE]", 1, about, options};
+
+	first = cli_parse(&cli, argc, argv, &status);
+	if (first < 0)
+		return status;
+	c.capture = argv[first];
+	status = check(&cli, &c);
+	return status == CLI_DONE ? run(&c) : status;
+}
