@@ -5,6 +5,8 @@
 
 #include "config.h"
 
+#define V4_TRIES 16u /* multipliers, for one size of the table */
+
 static uint32_t table_mask(uint32_t used)
 {
 	uint32_t size = 8;
@@ -28,7 +30,7 @@ static bool add_v4(struct fw_config *c, const struct mt_addr *a)
 
 	memcpy(&ip, a->ip + 12, sizeof(ip));
 	b = &c->v4[fw_hash_v4(c, ip)];
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 2; i++) {
 		if (b->rank_plus_1[i] != 0)
 			continue;
 		b->ip[i] = ip;
@@ -38,29 +40,29 @@ static bool add_v4(struct fw_config *c, const struct mt_addr *a)
 	return false;
 }
 
-/** Find a multiplier, then a larger table, with which no four addresses of a bucket get a fifth. */
+/** Find a multiplier, then a larger table, with which no two addresses of a bucket get a third. */
 static int fill_v4(struct fw_config *c, const struct mt_bank *bank)
 {
 	uint32_t i;
 
 	c->v4_multiplier = 0x9e3779b1u;
-	for (uint32_t tries = 0;; tries++, c->v4_multiplier += 0x3c6ef372u) {
-		if (tries % 16 == 0) {
+	c->v4_shift = 32 - (uint32_t)__builtin_popcount(table_mask(bank->addrs));
+	for (uint32_t tries = 0; c->v4_shift > 8; tries++, c->v4_multiplier += 0x3c6ef372u) {
+		if (tries % V4_TRIES == 0) {
 			free(c->v4);
-			c->v4_mask = tries == 0 ? table_mask(bank->addrs) : c->v4_mask * 2 + 1;
-			c->v4 = calloc(c->v4_mask + 1ul, sizeof(*c->v4));
+			c->v4_shift -= tries != 0;
+			c->v4 = calloc(1u << (32 - c->v4_shift), sizeof(*c->v4));
 			if (c->v4 == NULL)
 				return -ENOMEM;
 		}
-		memset(c->v4, 0, (c->v4_mask + 1ul) * sizeof(*c->v4));
+		memset(c->v4, 0, sizeof(*c->v4) << (32 - c->v4_shift));
 		for (i = 0; i < bank->addrs; i++)
 			if (is_v4(mt_bank_addrs(bank)[i].ip) && !add_v4(c, &mt_bank_addrs(bank)[i]))
 				break;
 		if (i == bank->addrs)
 			return 0;
-		if (c->v4_mask > 1u << 22)
-			return -ENOMEM;
 	}
+	return -ENOMEM;
 }
 
 static void add_v6(struct fw_config *c, const struct mt_addr *a)

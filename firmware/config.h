@@ -28,10 +28,10 @@ struct fw_rule {
 	bool region, by_bytes; /**< by_bytes: tokens are made of bytes when the round closes */
 };
 
-/** Four addresses that share a hash; looked at all at once, since a branch would be a guess. */
+/** Two addresses that share a hash; looked at both at once, since a branch would be a guess. */
 struct fw_v4 {
-	uint32_t ip[4]; /**< as on the wire */
-	uint32_t rank_plus_1[4];
+	uint32_t ip[2]; /**< as on the wire */
+	uint32_t rank_plus_1[2];
 };
 
 struct fw_v6 {
@@ -45,7 +45,7 @@ enum fw_split { FW_SPLIT_PARITY, FW_SPLIT_COMBINE, FW_SPLIT_IDLE };
 
 struct fw_config {
 	uint32_t generation;
-	uint32_t v4_mask, v4_multiplier; /**< chosen so that no bucket overflows */
+	uint32_t v4_shift, v4_multiplier; /**< chosen so that no bucket overflows */
 	uint32_t v6_mask;		 /**< of an open-addressing table */
 	struct fw_v4 *v4;
 	struct fw_v6 *v6;
@@ -77,13 +77,11 @@ static inline uint32_t fw_key_dst(uint64_t key)
 	return (uint32_t)(key >> 24) & 0xfffff;
 }
 
-/** Spread a key over 32 bits (the finaliser of MurmurHash3, Austin Appleby, public domain). */
+/** Spread a key over 32 bits (Knuth, The Art of Computer Programming 3, 6.4, multiplicative). */
 static inline uint32_t fw_hash(uint64_t key)
 {
-	key ^= key >> 33;
-	key *= 0xff51afd7ed558ccdULL;
-	key ^= key >> 33;
-	return (uint32_t)(key ^ key >> 29);
+	key *= 0x9e3779b97f4a7c15ULL;
+	return (uint32_t)(key >> 32 ^ key);
 }
 
 static inline uint32_t fw_key_qpn(uint64_t key)
@@ -110,18 +108,16 @@ static inline uint32_t fw_hash_v6(const uint8_t *ip)
 
 static inline uint32_t fw_hash_v4(const struct fw_config *c, uint32_t ip)
 {
-	return (ip * c->v4_multiplier >> 16 ^ ip * c->v4_multiplier >> 24) & c->v4_mask;
+	return ip * c->v4_multiplier >> c->v4_shift;
 }
 
 /** Rank + 1 of an address, 0: nobody's. */
 static inline uint32_t fw_rank_v4(const struct fw_config *c, uint32_t ip)
 {
 	const struct fw_v4 *b = &c->v4[fw_hash_v4(c, ip)];
-	uint32_t rank = 0;
 
-	for (int i = 0; i < 4; i++)
-		rank |= b->ip[i] == ip ? b->rank_plus_1[i] : 0;
-	return rank;
+	return (b->ip[0] == ip ? b->rank_plus_1[0] : 0) |
+	       (b->ip[1] == ip ? b->rank_plus_1[1] : 0);
 }
 
 static inline uint32_t fw_rank_v6(const struct fw_config *c, const uint8_t *ip)

@@ -31,6 +31,7 @@ struct fw_tables {
 	uint32_t used;
 	uint32_t experts;	   /**< cells a flow and bank */
 	struct fw_flow **by_index; /**< [max] */
+	struct fw_cold *cold;	   /**< [max] */
 	char *banks;		   /**< struct fw_epoch with its cells, bank_bytes each */
 	uint32_t bank_bytes, banks_max;
 	uint32_t banks_touched;	   /**< banks from this one on were never used */

@@ -42,6 +42,10 @@ void fw_start_all(struct fw_core *core);
 /** Give up holes of flows: all of them, or those that have been open for too long. */
 void fw_give_up(struct fw_core *core, bool all);
 
+/** Remember what a dispatch message at @p va meant: see struct fw_flow. */
+void fw_window_set(struct fw_flow *f, const struct fw_rule *r, uint64_t va, uint64_t inside,
+	const struct fw_item *it);
+
 /* ---- what a packet means ------------------------------------------------------------------- */
 
 /** Does the region or length of a rule match? Then *inside is the offset in the parity's area. */
@@ -73,13 +77,13 @@ static inline uint32_t fw_wrap(uint32_t a, uint32_t n, struct rte_reciprocal rec
 }
 
 /** Index of the expert at the destination, FW_NO_EXPERT: it cannot be. */
-static inline uint16_t fw_rule_expert(const struct fw_config *c, const struct fw_rule *r,
+static inline uint16_t fw_rule_expert(const struct fw_tables *t, const struct fw_rule *r,
 	const struct fw_flow *f, uint64_t inside)
 {
 	uint32_t expert = r->expert_fixed, source;
 
 	if (r->type == MT_RULE_QP)
-		return f->expert;
+		return t->cold[f->index].expert;
 	if (r->source_count != 0) {
 		source = fw_wrap((uint32_t)rte_reciprocal_divide_u64(inside, &r->source_div),
 			r->source_count, r->source_wrap);
@@ -89,17 +93,18 @@ static inline uint16_t fw_rule_expert(const struct fw_config *c, const struct fw
 	if (r->expert_count != 0)
 		expert = fw_wrap((uint32_t)rte_reciprocal_divide_u64(inside, &r->expert_div),
 			r->expert_count, r->expert_wrap);
-	return expert < mt_bank_ranks(c->bank)[fw_key_dst(f->key)].experts ? (uint16_t)expert :
-									    FW_NO_EXPERT;
+	return expert < mt_bank_ranks(t->config->bank)[fw_key_dst(f->key)].experts ?
+		       (uint16_t)expert : FW_NO_EXPERT;
 }
 
-static inline unsigned int fw_as_dispatch(
-	const struct fw_config *c, struct fw_flow *f, const struct fw_rule *r, uint64_t inside,
-	struct fw_item *it)
+static inline unsigned int fw_as_dispatch(const struct fw_tables *t, struct fw_flow *f,
+	const struct fw_rule *r, uint64_t va, uint64_t inside, struct fw_item *it)
 {
-	it->expert = fw_rule_expert(c, r, f, inside);
-	f->msg_expert = it->expert;
+	it->expert = fw_rule_expert(t, r, f, inside);
+	f->expert = it->expert;
+	f->window_bytes = 0;
 	if (unlikely(it->expert == FW_NO_EXPERT)) {
+		f->expert = 0; /* of no use, but it is prefetched by */
 		it->what = FW_CONTRADICT;
 		return MT_OUT_CONTRADICT;
 	}
@@ -111,22 +116,23 @@ static inline unsigned int fw_as_dispatch(
 		it->value = it->bytes / r->token_bytes;
 		it->fraction = it->bytes % r->token_bytes != 0;
 	}
+	fw_window_set(f, r, va, inside, it);
 	return MT_OUT_DISPATCH;
 }
 
-/** A message of @p length bytes starts at @p offset from the base of its destination. */
-static inline unsigned int fw_match(const struct fw_config *c, const struct fw_rule *rules,
-	uint32_t n, struct fw_flow *f, uint64_t offset, uint32_t length, struct fw_item *it)
+/** A message of it->bytes starts at @p va; @p rules are those that could know it. */
+static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_rule *rules,
+	uint32_t n, struct fw_flow *f, uint64_t va, struct fw_item *it)
 {
-	uint64_t inside = 0;
+	uint64_t offset = va - mt_bank_ranks(t->config->bank)[fw_key_dst(f->key)].base, inside = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		const struct fw_rule *r = &rules[i];
 
-		if (!fw_rule_matches(r, offset, length, &inside, &it->parity))
+		if (!fw_rule_matches(r, offset, it->bytes, &inside, &it->parity))
 			continue;
 		if (r->phase == MT_PHASE_DISPATCH)
-			return fw_as_dispatch(c, f, r, inside, it);
+			return fw_as_dispatch(t, f, r, va, inside, it);
 		it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
 		return MT_OUT_DISPATCH + r->phase;
 	}
@@ -134,10 +140,12 @@ static inline unsigned int fw_match(const struct fw_config *c, const struct fw_r
 	return MT_OUT_UNMATCHED;
 }
 
-static inline unsigned int fw_classify_atomic(const struct fw_config *c, struct fw_flow *f,
+static inline unsigned int fw_classify_atomic(const struct fw_tables *t, struct fw_flow *f,
 	const struct fw_packet *p, struct fw_item *it)
 {
-	uint64_t offset = fw_be64(p->ext) - f->base, inside = 0, raw = fw_be64(p->ext + 12);
+	const struct fw_config *c = t->config;
+	uint64_t base = mt_bank_ranks(c->bank)[fw_key_dst(f->key)].base;
+	uint64_t offset = fw_be64(p->ext) - base, inside = 0, raw = fw_be64(p->ext + 12);
 
 	for (uint32_t i = 0; i < c->atomics; i++) {
 		const struct fw_rule *r = &c->atomic[i];
@@ -152,7 +160,7 @@ static inline unsigned int fw_classify_atomic(const struct fw_config *c, struct 
 		/* an operand beyond any count is no count; the bound also keeps the product sane */
 		tokens = operand < -INT32_MAX || operand > INT32_MAX ?
 				 -1 : operand * r->value_scale + r->value_add;
-		it->expert = fw_rule_expert(c, r, f, inside);
+		it->expert = fw_rule_expert(t, r, f, inside);
 		if (unlikely(it->expert == FW_NO_EXPERT || tokens < 0 || tokens > INT32_MAX)) {
 			it->what = FW_CONTRADICT;
 			return MT_OUT_CONTRADICT;
@@ -173,28 +181,37 @@ static inline uint32_t fw_span(uint32_t bytes, uint32_t mtu_log2)
 	return n == 0 ? 1 : (uint32_t)RTE_MIN(n, (uint64_t)FW_PSN_MASK >> 1);
 }
 
-static inline unsigned int fw_classify_write(const struct fw_config *c, struct fw_flow *f,
+static inline unsigned int fw_classify_write(const struct fw_tables *t, struct fw_flow *f,
 	const struct fw_packet *p, bool more, struct fw_item *it)
 {
+	uint64_t va = fw_be64(p->ext);
+
 	it->bytes = fw_be32(p->ext + 12);
 	f->message = more ? FW_MSG_OPEN : FW_MSG_NONE;
 	if (more && likely(p->payload != 0)) {
 		/* a FIRST packet is as long as the path MTU, IBTA 9.7.5.1.5 */
 		f->mtu_log2 = (uint8_t)(31 - __builtin_clz(p->payload));
-		if (c->heads)
+		if (t->config->heads)
 			it->span = fw_span(it->bytes, f->mtu_log2);
 	}
-	return fw_match(c, c->write, c->writes, f, fw_be64(p->ext) - f->base, it->bytes, it);
+	if (likely(va - f->window < f->window_bytes && it->bytes == f->window_length)) {
+		it->what = FW_DISPATCH;
+		it->expert = f->expert;
+		it->parity = f->window_parity;
+		it->value = f->window_tokens;
+		return MT_OUT_DISPATCH;
+	}
+	return fw_match(t, t->config->write, t->config->writes, f, va, it);
 }
 
 /** A SEND does not say how long it is: its payload is added packet by packet. */
-static inline unsigned int fw_classify_send(const struct fw_config *c, struct fw_flow *f,
+static inline unsigned int fw_classify_send(const struct fw_tables *t, struct fw_flow *f,
 	const struct fw_packet *p, bool more, struct fw_item *it)
 {
 	unsigned int out;
 
 	it->bytes = p->payload;
-	out = fw_match(c, c->send, c->sends, f, 0, it->bytes, it);
+	out = fw_match(t, t->config->send, t->config->sends, f, 0, it);
 	f->message = !more ? FW_MSG_NONE : it->what == FW_DISPATCH ? FW_MSG_ADDS : FW_MSG_OPEN;
 	return out;
 }
@@ -211,13 +228,13 @@ static inline unsigned int fw_classify_body(
 	if (message == FW_MSG_ADDS) {
 		it->what = FW_BYTES;
 		it->bytes = p->payload;
-		it->expert = f->msg_expert;
+		it->expert = f->expert;
 	}
 	return MT_OUT_BODY;
 }
 
 /** What the rules say of a packet; also follows the message that is open in the flow. */
-static inline unsigned int fw_classify(const struct fw_config *c, struct fw_flow *f,
+static inline unsigned int fw_classify(const struct fw_tables *t, struct fw_flow *f,
 	const struct fw_packet *p, struct fw_item *it)
 {
 	const struct fw_opcode *op = &fw_opcodes[p->opcode];
@@ -230,14 +247,14 @@ static inline unsigned int fw_classify(const struct fw_config *c, struct fw_flow
 	}
 	switch (op->kind) {
 	case FW_KIND_WRITE:
-		return fw_classify_write(c, f, p, op->more, it);
+		return fw_classify_write(t, f, p, op->more, it);
 	case FW_KIND_BODY:
 		return fw_classify_body(f, p, it);
 	case FW_KIND_ATOMIC:
 		f->message = FW_MSG_NONE;
-		return fw_classify_atomic(c, f, p, it);
+		return fw_classify_atomic(t, f, p, it);
 	case FW_KIND_SEND:
-		return fw_classify_send(c, f, p, op->more, it);
+		return fw_classify_send(t, f, p, op->more, it);
 	case FW_KIND_READ:
 		/* its response takes as many PSNs; a gap is reported where the MTU is a guess */
 		it->span = fw_span(fw_be32(p->ext + 12), f->mtu_log2 ? f->mtu_log2 : 12);
@@ -359,11 +376,12 @@ static inline unsigned int fw_take(
 
 	if (unlikely(ahead != 0 || f->block != 0))
 		return fw_take_slow(core, f, p, ahead);
-	out = fw_classify(core->tables->config, f, p, &it);
+	out = fw_classify(core->tables, f, p, &it);
 	fw_apply(core, f, &it);
 	f->next = (it.psn + it.span) & FW_PSN_MASK;
 	if (core->tables->config->by_source)
-		f->passed = core->tables->sources[fw_key_src(f->key)].label;
+		core->tables->cold[f->index].passed =
+			core->tables->sources[fw_key_src(f->key)].label;
 	return out;
 }
 

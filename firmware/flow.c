@@ -50,12 +50,13 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->banks_touched = FW_DUMP_BANK + 1;
 	t->flows = fw_reserve((t->mask + 1ul) * sizeof(*t->flows));
 	t->by_index = fw_reserve(max * sizeof(*t->by_index));
+	t->cold = fw_reserve(max * sizeof(*t->cold));
 	t->banks = fw_reserve(banks_bytes(t));
 	t->free_banks = fw_reserve(t->banks_max * sizeof(*t->free_banks));
 	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
 	t->consumed = fw_reserve(RTE_MAX(max, config->bank->ranks) * sizeof(*t->consumed));
 	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
-	if (t->flows == NULL || t->by_index == NULL || t->banks == NULL ||
+	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
 		t->free_banks == NULL || t->sources == NULL || t->consumed == NULL ||
 		t->blocks == NULL) {
 		fw_tables_free(t);
@@ -70,6 +71,7 @@ void fw_tables_free(struct fw_tables *t)
 		return;
 	fw_release(t->flows, (t->mask + 1ul) * sizeof(*t->flows));
 	fw_release(t->by_index, t->max * sizeof(*t->by_index));
+	fw_release(t->cold, t->max * sizeof(*t->cold));
 	fw_release(t->banks, banks_bytes(t));
 	fw_release(t->free_banks, t->banks_max * sizeof(*t->free_banks));
 	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
@@ -149,7 +151,7 @@ static void apply_waiting(struct fw_core *core, struct fw_flow *f, const struct 
 		f->last_ns = last_ns;
 	f->next = (f->next + it->span) & FW_PSN_MASK;
 	if (core->tables->config->by_source)
-		f->passed = it->value;
+		core->tables->cold[f->index].passed = it->value;
 }
 
 /** Apply the packets whose turn it is. */
@@ -182,15 +184,16 @@ static void skip_to(struct fw_core *core, struct fw_flow *f, uint32_t psn, uint3
 {
 	uint32_t missing = (uint32_t)fw_psn_ahead(psn, f->next);
 	const struct fw_tables *t = core->tables;
+	struct fw_cold *cold = &t->cold[f->index];
 
 	if (t->config->by_source && label != 0)
 		gap_in_phases(&t->sources[fw_key_src(f->key)],
-			label - f->passed < FW_EPOCHS ? f->passed : label, label, missing);
+			label - cold->passed < FW_EPOCHS ? cold->passed : label, label, missing);
 	else if (f->label != 0)
 		f->epoch->gaps += missing;
 	else
-		f->early = (uint16_t)RTE_MIN((uint32_t)f->early + missing, (uint32_t)UINT16_MAX);
-	f->gap_psn = (psn - 1) & FW_PSN_MASK;
+		cold->early = (uint16_t)RTE_MIN(cold->early + missing, (uint32_t)UINT16_MAX);
+	cold->gap_psn = (psn - 1) & FW_PSN_MASK;
 	f->next = psn;
 }
 
@@ -198,7 +201,7 @@ static void flow_start(struct fw_core *core, struct fw_flow *f, struct fw_block 
 {
 	f->flags &= (uint8_t)~FW_FLOW_STARTING;
 	f->next = b->item[0].psn;
-	f->gap_psn = (f->next - 1) & FW_PSN_MASK;
+	core->tables->cold[f->index].gap_psn = (f->next - 1) & FW_PSN_MASK;
 	block_drain(core, f, b);
 }
 
@@ -287,16 +290,45 @@ struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, u
 	while (t->flows[i].key != 0)
 		i = (i + 1) & t->mask;
 	f = &t->flows[i];
-	*f = (struct fw_flow){.key = key, .base = mt_bank_ranks(bank)[fw_key_dst(key)].base,
-		.next = psn, .gap_psn = (psn - 1) & FW_PSN_MASK, .index = t->used,
-		
-		.epoch = fw_bank(t, t->config->by_source ? FW_DUMP_BANK : FW_ZERO_BANK), .expert = mapped_expert(bank, key),
+	*f = (struct fw_flow){.key = key, .next = psn, .index = t->used,
+		.epoch = fw_bank(t, t->config->by_source ? FW_DUMP_BANK : FW_ZERO_BANK),
 		.parity = FW_NO_EPOCH};
+	t->cold[f->index] = (struct fw_cold){
+		.gap_psn = (psn - 1) & FW_PSN_MASK, .expert = mapped_expert(bank, key)};
 	if (!t->config->by_source && !t->started && block_take(core, f) != NULL)
 		f->flags = FW_FLOW_STARTING;
 	t->by_index[f->index] = f;
 	__atomic_store_n(&t->used, t->used + 1, __ATOMIC_RELEASE);
 	return f;
+}
+
+/* ---- rules ----------------------------------------------------------------------------------- */
+
+static void narrow(uint64_t inside, uint64_t stride, uint32_t count, uint64_t *before, uint64_t *after)
+{
+	if (count == 0)
+		return;
+	*before = RTE_MIN(*before, inside % stride);
+	*after = RTE_MIN(*after, stride - inside % stride);
+}
+
+void fw_window_set(struct fw_flow *f, const struct fw_rule *r, uint64_t va, uint64_t inside,
+	const struct fw_item *it)
+{
+	uint64_t before = inside, after = r->size - inside;
+
+	f->window_bytes = 0;
+	if (!r->region || it->fraction || it->value > UINT16_MAX)
+		return;
+	narrow(inside, r->expert_stride, r->expert_count, &before, &after);
+	narrow(inside, r->source_stride, r->source_count, &before, &after);
+	if (before + after > UINT32_MAX)
+		return;
+	f->window = va - before;
+	f->window_bytes = (uint32_t)(before + after);
+	f->window_length = it->bytes;
+	f->window_tokens = (uint16_t)it->value;
+	f->window_parity = it->parity;
 }
 
 /* ---- epochs -------------------------------------------------------------------------------- */
@@ -377,13 +409,13 @@ void fw_epoch_open(struct fw_core *core, struct fw_flow *f, const struct fw_item
 	bank = take_bank(t);
 	e = fw_bank(t, bank);
 	*e = (struct fw_epoch){.first_ns = it->ns, .last_ns = it->ns, .label = label,
-		.start_psn = it->psn, .parity = it->parity, .gaps = f->early,
+		.start_psn = it->psn, .parity = it->parity, .gaps = t->cold[f->index].early,
 		.truncated = (f->flags & FW_FLOW_CUT) != 0,
 		.flags = f->flags & FW_FLOW_RESYNC ? FW_EPOCH_RESYNC : 0};
 	for (uint32_t i = 0; i < t->experts; i++)
 		e->cell[i] = (struct fw_cell){0};
 	f->flags &= (uint8_t)~(FW_FLOW_RESYNC | FW_FLOW_CUT);
-	f->early = 0;
+	t->cold[f->index].early = 0;
 	f->parity = it->parity;
 	f->epoch = e;
 	f->label = label;
@@ -422,9 +454,9 @@ void fw_source_open(
 
 /* ---- the slow way of a packet ------------------------------------------------------------------ */
 
-static unsigned int take_old(struct fw_flow *f, uint32_t psn)
+static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint32_t psn)
 {
-	bool stale = fw_psn_ahead(f->gap_psn, psn) >= 0;
+	bool stale = fw_psn_ahead(core->tables->cold[f->index].gap_psn, psn) >= 0;
 
 	if (f->label != 0 && stale)
 		f->epoch->stale++;
@@ -438,7 +470,7 @@ static void resync(struct fw_core *core, struct fw_flow *f, uint32_t psn)
 {
 	give_up_flow(core, f);
 	f->next = psn;
-	f->gap_psn = (psn - 1) & FW_PSN_MASK;
+	core->tables->cold[f->index].gap_psn = (psn - 1) & FW_PSN_MASK;
 	f->message = FW_MSG_NONE;
 	f->flags |= FW_FLOW_RESYNC;
 }
@@ -448,12 +480,12 @@ static unsigned int take_next(struct fw_core *core, struct fw_flow *f, const str
 {
 	const struct fw_tables *t = core->tables;
 	struct fw_item it;
-	unsigned int out = fw_classify(t->config, f, p, &it);
+	unsigned int out = fw_classify(t, f, p, &it);
 
 	fw_apply(core, f, &it);
 	f->next = (it.psn + it.span) & FW_PSN_MASK;
 	if (t->config->by_source)
-		f->passed = t->sources[fw_key_src(f->key)].label;
+		t->cold[f->index].passed = t->sources[fw_key_src(f->key)].label;
 	if (f->block != 0)
 		block_drain(core, f, &t->blocks[f->block - 1]);
 	return out;
@@ -479,7 +511,7 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 			f->epoch->duplicates++;
 		return MT_OUT_DUPLICATE;
 	}
-	out = fw_classify(t->config, f, p, &it);
+	out = fw_classify(t, f, p, &it);
 	if (t->config->by_source) {
 		fw_apply(core, f, &it);
 		it.what = FW_NOTHING;
@@ -501,7 +533,7 @@ unsigned int fw_take_slow(
 	if (f->flags & FW_FLOW_STARTING)
 		return take_early(core, f, p);
 	if (ahead < 0)
-		return take_old(f, p->psn);
+		return take_old(core, f, p->psn);
 	if (ahead == 0)
 		return take_next(core, f, p);
 	return take_early(core, f, p);

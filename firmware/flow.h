@@ -27,7 +27,7 @@
  * most FW_WAIT_MS, and then lets rounds run together and says so (FW_EPOCH_OVERRUN). Flows beyond
  * the table end as MT_OUT_NO_ROOM.
  *
- * Figures: 64 hot bytes a flow, at a load of at most 1/2; 64 + 32 * experts at the destination for
+ * Figures: 64 hot and 12 cold bytes a flow, at a load of at most 1/2; 64 + 32 * experts at the destination for
  * each epoch that is open or unread, usually three a flow; FW_BLOCKS * 6 KiB a core, only backed
  * where touched.
  */
@@ -84,27 +84,42 @@ enum fw_flow_flag {
 	FW_FLOW_CUT = 4,      /**< a head was cut before the first epoch was open */
 };
 
-/** A flow; one cache line, written by its poll core only. The table is open-addressed by key. */
+/**
+ * A flow; one cache line, written by its poll core only. The table is open-addressed by key.
+ *
+ * Messages of a flow mostly go where the last one went: to the same expert's part of the same
+ * buffer. The *window* is that part: a message inside, of the same length, means the same, and the
+ * rules need not be asked again.
+ */
 struct fw_flow {
-	uint64_t key;	  /**< 0: free */
-	uint64_t base;	  /**< of the destination rank */
+	uint64_t key;		/**< 0: free */
+	uint64_t window;	/**< address */
+	uint32_t window_bytes;	/**< 0: there is none */
+	uint32_t window_length; /**< DMA length of the messages that it is about */
 	struct fw_epoch *epoch; /**< being counted; before the first, a bank of zeros */
-	uint64_t last_ns; /**< last dispatch or count packet */
-	uint32_t next;	  /**< PSN expected */
-	uint32_t gap_psn; /**< highest PSN that was given up, or the one before the first */
-	uint32_t label;	  /**< of the epoch being counted, 0: none yet */
-	uint32_t index;	  /**< its name in words to the control core */
-	uint32_t passed;  /**< label of its source at its last packet, where labels are a source's */
-	uint16_t block;	  /**< 1 + block of waiting packets, 0: none wait */
-	uint16_t expert;  /**< rule qp: index at the destination, FW_NO_EXPERT none */
-	uint16_t msg_expert;
-	uint8_t parity;	 /**< of the current epoch */
-	uint8_t flags;	 /**< enum fw_flow_flag */
-	uint8_t message; /**< enum fw_message */
-	uint8_t mtu_log2;/**< path MTU, once a FIRST packet showed it; 0: not yet */
-	uint16_t early;	 /**< PSNs given up before the first epoch, at most so many */
+	uint64_t last_ns;	/**< last dispatch or count packet */
+	uint32_t next;		/**< PSN expected */
+	uint32_t label;		/**< of the epoch being counted, 0: none yet */
+	uint32_t index;		/**< its name in words to the control core; of its cold part */
+	uint16_t block;		/**< 1 + block of waiting packets, 0: none wait */
+	uint16_t expert;	/**< of the last dispatch message, and of the window */
+	uint16_t window_tokens;
+	uint8_t window_parity;
+	uint8_t parity;	  /**< of the current epoch */
+	uint8_t flags;	  /**< enum fw_flow_flag */
+	uint8_t message;  /**< enum fw_message */
+	uint8_t mtu_log2; /**< path MTU, once a FIRST packet showed it; 0: not yet */
+	uint8_t reserved;
 };
 _Static_assert(sizeof(struct fw_flow) == 64, "one cache line");
+
+/** What of a flow few packets need. */
+struct fw_cold {
+	uint32_t gap_psn; /**< highest PSN that was given up, or the one before the first */
+	uint32_t passed;  /**< label of its source at its last packet, where labels are a source's */
+	uint16_t early;	  /**< PSNs given up before the first epoch, at most so many */
+	uint16_t expert;  /**< rule qp: index at the destination, FW_NO_EXPERT none */
+};
 
 #define FW_NO_EXPERT 0xffffu
 #define FW_NO_PARITY 0xffu /* the rule that a packet matched exposes none */

@@ -49,7 +49,6 @@ static inline unsigned int parse(const struct fw_plane *plane, struct fw_core *c
 	uint32_t qpn;
 
 	out = fw_parse(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len, p, &ips, &qpn);
-	core->bytes += m->pkt_len;
 	if (unlikely(out != MT_OUTCOMES))
 		return out;
 	if (fw_opcodes[p->opcode].kind == FW_KIND_RESPONSE)
@@ -60,21 +59,21 @@ static inline unsigned int parse(const struct fw_plane *plane, struct fw_core *c
 }
 
 /**
- * Count packets whose flows' lines were prefetched. Flows first, so that the cells that each most
- * likely needs are on their way while the others are looked up.
+ * Count packets whose flows' lines were prefetched, in order of arrival. Flows first, so that the
+ * cells that each most likely needs are on their way while the others are looked up.
  */
 static inline void count(struct fw_core *core, struct fw_packet *const *p, uint32_t n)
 {
 	struct fw_flow *f[FW_BURST];
 
+	if (n != 0)
+		core->tsc = p[n - 1]->tsc; /* of all: a little late is on the safe side */
 	for (uint32_t i = 0; i < n; i++) {
-		core->tsc = p[i]->tsc;
 		f[i] = fw_flow_of(core, p[i]);
 		if (likely(f[i] != NULL))
-			rte_prefetch0(&f[i]->epoch->cell[f[i]->msg_expert]);
+			rte_prefetch0(&f[i]->epoch->cell[f[i]->expert]);
 	}
 	for (uint32_t i = 0; i < n; i++) {
-		core->tsc = p[i]->tsc;
 		if (unlikely(f[i] == NULL))
 			core->outcome[MT_OUT_NO_ROOM]++;
 		else
@@ -143,22 +142,26 @@ void fw_receive(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf **
 	struct rte_mbuf *done[FW_BURST];
 	struct fw_packet own[FW_BURST], *list[FW_BURST];
 	uint32_t owner, owned = 0, freed = 0;
+	uint64_t bytes = 0;
 
 	prefetch_headers(m, n);
 	for (uint16_t i = 0; i < n; i++) {
 		struct fw_packet *p = &own[owned];
 		unsigned int out;
 
+		bytes += m[i]->pkt_len;
 		out = parse(plane, core, m[i], now, tsc, p);
 		if (out != MT_OUTCOMES) {
 			core->outcome[out]++;
 			done[freed++] = m[i];
 			continue;
 		}
-		owner = fw_owner(t->config, p->key, p->hash, plane->cores);
-		if (owner != core->id) {
-			hand_over(plane, core, owner, m[i], p);
-			continue;
+		if (plane->cores > 1) {
+			owner = fw_owner(t->config, p->key, p->hash, plane->cores);
+			if (owner != core->id) {
+				hand_over(plane, core, owner, m[i], p);
+				continue;
+			}
 		}
 		rte_prefetch0(&t->flows[p->hash & t->mask]);
 		done[freed++] = m[i];
@@ -166,6 +169,7 @@ void fw_receive(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf **
 	}
 	count(core, list, owned);
 	core->packets += n;
+	core->bytes += bytes;
 	rte_pktmbuf_free_bulk(done, freed);
 }
 

@@ -569,10 +569,12 @@ static void judge(struct fw_rounds *r)
 /* ---- closing ------------------------------------------------------------------------------------- */
 
 /** Whether each of the lane's flows was seen to go on after the round, so nothing is missing. */
-static bool flows_passed(const struct lane *l)
+static bool flows_passed(const struct fw_rounds *r, const struct lane *l)
 {
+	const struct fw_cold *cold = tables_of(r, l->core)->cold;
+
 	FOREACH_FLOW(l, f)
-		if (f->f->block != 0 || load32(&f->f->passed) <= l->next)
+		if (f->f->block != 0 || load32(&cold[f->f->index].passed) <= l->next)
 			return false;
 	return true;
 }
@@ -592,7 +594,7 @@ static bool is_whole(const struct fw_rounds *r)
 			continue; /* a lane that the round does not need: an old queue pair */
 		if (!ended && !(counted && has_head(l)))
 			return false;
-		if (r->config->by_source && !flows_passed(l))
+		if (r->config->by_source && !flows_passed(r, l))
 			return false;
 		/* a hole that waits for its packet may still be filled */
 		if (!ended && l->flows != NULL && l->flows->f->block != 0)
