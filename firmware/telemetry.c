@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* What dpdk-telemetry.py shows: the page's own words, read from another thread. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <rte_telemetry.h>
@@ -21,6 +22,17 @@ static uint64_t load(const uint64_t *p)
 #define RTE_TEL_UINT_VAL RTE_TEL_U64_VAL
 #endif
 
+/** By its name, as far as DPDK lets it be one: '-' is '_'. */
+static void add_outcome(struct rte_tel_data *d, unsigned int outcome, uint64_t n)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "%s", mt_outcome_name(outcome));
+	for (char *c = name; *c != '\0'; c++)
+		*c = *c == '-' ? '_' : *c;
+	rte_tel_data_add_dict_uint(d, name, n);
+}
+
 static int show_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 {
 	const struct mt_page_stats *s = &control->page.page->stats;
@@ -29,12 +41,12 @@ static int show_stats(const char *cmd, const char *params, struct rte_tel_data *
 	rte_tel_data_start_dict(d);
 	rte_tel_data_add_dict_uint(d, "packets", load(&s->packets));
 	rte_tel_data_add_dict_uint(d, "bytes", load(&s->bytes));
-	rte_tel_data_add_dict_uint(d, "nic-drops", load(&s->nic_drops));
+	rte_tel_data_add_dict_uint(d, "nic_drops", load(&s->nic_drops));
 	rte_tel_data_add_dict_uint(d, "flows", load(&s->flows));
 	rte_tel_data_add_dict_uint(d, "rounds", load(&s->rounds));
 	rte_tel_data_add_dict_uint(d, "overruns", load(&s->overruns));
 	for (unsigned int o = 0; o < MT_OUTCOMES; o++)
-		rte_tel_data_add_dict_uint(d, mt_outcome_name(o), load(&s->outcome[o]));
+		add_outcome(d, o, load(&s->outcome[o]));
 	return 0;
 }
 

@@ -3,11 +3,13 @@
 and what is left when moetap-fw or a reader is killed at any moment."""
 import collections
 import contextlib
+import json
 import os
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +23,9 @@ from moetap import CAPTURES, DATA, Failure, Skip
 PPS = 60000         # asked of tcpreplay; the goal is at least MIN_PPS
 MIN_PPS = 50000
 KILLS = 100
+OUTCOMES = ("dispatch", "combine", "count", "control", "body", "orphan", "response", "duplicate", "stale",
+            "unmatched", "contradiction", "unknown_rank", "no_room", "truncated", "malformed",
+            "fragment", "other_transport", "not_roce")
 TOLD = re.compile(r"restart|died|killed", re.IGNORECASE)   # of a firmware, on a reader's stderr
 
 
@@ -239,6 +244,83 @@ def live(name, seed):
     moetap.must_equal(counts, truth, f"{name} live at {rate:.0f} packets a second")
 
 
+def ask(fw, command):
+    """What a running firmware answers to a telemetry command; DPDK's own protocol, version 2."""
+    prefix = fw.argv[fw.argv.index("--file-prefix") + 1]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.settimeout(10)
+        s.connect(f"/var/run/dpdk/{prefix}/dpdk_telemetry.v2")
+        longest = json.loads(s.recv(1024))["max_output_len"]
+        s.send(command.encode())
+        return json.loads(s.recv(longest))[command]
+
+
+def telemetry(seed):
+    """The commands under /moetap/ say what the page says."""
+    if os.geteuid() != 0:
+        raise Skip("DPDK's run-time folder is root's")
+    tag, name = f"tele-{os.getpid()}", "rxe-2ranks"
+    with tempfile.TemporaryDirectory() as where:
+        capture, frames = unpacked(os.path.join(DATA, name), where)
+        map_path = os.path.join(DATA, name, "map.yaml")
+        with started(tag, f"net_pcap0,rx_pcap={capture}", map_path) as fw:
+            p = page.Page(tag)
+            wait_until("the whole capture is read", lambda: p.packets == frames)
+            wait_until("silence closes the last rounds", lambda: p.head == 6)
+            stats, rounds, loaded = (ask(fw, "/moetap/" + c) for c in ("stats", "rounds", "map"))
+            outcomes = sum(stats[o] for o in OUTCOMES)
+            if stats["packets"] != frames or outcomes != frames or stats["dispatch"] != 199:
+                raise Failure(f"/moetap/stats: {stats}")
+            if rounds["published"] != 6 or (rounds["step"], rounds["layer"]) != (2, 1):
+                raise Failure(f"/moetap/rounds: {rounds}")
+            if loaded["job"] != name or loaded["layers"] != 2 or loaded["generation"] != 1:
+                raise Failure(f"/moetap/map: {loaded}")
+            if sum(ask(fw, "/moetap/cores")) != frames:
+                raise Failure(f"/moetap/cores: {ask(fw, '/moetap/cores')}")
+            fw.stop()
+
+
+def map_load(seed):
+    """Maps are loaded again and again under traffic: every packet is counted under one whole map, and a
+    wrong one is refused and leaves the old one in force."""
+    rng, tag, name, loads = random.Random(seed), f"load-{os.getpid()}", "rxe-4ranks", 0
+    good = os.path.join(DATA, name, "map.yaml")
+    truth = by_round(moetap.read_truth(os.path.join(DATA, name, "truth.csv")), good)
+    with Namespaces() as net, tempfile.TemporaryDirectory() as where:
+        capture, frames = unpacked(os.path.join(DATA, name), where)
+        wrong = os.path.join(where, "wrong.yaml")
+        with open(good) as f, open(wrong, "w") as g:
+            g.write(f.read().replace("layers: 3", "layers: 0"))
+        with started(tag, "net_af_xdp0,iface=v0", good, ns=net.tap) as fw:
+            p = page.Page(tag)
+            replay = net.replay(capture, PPS // 2, wait=False)
+            while replay.poll() is None:
+                done = moetap.run([moetap.MOETAP, "map", "load", "--page", tag, good])
+                if done.returncode:
+                    raise Failure(f"map load: {done.stderr}\n{fw.text()}")
+                loads += 1
+                time.sleep(rng.uniform(0, 0.2))
+            wait_until("all packets received", lambda: p.packets + p.nic_drops >= frames)
+            refused = moetap.run([moetap.MOETAP, "map", "load", "--page", tag, wrong])
+            if refused.returncode != 1 or "wrong.yaml:5:" not in refused.stderr:
+                raise Failure(f"a wrong map: {refused.returncode} {refused.stderr}")
+            if ask(fw, "/moetap/map")["generation"] != loads + 1:
+                raise Failure(f"{loads} loads, {ask(fw, '/moetap/map')}")
+            stats = ask(fw, "/moetap/stats")
+            if sum(stats[o] for o in OUTCOMES) != stats["packets"]:
+                raise Failure(f"some packets have no outcome: {stats}")
+            if stats["dispatch"] + stats["stale"] != sum(n for r in truth.values() for n in r.values()):
+                raise Failure(f"tokens were lost or counted twice: {stats}")
+            rounds = [page.decode(data) for data in published(p).values()]
+            fw.stop()
+    whole = [r for r in rounds if not r.quality & page.INEXACT]
+    known = [{c: n for c, n in t.items() if n} for t in truth.values()]
+    for r in whole:
+        if {c: n for c, n in r.tokens.items() if n} not in known:
+            raise Failure("a round that says that it is exact is none of the job's")
+    print(f"{loads} loads under {frames} packets: {len(rounds)} rounds, {len(whole)} exact")
+
+
 # ---- kills ---------------------------------------------------------------------------------------
 
 def published(p):
@@ -382,6 +464,8 @@ def cases():
     out = {}
     for name in CAPTURES:
         out[f"live {name}"] = lambda s, n=name: live(n, s)
+    out["live telemetry"] = telemetry
+    out["live map-load"] = map_load
     out["kill firmware"] = kill_firmware
     out["kill reader"] = kill_reader
     return out
