@@ -13,6 +13,7 @@
 #define STATS_PER_S 50u	   /* updates of statistics, heartbeat and port counters */
 #define QUIET_POLLS 256u   /* empty polls of a core after which a capture is at its end */
 #define NAP_NS 20000
+#define RENEW_S 1u
 
 volatile bool fw_quit;
 
@@ -143,8 +144,8 @@ int fw_control_use(struct fw_control *c, const struct mt_bank *bank, uint32_t ge
 	struct fw_plane *plane = c->plane;
 	struct fw_tables *fresh[FW_MAX_CORES] = {NULL}, *old[FW_MAX_CORES];
 	struct fw_config *config = fw_config_new(bank, generation);
+	bool good = config != NULL, same = c->rounds != NULL && c->config->generation == generation;
 	struct fw_rounds *rounds;
-	bool good = config != NULL;
 
 	for (uint32_t i = 0; good && i < plane->cores; i++) {
 		fresh[i] = fw_tables_new(config, c->max_flows);
@@ -164,6 +165,8 @@ int fw_control_use(struct fw_control *c, const struct mt_bank *bank, uint32_t ge
 		return mt_fail(err, -ENOMEM, "no memory for %u flows a core with %u experts each: "
 			"start moetap-fw with a smaller --flows", c->max_flows, bank->experts);
 	}
+	if (same)
+		fw_rounds_follow(rounds, c->rounds);
 	if (c->rounds != NULL)
 		fw_rounds_free(c->rounds, old);
 	free_tables(old, plane->cores);
@@ -229,6 +232,27 @@ static void follow_map(struct fw_control *c)
 	}
 	s->bank = want & 1;
 	__atomic_store_n(&s->generation, want, __ATOMIC_RELEASE);
+}
+
+/**
+ * A job that restarts brings new queue pairs; those of its earlier lives stay in the tables until
+ * these are full. Then begin with empty ones, at most every RENEW_S seconds.
+ */
+static void follow_room(struct fw_control *c)
+{
+	uint64_t n = 0, now = rte_rdtsc();
+	struct mt_error err;
+
+	for (uint32_t i = 0; i < c->plane->cores; i++)
+		n += load(&c->plane->core[i]->outcome[MT_OUT_NO_ROOM]);
+	if (n == c->no_room || now - c->renewed_tsc < RENEW_S * rte_get_tsc_hz())
+		return;
+	settle(c);
+	if (fw_control_use(c, c->config->bank, c->config->generation, &err) < 0)
+		fprintf(stderr, "moetap-fw: the flow table stays full: %s\n", err.text);
+	order(c, FW_RUN);
+	c->no_room = n;
+	c->renewed_tsc = rte_rdtsc();
 }
 
 /* ---- the loop --------------------------------------------------------------------------------------- */
@@ -301,6 +325,7 @@ void fw_control_run(struct fw_control *c)
 		next = now + rte_get_tsc_hz() / STATS_PER_S;
 		update_stats(c);
 		follow_map(c);
+		follow_room(c);
 		follow_silence(c, &seen, &since);
 	}
 	settle(c);

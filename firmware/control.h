@@ -18,6 +18,8 @@ struct fw_control {
 	bool once;	    /**< end when the ports bring nothing more */
 	bool paced;	    /**< wait for the reader of the page */
 	uint64_t drops;	    /**< of the ports, as last looked at */
+	uint64_t no_room;   /**< packets of flows that had no room, as last looked at */
+	uint64_t renewed_tsc; /**< when the tables were last emptied to make room */
 };
 
 /** Set by SIGINT and SIGTERM. */

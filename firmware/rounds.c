@@ -365,17 +365,24 @@ static uint64_t rounds_per_step(const struct mt_bank *b)
 	return (uint64_t)b->layers * b->micro_batches * passes[b->pattern];
 }
 
+/** The first round of a step, from a number on. */
+static uint64_t next_step(const struct mt_bank *b, uint64_t number)
+{
+	uint64_t per = rounds_per_step(b);
+
+	return (number + per - 1) / per * per;
+}
+
 /** The job began anew: so does its step. */
 static void begin_step(struct fw_rounds *r, bool new_flows)
 {
-	uint64_t per = rounds_per_step(r->config->bank), over = r->number % per;
+	uint64_t number = r->number;
 
 	if (r->first)
 		return;
-	if (over != 0)
-		r->number += per - over;
+	r->number = next_step(r->config->bank, number);
 	/* new queue pairs are a new job; a jump of PSNs may also be a long loss of sight */
-	r->align = new_flows ? false : r->align || over != 0;
+	r->align = new_flows ? false : r->align || r->number != number;
 }
 
 static void close_lost(struct fw_rounds *r);
@@ -908,6 +915,11 @@ static bool reserve_core(struct fw_rounds *r, uint32_t c)
 	r->flows[c] = fw_reserve(t->max * sizeof(struct flow));
 	r->back[c] = fw_reserve(t->banks_max * sizeof(uint32_t));
 	return r->lanes[c] != NULL && r->flows[c] != NULL && r->back[c] != NULL;
+}
+
+void fw_rounds_follow(struct fw_rounds *r, const struct fw_rounds *old)
+{
+	r->number = next_step(r->config->bank, old->number);
 }
 
 struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish_round, void *arg)

@@ -40,6 +40,9 @@ typedef void (*fw_publish)(void *arg, const struct mt_round *round);
  */
 struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish, void *arg);
 
+/** Begin with the first step that @p old had not begun, instead of with 0. */
+void fw_rounds_follow(struct fw_rounds *r, const struct fw_rounds *old);
+
 /** @param tables those that it was made for, by core */
 void fw_rounds_free(struct fw_rounds *r, struct fw_tables *const *tables);
 

@@ -17,6 +17,7 @@ import time
 import gen
 import moetap
 import page
+import pcapmod
 import roce
 from moetap import CAPTURES, DATA, Failure, Skip
 
@@ -321,6 +322,39 @@ def map_load(seed):
     print(f"{loads} loads under {frames} packets: {len(rounds)} rounds, {len(whole)} exact")
 
 
+def no_room(seed):
+    """A job starts again with new queue pairs until the table of flows is full: then the dead ones go,
+    and the next life is counted exactly."""
+    tag, name = f"room-{os.getpid()}", "rxe-2ranks"
+    folder = os.path.join(DATA, name)
+    truth = by_round(moetap.read_truth(os.path.join(folder, "truth.csv")),
+                     os.path.join(folder, "map.yaml"))
+    with Namespaces() as net, tempfile.TemporaryDirectory() as where:
+        packets = roce.read_pcap(os.path.join(folder, "capture.pcap.gz"))
+        with started(tag, "net_af_xdp0,iface=v0", os.path.join(folder, "map.yaml"), ns=net.tap,
+                     options=("--flows", "20")) as fw:
+            p, seen, lives = page.Page(tag), 0, 4
+            for life in range(lives):   # of 8 flows each
+                path = os.path.join(where, f"{life}.pcap")
+                roce.write_pcap(path, pcapmod.apply(
+                    packets, [f"new-queue-pairs={0x100 * life}"], seed + life))
+                net.replay(path, 20000)
+                time.sleep(2.5)     # silence closes its last rounds
+                rounds = [page.decode(p.slot(n)) for n in range(seen, p.head)]
+                seen = p.head
+                good = [r for r in rounds if not r.quality & page.INEXACT]
+                for r in good:
+                    if r.tokens not in [{**r.tokens, **t} for t in truth.values()]:
+                        raise Failure(f"life {life}: round {r.round} is none of the job's")
+                print(f"life {life}: {len(rounds)} rounds, {len(good)} exact")
+                if life in (0, lives - 1) and len(good) != len(truth):
+                    raise Failure(f"life {life} is not counted exactly")
+            stats = ask(fw, "/moetap/stats")
+            if not stats["no_room"]:
+                raise Failure(f"the table was never full: {stats}")
+            fw.stop()
+
+
 # ---- kills ---------------------------------------------------------------------------------------
 
 def published(p):
@@ -466,6 +500,7 @@ def cases():
         out[f"live {name}"] = lambda s, n=name: live(n, s)
     out["live telemetry"] = telemetry
     out["live map-load"] = map_load
+    out["live no-room"] = no_room
     out["kill firmware"] = kill_firmware
     out["kill reader"] = kill_reader
     return out

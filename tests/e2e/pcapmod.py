@@ -231,6 +231,21 @@ def psn_wrap(packets, rng, argument):
 
 
 @change
+def new_queue_pairs(packets, rng, argument):
+    """ARGUMENT is added to every QPN, and PSNs begin elsewhere: the job was started again."""
+    out, shift = [], {}
+    for p, r in parsed(packets):
+        if r is not None:
+            start = shift.setdefault((min(r.src, r.dst), max(r.src, r.dst)), rng.randrange(1 << 24))
+            at = r.bth + 5
+            qpn = int.from_bytes(p.data[at:at + 3], "big") + int(argument)
+            p = with_psn(copy(p, p.data[:at] + qpn.to_bytes(3, "big") + p.data[at + 3:]), r,
+                         r.psn + start)
+        out.append(p)
+    return out
+
+
+@change
 def reorder_flow(packets, rng, argument):
     """In every flow of requests, a packet may overtake at most ARGUMENT - 1 others."""
     out = list(packets)
