@@ -12,6 +12,7 @@
 #include <rte_cycles.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
+#include <rte_ethdev.h>
 #include <rte_launch.h>
 #include <rte_lcore.h>
 #include <rte_ring_elem.h>
@@ -46,11 +47,12 @@ static const char usage_text[] =
 	"  --paced           wait for a reader of the page rather than overtake it\n"
 	"  --help            this text\n\n"
 	"  moetap-fw -a 0000:03:00.0 --lcores 0@2,1@3 -- --map job.yaml --page job\n"
-	"  moetap-fw --no-huge -m 256 --no-pci --vdev net_af_xdp0,iface=eth0 -- \\\n"
+	"  moetap-fw --no-huge -m 256 --no-pci --vdev net_af_xdp0,iface=mirror0 -- \\\n"
 	"            --map job.yaml --page job\n";
 
 static int fail(const char *text)
 {
+	fflush(stdout); /* DPDK's usage text, where it printed one: this line is the last */
 	fprintf(stderr, "moetap-fw: %s\n", text);
 	return EXIT_FAILURE;
 }
@@ -307,6 +309,8 @@ static int serve(const struct options *o, struct mt_bank *bank, struct mt_error 
 	ret = open_page(&control, o, bank, err);
 	if (ret == 0) {
 		fw_telemetry_init(&control);
+		fprintf(stderr, "moetap-fw: job '%s' on page '%s', %u port(s), %u poll core(s)\n",
+			bank->job, o->page, rte_eth_dev_count_avail(), plane.cores);
 		run(&control);
 		fw_control_free(&control);
 		mt_page_close(&control.page);

@@ -49,14 +49,6 @@ static void give_queues(struct fw_plane *plane, uint16_t port, uint16_t queues, 
 	}
 }
 
-/** Nothing is sent, but some drivers (net_af_xdp) want as many queues for that. @return of those */
-static int configure(uint16_t port, uint16_t queues, const struct rte_eth_conf *conf)
-{
-	if (rte_eth_dev_configure(port, queues, 0, conf) == 0)
-		return 0;
-	return rte_eth_dev_configure(port, queues, queues, conf) == 0 ? queues : -EINVAL;
-}
-
 static int set_up_queues(uint16_t port, uint16_t queues, uint16_t rx, uint16_t tx_queues, uint16_t tx,
 	struct rte_mempool *pool)
 {
@@ -75,8 +67,8 @@ static int start(struct fw_plane *plane, uint16_t port, uint32_t *turn, struct m
 	struct rte_eth_dev_info info;
 	char name[RTE_ETH_NAME_MAX_LEN] = "?", pool_name[RTE_MEMPOOL_NAMESIZE];
 	struct rte_mempool *pool;
-	uint16_t queues, rx = DESCRIPTORS, tx = DESCRIPTORS;
-	int ret, tx_queues;
+	uint16_t queues, tx_queues, rx = DESCRIPTORS, tx = DESCRIPTORS;
+	int ret;
 
 	rte_eth_dev_get_name_by_port(port, name);
 	ret = rte_eth_dev_info_get(port, &info);
@@ -84,8 +76,10 @@ static int start(struct fw_plane *plane, uint16_t port, uint32_t *turn, struct m
 		return mt_fail(err, ret, "port %s: %s", name, rte_strerror(-ret));
 	queues = queues_of(plane, &info);
 	wish(&info, queues, &conf);
-	tx_queues = ret = configure(port, queues, &conf);
-	if (ret >= 0)
+	/* nothing is sent, but some drivers (net_af_xdp) want as many queues for that */
+	tx_queues = info.max_tx_queues >= queues ? queues : 0;
+	ret = rte_eth_dev_configure(port, queues, tx_queues, &conf);
+	if (ret == 0)
 		ret = rte_eth_dev_adjust_nb_rx_tx_desc(port, &rx, &tx);
 	if (ret < 0)
 		return mt_fail(err, ret, "port %s cannot be configured: %s", name,
@@ -96,7 +90,7 @@ static int start(struct fw_plane *plane, uint16_t port, uint32_t *turn, struct m
 	if (pool == NULL)
 		return mt_fail(err, -ENOMEM, "port %s: no memory for packet buffers: more huge pages "
 			"(sysctl -w vm.nr_hugepages=512), or a larger -m with --no-huge", name);
-	ret = set_up_queues(port, queues, rx, (uint16_t)tx_queues, tx, pool);
+	ret = set_up_queues(port, queues, rx, tx_queues, tx, pool);
 	if (ret < 0)
 		return mt_fail(err, ret, "port %s: queues: %s", name, rte_strerror(-ret));
 	ret = rte_eth_dev_start(port);

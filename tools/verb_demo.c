@@ -422,15 +422,14 @@ static void print_story(const struct picture *p, const struct story *s)
 
 static void print_next(const struct picture *p, const char *place, const char *page)
 {
-	const char *moetap = program_invocation_name;
-
+	/* names for the two paths, so that the lines fit wherever the tree lies */
 	picture_heading(p, "Where to go next (the hint pages stay in " MOETAP_HINT_PATH "demo*)");
-	printf("  data=%s\n", place);
-	printf("  %s count --map $data/" MAP " --total $data/" CAPTURE "\n", moetap);
-	printf("  %s forecast --horizon 100 $data/" TRACE "\n", moetap);
-	printf("  %s hints show %s\n", moetap, page);
-	printf("  %s doctor\n", moetap);
-	printf("Read on: moetap --help, man moetap, docs/host-lib.md\n");
+	printf("  moetap=%s\n  data=%s\n", program_invocation_name, place);
+	printf("  $moetap count --map $data/" MAP " --total $data/" CAPTURE "\n");
+	printf("  $moetap forecast --horizon 100 $data/" TRACE "\n");
+	printf("  $moetap hints show %s\n", page);
+	printf("  $moetap doctor\n");
+	printf("Read on: README.md, docs/firmware.md, docs/host-lib.md, moetap --help\n");
 }
 
 static void print_text(

@@ -382,17 +382,19 @@ static const struct {
 	{"vmxnet3", "DPDK once bound to vfio-pci, or AF_XDP"},
 };
 
+#define AF_XDP_ONLY "AF_XDP"
+
 static const char *how_to_use(const char *driver)
 {
 	for (size_t i = 0; i < sizeof(dpdk_drivers) / sizeof(dpdk_drivers[0]); i++)
 		if (strcmp(driver, dpdk_drivers[i].driver) == 0)
 			return dpdk_drivers[i].how;
-	return "AF_XDP";
+	return AF_XDP_ONLY;
 }
 
 static void add_interface(struct report *rep, const char *name)
 {
-	char path[PATH_MAX], driver[64], text[32] = "0", state[32] = "?", remedy[REMEDY_LEN];
+	char path[PATH_MAX], driver[64], text[32] = "0", state[32] = "?", remedy[REMEDY_LEN] = "";
 	long mtu;
 
 	snprintf(path, sizeof(path), "/sys/class/net/%s/device/driver", name);
@@ -402,7 +404,9 @@ static void add_interface(struct report *rep, const char *name)
 	mtu = strtol(text, NULL, 10);
 	snprintf(path, sizeof(path), "/sys/class/net/%s/operstate", name);
 	read_line(path, state, sizeof(state));
-	snprintf(remedy, sizeof(remedy), "ip link set dev %s mtu %d", name, ROCE_MTU);
+	/* a port for AF_XDP alone cannot be given that MTU: no remedy then */
+	if (strcmp(how_to_use(driver), AF_XDP_ONLY) != 0)
+		snprintf(remedy, sizeof(remedy), "ip link set dev %s mtu %d", name, ROCE_MTU);
 	if (mtu >= ROCE_MTU)
 		add(rep, "interface", GOOD, "", "%s (%s, %s): %s; MTU %ld", name,
 			driver[0] != '\0' ? driver : "virtual", state, how_to_use(driver), mtu);

@@ -142,7 +142,16 @@ class Reader:
     def __init__(self, name, first=0):
         self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.argv = [moetap.MOETAP, "count", "--page", name, "--follow", "--from", str(first)]
+        self.name = name
         self.process = subprocess.Popen(self.argv, stdout=self.out, stderr=self.err)
+
+    def wait_attached(self):
+        """Until it has mapped the page, which may be gone the moment after."""
+        def mapped():
+            with contextlib.suppress(OSError), open(f"/proc/{self.process.pid}/maps") as f:
+                return page.path_of(self.name) in f.read()
+            return True     # it has ended
+        wait_until("a reader maps the page", lambda: self.process.poll() is not None or mapped())
 
     def kill(self):
         self.process.kill()
@@ -231,6 +240,7 @@ def live(name, seed):
         capture, frames = unpacked(os.path.join(DATA, name), where)
         with started(tag, "net_af_xdp0,iface=v0", map_path, ns=net.tap) as fw:
             p, reader = page.Page(tag), Reader(tag)
+            reader.wait_attached()
             said = net.replay(capture, PPS)
             rate = float(re.search(r"([\d.]+) pps", said)[1])
             sent = int(re.search(r"Successful packets:\s+(\d+)", said)[1])
@@ -448,6 +458,7 @@ def kill_firmware(seed, kills=KILLS):
             fw.wait_running()
             wait_until("the last life publishes", lambda: p.head > max(everything) + 10)
             follower.go_on()
+            follower.reader.wait_attached()
             fw.stop()
             look(p, kills)
             follower.harvest()
@@ -486,7 +497,7 @@ def kill_reader(seed, kills=KILLS):
             replay.wait()
             wait_until("all packets received", lambda: p.packets + p.nic_drops >= frames)
             reader = Reader(tag, following)
-            time.sleep(0.2)
+            reader.wait_attached()
             fw.stop()
             out, err = reader.end()
     header, *rest = out.splitlines()
