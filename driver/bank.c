@@ -126,13 +126,13 @@ static bool addrs_sane(const struct mt_bank *b)
 	return true;
 }
 
-static bool flow_after(const struct mt_flow *f, const struct mt_flow *before)
+int mt_flow_order(const struct mt_flow *f, const struct mt_flow *g)
 {
-	if (f->src != before->src)
-		return f->src > before->src;
-	if (f->dst != before->dst)
-		return f->dst > before->dst;
-	return f->qpn > before->qpn;
+	if (f->src != g->src)
+		return f->src < g->src ? -1 : 1;
+	if (f->dst != g->dst)
+		return f->dst < g->dst ? -1 : 1;
+	return f->qpn < g->qpn ? -1 : f->qpn > g->qpn;
 }
 
 /** Flows grow by source, destination and QPN, so that none is there twice. */
@@ -145,7 +145,7 @@ static bool flows_sane(const struct mt_bank *b)
 		const struct mt_rank *d;
 
 		if (f->src >= b->ranks || f->dst >= b->ranks || f->src == f->dst ||
-			f->qpn > 0xffffff || (i > 0 && !flow_after(f, f - 1)))
+			f->qpn > 0xffffff || (i > 0 && mt_flow_order(f, f - 1) <= 0))
 			return false;
 		d = &mt_bank_ranks(b)[f->dst];
 		if (f->expert != MT_NO_EXPERT &&

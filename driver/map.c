@@ -807,14 +807,7 @@ static int judge_addresses(struct build *b)
 
 static int by_flow(const void *x, const void *y)
 {
-	const struct mt_flow *f = &((const struct line_flow *)x)->f;
-	const struct mt_flow *g = &((const struct line_flow *)y)->f;
-
-	if (f->src != g->src)
-		return f->src < g->src ? -1 : 1;
-	if (f->dst != g->dst)
-		return f->dst < g->dst ? -1 : 1;
-	return f->qpn < g->qpn ? -1 : f->qpn > g->qpn;
+	return mt_flow_order(&((const struct line_flow *)x)->f, &((const struct line_flow *)y)->f);
 }
 
 static int judge_flows(struct build *b)

@@ -51,6 +51,9 @@ int mt_bank_check(const struct mt_bank *bank, uint64_t room, struct mt_error *er
 int mt_bank_take(
 	const struct mt_bank *shared, uint64_t room, struct mt_bank **bank, struct mt_error *err);
 
+/** The order in which a bank has its flows: source, destination, QPN. Below, equal to, above 0. */
+int mt_flow_order(const struct mt_flow *f, const struct mt_flow *g);
+
 /** FNV-1a, 64 bits, over the bank as if its checksum were 0. */
 uint64_t mt_bank_sum(const struct mt_bank *bank);
 
