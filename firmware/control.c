@@ -138,45 +138,58 @@ static void free_tables(struct fw_tables **t, uint32_t cores)
 		fw_tables_free(t[i]);
 }
 
-int fw_control_use(struct fw_control *c, const struct mt_bank *bank, uint32_t generation,
-	struct mt_error *err)
+/** Put @p t in place; @p t gets those that were. */
+static void swap_tables(struct fw_plane *plane, struct fw_tables **t)
+{
+	for (uint32_t i = 0; i < plane->cores; i++) {
+		struct fw_tables *old = plane->core[i]->tables;
+
+		plane->core[i]->tables = t[i];
+		t[i] = old;
+	}
+}
+
+/** What takes time is done before the poll cores are held and after they go on. */
+int fw_control_use(
+	struct fw_control *c, const struct mt_bank *bank, uint32_t generation, struct mt_error *err)
 {
 	struct fw_plane *plane = c->plane;
-	struct fw_tables *fresh[FW_MAX_CORES] = {NULL}, *old[FW_MAX_CORES];
-	struct fw_config *config = fw_config_new(bank, generation);
-	bool good = config != NULL, same = c->rounds != NULL && c->config->generation == generation;
-	struct fw_rounds *rounds;
+	struct fw_config *config = fw_config_new(bank, generation), *old_config = c->config;
+	struct fw_tables *t[FW_MAX_CORES] = {NULL};
+	struct fw_rounds *rounds = NULL, *old_rounds = c->rounds;
+	bool good = config != NULL;
 
 	for (uint32_t i = 0; good && i < plane->cores; i++) {
-		fresh[i] = fw_tables_new(config, c->max_flows);
-		good = fresh[i] != NULL;
+		t[i] = fw_tables_new(config, c->max_flows);
+		good = t[i] != NULL;
 	}
-	for (uint32_t i = 0; i < plane->cores; i++) {
-		old[i] = plane->core[i]->tables;
-		if (good)
-			plane->core[i]->tables = fresh[i];
+	if (good && old_rounds != NULL)
+		settle(c);
+	if (good) {
+		swap_tables(plane, t);
+		rounds = fw_rounds_new(plane, publish, c);
+		if (rounds == NULL)
+			swap_tables(plane, t);
 	}
-	rounds = good ? fw_rounds_new(plane, publish, c) : NULL;
-	if (rounds == NULL) {
+	if (rounds != NULL) {
+		if (old_rounds != NULL && old_config->generation == generation)
+			fw_rounds_follow(rounds, old_rounds);
+		c->config = config;
+		c->rounds = rounds;
+		plane->fast = 0;
 		for (uint32_t i = 0; i < plane->cores; i++)
-			plane->core[i]->tables = old[i];
-		free_tables(fresh, plane->cores);
-		fw_config_free(config);
-		return mt_fail(err, -ENOMEM, "no memory for %u flows a core with %u experts each: "
-			"start moetap-fw with a smaller --flows", c->max_flows, bank->experts);
+			rte_ring_reset(plane->core[i]->back); /* banks of the old tables */
 	}
-	if (same)
-		fw_rounds_follow(rounds, c->rounds);
-	if (c->rounds != NULL)
-		fw_rounds_free(c->rounds, old);
-	free_tables(old, plane->cores);
-	fw_config_free(c->config);
-	c->config = config;
-	c->rounds = rounds;
-	plane->fast = 0;
-	for (uint32_t i = 0; i < plane->cores; i++)
-		rte_ring_reset(plane->core[i]->back); /* banks of the old tables */
-	return 0;
+	if (good && old_rounds != NULL)
+		order(c, FW_RUN);
+	if (rounds != NULL && old_rounds != NULL)
+		fw_rounds_free(old_rounds, t);
+	free_tables(t, plane->cores);
+	fw_config_free(rounds != NULL ? old_config : config);
+	if (rounds != NULL)
+		return 0;
+	return mt_fail(err, -ENOMEM, "no memory for %u flows a core with %u experts each: start "
+		"moetap-fw with a smaller --flows", c->max_flows, bank->experts);
 }
 
 void fw_control_free(struct fw_control *c)
@@ -220,10 +233,8 @@ static void follow_map(struct fw_control *c)
 		return;
 	bank = take_bank(c, want, &err);
 	if (bank != NULL) {
-		settle(c);
 		ret = fw_control_use(c, bank, want, &err);
 		free(bank);
-		order(c, FW_RUN);
 	}
 	if (ret < 0) {
 		fprintf(stderr, "moetap-fw: map %u refused: %s\n", want, err.text);
@@ -247,10 +258,8 @@ static void follow_room(struct fw_control *c)
 		n += load(&c->plane->core[i]->outcome[MT_OUT_NO_ROOM]);
 	if (n == c->no_room || now - c->renewed_tsc < RENEW_S * rte_get_tsc_hz())
 		return;
-	settle(c);
 	if (fw_control_use(c, c->config->bank, c->config->generation, &err) < 0)
 		fprintf(stderr, "moetap-fw: the flow table stays full: %s\n", err.text);
-	order(c, FW_RUN);
 	c->no_room = n;
 	c->renewed_tsc = rte_rdtsc();
 }

@@ -26,9 +26,11 @@ struct fw_control {
 extern volatile bool fw_quit;
 
 /**
- * Make tables and rounds for a map. The poll cores must not be running.
+ * Make tables and rounds for a map and count with them. Poll cores that count with another one are
+ * held for a moment: what they received becomes rounds of the old map, what follows is counted
+ * under the new one.
  *
- * @return 0 or -ENOMEM; what was there before is freed only when 0
+ * @return 0 or -ENOMEM; then nothing has changed
  */
 int fw_control_use(struct fw_control *c, const struct mt_bank *bank, uint32_t generation,
 	struct mt_error *err);

@@ -9,7 +9,7 @@
 
 #include "port.h"
 
-#define DESCRIPTORS 2048u
+#define DESCRIPTORS 4096u
 #define BUFFERS_PER_CORE 2048u /* on their way from core to core */
 #define FRAME_MTU 9000u
 #define DRIVER_PCAP "net_pcap"

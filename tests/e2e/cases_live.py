@@ -24,6 +24,7 @@ from moetap import CAPTURES, DATA, Failure, Skip
 PPS = 60000         # asked of tcpreplay; the goal is at least MIN_PPS
 MIN_PPS = 50000
 KILLS = 100
+LIVE_TRIES = 5
 OUTCOMES = ("dispatch", "combine", "count", "control", "body", "orphan", "response", "duplicate", "stale",
             "unmatched", "contradiction", "unknown_rank", "no_room", "truncated", "malformed",
             "fragment", "other_transport", "not_roce")
@@ -231,10 +232,9 @@ def many_rounds(where, seed):
     return os.path.join(where, "map.yaml"), truth, *unpacked(where, where)
 
 
-def live(name, seed):
-    """Replayed at 50,000 packets a second or more: nothing dropped, 0 differences."""
+def replayed(name):
+    """(counts, frames that the port dropped, packets a second) of one replay into a running moetap-fw."""
     map_path = os.path.join(DATA, name, "map.yaml")
-    truth = moetap.read_truth(os.path.join(DATA, name, "truth.csv"))
     tag = f"live-{os.getpid()}"
     with Namespaces() as net, tempfile.TemporaryDirectory() as where:
         capture, frames = unpacked(os.path.join(DATA, name), where)
@@ -245,14 +245,29 @@ def live(name, seed):
             rate = float(re.search(r"([\d.]+) pps", said)[1])
             sent = int(re.search(r"Successful packets:\s+(\d+)", said)[1])
             wait_until("all packets received", lambda: p.packets + p.nic_drops >= sent)
-            if sent != frames or p.nic_drops or p.packets != sent:
+            if sent != frames or p.packets + p.nic_drops != sent:
                 raise Failure(f"{frames} frames, {sent} sent, {p.packets} received, "
                               f"{p.nic_drops} dropped")
-            if rate < MIN_PPS:
-                raise Failure(f"replayed at {rate:.0f} packets a second only")
+            drops = p.nic_drops
             fw.stop()
-            counts = moetap.Counts(*reader.end())
-    moetap.must_equal(counts, truth, f"{name} live at {rate:.0f} packets a second")
+            return moetap.Counts(*reader.end()), drops, rate
+
+
+def live(name, seed):
+    """Replayed at 50,000 packets a second or more: nothing dropped, 0 differences. A machine whose CPUs
+    are wanted elsewhere drops frames at its ports, or sends too slowly: then what is said of the rounds
+    is looked at, and it gets another try."""
+    truth = moetap.read_truth(os.path.join(DATA, name, "truth.csv"))
+    for _ in range(LIVE_TRIES):
+        counts, drops, rate = replayed(name)
+        what = f"{name} live at {rate:.0f} packets a second"
+        if drops:
+            moetap.must_not_be_silent(counts, truth, f"{what}, {drops} dropped", ended=True)
+            continue
+        moetap.must_equal(counts, truth, what)
+        if rate >= MIN_PPS:
+            return
+    raise Failure(f"in {LIVE_TRIES} replays never {MIN_PPS} packets a second without a drop")
 
 
 def ask(fw, command):
@@ -320,7 +335,8 @@ def map_load(seed):
             stats = ask(fw, "/moetap/stats")
             if sum(stats[o] for o in OUTCOMES) != stats["packets"]:
                 raise Failure(f"some packets have no outcome: {stats}")
-            if stats["dispatch"] + stats["stale"] != sum(n for r in truth.values() for n in r.values()):
+            missing = sum(n for r in truth.values() for n in r.values()) - stats["dispatch"]
+            if not 0 <= missing - stats["stale"] <= stats["nic_drops"]:
                 raise Failure(f"tokens were lost or counted twice: {stats}")
             rounds = [page.decode(data) for data in published(p).values()]
             fw.stop()
