@@ -127,7 +127,8 @@ int fw_ports_start(struct fw_plane *plane, struct mt_error *err)
 	if (rte_eth_dev_count_avail() == 0)
 		return mt_fail(err, -ENODEV, "no port to tap: name a NIC with -a PCI-ADDRESS, or a "
 			"virtual port, as in --vdev net_af_xdp0,iface=NAME or "
-			"--vdev net_pcap0,rx_pcap=FILE");
+			"--vdev net_pcap0,rx_pcap=FILE; if one was named, DPDK says above why it is not "
+			"there");
 	RTE_ETH_FOREACH_DEV(port) {
 		ret = start(plane, port, &turn, err);
 		if (ret < 0)

@@ -121,8 +121,10 @@ class Firmware:
         moetap.alive(self.argv, status, self.text())
         if status != 0:
             raise Failure(f"moetap-fw ended with {status} after SIGTERM\n{self.text()}")
-        if page.exists(self.name):
-            raise Failure("SIGTERM left the page behind")
+        prefix = self.argv[self.argv.index("--file-prefix") + 1]
+        for left in (page.path_of(self.name), "/var/run/dpdk/" + prefix):
+            if os.path.exists(left):
+                raise Failure(f"SIGTERM left {left} behind")
 
 
 @contextlib.contextmanager
