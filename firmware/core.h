@@ -13,6 +13,7 @@
 
 #define FW_MAX_CORES 64u
 #define FW_BURST 32u
+#define FW_APART 128 /* bytes between what different cores write: two lines are often fetched */
 #define FW_EVENTS 16384u /* of a core, waiting for the control core; banks on their way back */
 
 /** What the control core wants of the poll cores, in the order in which they are gone through. */
@@ -64,16 +65,16 @@ struct fw_core {
 	} queue[FW_MAX_CORES];
 
 	/* words to the others */
-	uint64_t sent __attribute__((aligned(64))); /**< all received before this tsc was handed on */
+	uint64_t sent __attribute__((aligned(FW_APART))); /**< all received before this tsc was handed on */
 	uint64_t done;	   /**< all received before this tsc by anyone was counted here */
 	uint64_t idle;	   /**< polls in a row that brought nothing */
 	uint32_t obeyed;   /**< enum fw_order */
 
 	/* words from the control core */
-	uint32_t order __attribute__((aligned(64))); /**< enum fw_order */
+	uint32_t order __attribute__((aligned(FW_APART))); /**< enum fw_order */
 	uint64_t wait_tsc; /**< how long to wait for a bank, UINT64_MAX: for ever */
 	uint64_t hold_tsc; /**< how long a hole may stay open when nothing comes */
-} __attribute__((aligned(64)));
+} __attribute__((aligned(FW_APART)));
 
 /** Memory that is zero and only backed where touched; NULL: none. Freed by fw_release(). */
 void *fw_reserve(size_t bytes);

@@ -9,6 +9,7 @@
 #include <rte_ring_elem.h>
 
 #include "count.h"
+#include "map.h"
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
@@ -169,26 +170,34 @@ static void block_drain(struct fw_core *core, struct fw_flow *f, struct fw_block
 		block_give_back(core->tables, f, b);
 }
 
-/** PSNs are missing that may be of any phase from @p from to @p to. */
+/** PSNs are missing, nobody knows how many (0), that may be of any phase from @p from to @p to. */
 static void gap_in_phases(struct fw_source *s, uint32_t from, uint32_t to, uint32_t missing)
 {
-	for (uint32_t l = RTE_MAX(from, 1u); l <= to; l++)
+	if (to - s->label == 1)
+		s->carry += missing;
+	to = to - s->label == 1 ? s->label : to;
+	from = s->label - from < FW_EPOCHS ? from : to;
+	for (uint32_t l = RTE_MAX(from, 1u); l <= to; l++) {
 		s->phase[l & (FW_EPOCHS - 1)].gaps += missing;
+		s->phase[l & (FW_EPOCHS - 1)].jumped |= missing == 0;
+	}
 }
 
 /**
  * The PSNs up to @p psn will not come: count them as missing. @p label: of the source, when the
- * packet after them came.
+ * packet after them came; @p counted: that was a dispatch, so no later phase is concerned.
  */
-static void skip_to(struct fw_core *core, struct fw_flow *f, uint32_t psn, uint32_t label)
+static void skip_to(
+	struct fw_core *core, struct fw_flow *f, uint32_t psn, uint32_t label, bool counted)
 {
 	uint32_t missing = (uint32_t)fw_psn_ahead(psn, f->next);
 	const struct fw_tables *t = core->tables;
 	struct fw_cold *cold = &t->cold[f->index];
 
 	if (t->config->by_source && label != 0)
-		gap_in_phases(&t->sources[fw_key_src(f->key)],
-			label - cold->passed < FW_EPOCHS ? cold->passed : label, label, missing);
+		/* by parity, an even number of rounds may be missing before what seems to go on */
+		gap_in_phases(&t->sources[fw_key_src(f->key)], cold->passed,
+			label + (!counted || t->config->split == FW_SPLIT_PARITY), missing);
 	else if (f->label != 0)
 		f->epoch->gaps += missing;
 	else
@@ -211,7 +220,7 @@ static void give_up_first(struct fw_core *core, struct fw_flow *f, struct fw_blo
 		flow_start(core, f, b);
 		return;
 	}
-	skip_to(core, f, b->item[0].psn, b->item[0].value);
+	skip_to(core, f, b->item[0].psn, b->item[0].value, b->item[0].counted);
 	block_drain(core, f, b);
 }
 
@@ -256,13 +265,7 @@ void fw_give_up(struct fw_core *core, bool all)
 
 static int by_flow(const void *x, const void *y)
 {
-	const struct mt_flow *f = x, *g = y;
-
-	if (f->src != g->src)
-		return f->src < g->src ? -1 : 1;
-	if (f->dst != g->dst)
-		return f->dst < g->dst ? -1 : 1;
-	return f->qpn < g->qpn ? -1 : f->qpn > g->qpn;
+	return mt_flow_order(x, y);
 }
 
 /** Index at the destination of the expert that the map gives to a queue pair. */
@@ -294,7 +297,8 @@ struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, u
 		.epoch = fw_bank(t, t->config->by_source ? FW_DUMP_BANK : FW_ZERO_BANK),
 		.parity = FW_NO_EPOCH};
 	t->cold[f->index] = (struct fw_cold){
-		.gap_psn = (psn - 1) & FW_PSN_MASK, .expert = mapped_expert(bank, key)};
+		.gap_psn = (psn - 1) & FW_PSN_MASK, .expert = mapped_expert(bank, key),
+		.born = t->sources[fw_key_src(key)].label};
 	if (!t->config->by_source && !t->started && block_take(core, f) != NULL)
 		f->flags = FW_FLOW_STARTING;
 	t->by_index[f->index] = f;
@@ -445,7 +449,9 @@ void fw_source_open(
 		return;
 	s->phase[at].first_ns = it->ns;
 	s->phase[at].parity = it->parity;
-	s->phase[at].gaps = 0;
+	s->phase[at].gaps = s->carry;
+	s->phase[at].jumped = false;
+	s->carry = 0;
 	s->label = label;
 	s->parity = it->parity;
 	s->combined = false;
@@ -454,23 +460,45 @@ void fw_source_open(
 
 /* ---- the slow way of a packet ------------------------------------------------------------------ */
 
+/** Whether the epoch of a flow is open: where labels are a source's, it may have gone on. */
+static bool has_epoch(const struct fw_tables *t, const struct fw_flow *f)
+{
+	return f->label != 0 &&
+	       (!t->config->by_source || f->label == t->sources[fw_key_src(f->key)].label);
+}
+
 static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint32_t psn)
 {
-	bool stale = fw_psn_ahead(core->tables->cold[f->index].gap_psn, psn) >= 0;
+	const struct fw_tables *t = core->tables;
+	struct fw_cold *cold = &t->cold[f->index];
+	/* a PSN that was given up long ago seems to lie ahead after half a turn of the PSNs */
+	bool stale = fw_psn_ahead(f->next, cold->gap_psn) > 0 &&
+		     fw_psn_ahead(cold->gap_psn, psn) >= 0;
 
-	if (f->label != 0 && stale)
-		f->epoch->stale++;
-	else if (f->label != 0)
-		f->epoch->duplicates++;
+	if (has_epoch(t, f)) {
+		f->epoch->stale += stale;
+		f->epoch->duplicates += !stale;
+	} else if (stale && f->label == 0) {
+		cold->early += cold->early < UINT16_MAX;
+	} else if (stale) {
+		gap_in_phases(&t->sources[fw_key_src(f->key)],
+			t->sources[fw_key_src(f->key)].label, t->sources[fw_key_src(f->key)].label, 1);
+	}
 	return stale ? MT_OUT_STALE : MT_OUT_DUPLICATE;
 }
 
 /** Another life of the queue pair, or a gap too long to tell. */
 static void resync(struct fw_core *core, struct fw_flow *f, uint32_t psn)
 {
+	const struct fw_tables *t = core->tables;
+	struct fw_source *s = &t->sources[fw_key_src(f->key)];
+	struct fw_cold *cold = &t->cold[f->index];
+
 	give_up_flow(core, f);
+	if (t->config->by_source)
+		gap_in_phases(s, cold->passed, s->label, 0);
 	f->next = psn;
-	core->tables->cold[f->index].gap_psn = (psn - 1) & FW_PSN_MASK;
+	cold->gap_psn = (psn - 1) & FW_PSN_MASK;
 	f->message = FW_MSG_NONE;
 	f->flags |= FW_FLOW_RESYNC;
 }
@@ -491,6 +519,16 @@ static unsigned int take_next(struct fw_core *core, struct fw_flow *f, const str
 	return out;
 }
 
+/** Whether a flow waited long enough for the packet that is missing. */
+static bool has_waited(const struct fw_tables *t, const struct fw_flow *f, const struct fw_block *b)
+{
+	if (f->flags & FW_FLOW_STARTING)
+		return b->count == FW_START;
+	return b->count == FW_BLOCK ||
+	       (t->config->by_source &&
+		       t->sources[fw_key_src(f->key)].label - b->item[0].value >= FW_HOLD_LABELS);
+}
+
 /** Not its turn: it waits, sorted. */
 static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
 {
@@ -502,23 +540,24 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 	bool known;
 
 	if (b == NULL) {
-		skip_to(core, f, p->psn, t->sources[fw_key_src(f->key)].label);
+		skip_to(core, f, p->psn, t->sources[fw_key_src(f->key)].label, false);
 		return take_next(core, f, p);
 	}
 	at = block_place(b, p->psn, &known);
 	if (known) {
-		if (f->label != 0)
+		if (has_epoch(t, f))
 			f->epoch->duplicates++;
 		return MT_OUT_DUPLICATE;
 	}
 	out = fw_classify(t, f, p, &it);
 	if (t->config->by_source) {
 		fw_apply(core, f, &it);
+		it.counted = it.what == FW_DISPATCH;
 		it.what = FW_NOTHING;
 		it.value = t->sources[fw_key_src(f->key)].label;
 	}
 	block_insert(b, at, &it);
-	if ((f->flags & FW_FLOW_STARTING) ? b->count == FW_START : b->count == FW_BLOCK)
+	if (has_waited(t, f, b))
 		give_up_first(core, f, b);
 	return out;
 }

@@ -27,7 +27,7 @@
  * most FW_WAIT_MS, and then lets rounds run together and says so (FW_EPOCH_OVERRUN). Flows beyond
  * the table end as MT_OUT_NO_ROOM.
  *
- * Figures: 64 hot and 12 cold bytes a flow, at a load of at most 1/2; 64 + 32 * experts at the destination for
+ * Figures: 64 hot and 16 cold bytes a flow, at a load of at most 1/2; 64 + 32 * experts at the destination for
  * each epoch that is open or unread, usually three a flow; FW_BLOCKS * 6 KiB a core, only backed
  * where touched.
  */
@@ -39,6 +39,7 @@
 #define FW_EPOCHS 64u	     /* epochs of a flow that are open or unread, a power of two */
 #define FW_BLOCK 192u	     /* packets of a flow that may wait for an earlier one */
 #define FW_BLOCKS 4096u	     /* of a core */
+#define FW_HOLD_LABELS 3u    /* epochs of a source after which nothing of earlier ones comes */
 #define FW_START 128u	     /* packets after which the first of a new flow must have come */
 #define FW_START_LABEL 32u   /* epochs of the fastest flow after which all must have started */
 #define FW_RESYNC (1 << 16)  /* a larger jump in PSNs is another life of the queue pair */
@@ -117,7 +118,8 @@ _Static_assert(sizeof(struct fw_flow) == 64, "one cache line");
 struct fw_cold {
 	uint32_t gap_psn; /**< highest PSN that was given up, or the one before the first */
 	uint32_t passed;  /**< label of its source at its last packet, where labels are a source's */
-	uint16_t early;	  /**< PSNs given up before the first epoch, at most so many */
+	uint32_t born;	  /**< label of its source at its first packet */
+	uint16_t early;	  /**< PSNs not counted before the first epoch, at most so many */
 	uint16_t expert;  /**< rule qp: index at the destination, FW_NO_EXPERT none */
 };
 
@@ -151,7 +153,8 @@ struct fw_item {
 	uint8_t what;	/**< enum fw_what */
 	uint8_t parity;
 	bool fraction;
-	uint8_t reserved[3];
+	bool counted;	/**< it was a dispatch, counted before its turn */
+	uint8_t reserved[2];
 };
 _Static_assert(sizeof(struct fw_item) == 32, "FW_BLOCK of them are 6 KiB");
 
@@ -171,9 +174,11 @@ struct fw_source {
 	uint8_t parity;
 	bool combined; /**< since its last dispatch */
 	uint8_t reserved[2];
+	uint32_t carry; /**< PSNs given up that may be of the phase to come */
 	struct {
 		uint64_t first_ns;
-		uint32_t parity;
+		uint8_t parity;
+		bool jumped;   /**< a flow jumped to other PSNs, perhaps in this phase */
 		uint32_t gaps; /**< PSNs given up in this phase, or in a stretch that touches it */
 	} phase[FW_EPOCHS];
 };

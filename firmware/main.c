@@ -172,7 +172,7 @@ static void set_clocks(struct fw_plane *plane)
 
 static struct fw_core *make_core(uint32_t id, uint32_t cores, const struct options *o)
 {
-	struct fw_core *core = aligned_alloc(64, sizeof(*core));
+	struct fw_core *core = aligned_alloc(FW_APART, sizeof(*core));
 	char name[32];
 
 	if (core == NULL)

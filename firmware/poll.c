@@ -129,7 +129,7 @@ static inline void prefetch_headers(struct rte_mbuf **m, uint16_t n)
 		const char *data = rte_pktmbuf_mtod(m[i], const char *);
 
 		rte_prefetch0(data);
-		rte_prefetch0(data + RTE_CACHE_LINE_SIZE);
+		rte_prefetch0(data + 64); /* also where lines are said to have 128 bytes */
 	}
 }
 

@@ -6,13 +6,17 @@
 #include "rounds.h"
 
 #define WORDS 64 /* taken from a core at a time */
+#define SOME_ROUND 0.25 /* of a round's PSNs missing: its whole dispatch may be */
 
 /** A flow, as the control core sees it. */
 struct flow {
 	const struct fw_flow *f;
 	uint32_t core, src, dst;
+	uint32_t psn;		  /* that it had come to, when last looked at */
+	bool read;		  /* an epoch of it went into a round */
 	struct flow *next;	  /* in its lane */
 	uint32_t bank[FW_EPOCHS]; /* by label: not read yet, 0: none */
+	uint32_t held;		  /* bank that was read, but the flow has not left it, 0: none */
 };
 
 struct lane {
@@ -20,12 +24,15 @@ struct lane {
 	uint32_t newest, next; /* labels: the newest told, the oldest unread */
 	int64_t last;	       /* round that its last epoch went into, -1: none yet */
 	uint32_t src;
-	uint32_t span;	       /* PSNs from one epoch to the next, of the last one without gaps */
+	uint32_t span;	       /* PSNs from one epoch to the next, of the last one without gaps;
+				* of a source, on average */
+	uint64_t advanced;     /* PSNs that the flows of a source have gone on by */
 	uint32_t start;	       /* first PSN of the epoch read last */
 	uint32_t unread;       /* label that was read before it ended, 0: none */
 	uint32_t read_gaps;    /* gaps in it at that time */
 	uint32_t read_messages;/* messages in it at that time */
 	bool suspect;	       /* packets are missing between the epoch read last and the next */
+	bool sure;	       /* the round that its last epoch went into was the right one */
 	bool taken;	       /* its oldest unread epoch belongs to the round at hand */
 	struct flow *flows;
 };
@@ -33,10 +40,14 @@ struct lane {
 /** What is known of the round at hand from the lanes that are sure. */
 struct fix {
 	uint32_t clean;	   /* lanes that are sure */
+	bool solid;	   /* one of them has an epoch without gaps: others can be told by it */
 	uint32_t parity;   /* FW_NO_PARITY: not known */
 	uint64_t *last_ns; /* [ranks]: when a source ended it, as far as is known */
 	uint64_t *next_ns; /* [ranks]: when it began the round after, UINT64_MAX: not yet */
-	uint64_t any_next_ns;
+	/* of any source; the round before: as it was published */
+	uint64_t first_ns, any_last_ns, any_next_ns, before_ns;
+	uint64_t begin_ns; /* when no lane is sure: of the first */
+	bool other_life;   /* lanes that are new cannot be of this round: see is_other_life() */
 };
 
 struct fw_rounds {
@@ -63,6 +74,8 @@ struct fw_rounds {
 	bool steady, alternates; /* parity changed at every round so far, and did at least once */
 	bool align;	      /* layer and step are assumed */
 	bool first;	      /* no round was closed yet */
+	uint64_t begun_ns;    /* when the round before began */
+	double pace_ns;	      /* from round to round, 0: not known yet */
 	uint64_t sighted;     /* round before which lost rounds were looked for */
 	uint64_t late_tokens, drops;
 	uint64_t drop_until;  /* rounds up to this one were open when packets were dropped */
@@ -116,6 +129,7 @@ static void find_flows(struct fw_rounds *r, uint32_t core)
 		f->core = core;
 		f->src = fw_key_src(f->f->key);
 		f->dst = fw_key_dst(f->f->key);
+		f->psn = load32(&f->f->next);
 		lane_begin(r, core, r->config->by_source ? f->src : i, f->src);
 		l = &r->lanes[core][r->config->by_source ? f->src : i];
 		f->next = l->flows;
@@ -126,13 +140,24 @@ static void find_flows(struct fw_rounds *r, uint32_t core)
 
 static void read_late(struct fw_rounds *r, struct lane *l);
 
+/** A flow counts in another bank now. */
+static void take_bank(struct fw_rounds *r, uint32_t core, const struct fw_event *e)
+{
+	struct flow *f = &r->flows[core][e->index];
+
+	if (f->held != 0)
+		r->back[core][r->back_count[core]++] = f->held;
+	f->held = 0;
+	f->bank[e->label & (FW_EPOCHS - 1)] = e->bank;
+}
+
 static void take_word(struct fw_rounds *r, uint32_t core, const struct fw_event *e)
 {
 	struct lane *l;
 	uint32_t lead;
 
 	if (e->bank != FW_NO_BANK)
-		r->flows[core][e->index].bank[e->label & (FW_EPOCHS - 1)] = e->bank;
+		take_bank(r, core, e);
 	if (e->bank != FW_NO_BANK && r->config->by_source)
 		return;
 	lane_begin(r, core, e->index, e->index);
@@ -156,8 +181,7 @@ static uint32_t take_words(struct fw_rounds *r)
 	for (uint32_t c = 0; c < r->plane->cores; c++) {
 		n = rte_ring_sc_dequeue_burst_elem(
 			r->plane->core[c]->events, e, sizeof(e[0]), WORDS, NULL);
-		if (n != 0)
-			find_flows(r, c);
+		find_flows(r, c); /* also of a core that has told nothing yet */
 		for (uint32_t i = 0; i < n; i++)
 			take_word(r, c, &e[i]);
 		all += n;
@@ -190,11 +214,14 @@ static struct fw_epoch *epoch_of(const struct fw_rounds *r, const struct flow *f
 	return bank == 0 ? NULL : fw_bank(tables_of(r, f->core), bank);
 }
 
+/** A bank was read. Where its source went on without it, a flow may still have it: then later. */
 static void give_back(struct fw_rounds *r, struct flow *f, uint32_t label)
 {
 	uint32_t *bank = &f->bank[label & (FW_EPOCHS - 1)];
 
-	if (*bank != 0)
+	if (*bank != 0 && __atomic_load_n(&f->f->label, __ATOMIC_ACQUIRE) == label)
+		f->held = *bank;
+	else if (*bank != 0)
 		r->back[f->core][r->back_count[f->core]++] = *bank;
 	*bank = 0;
 }
@@ -260,10 +287,73 @@ static struct head head_of(const struct fw_rounds *r, const struct lane *l, uint
 		.start_psn = e->start_psn, .resync = (e->flags & FW_EPOCH_RESYNC) != 0};
 }
 
+/** The last packet of an epoch of a lane, as far as it is known. */
+static uint64_t last_ns_of(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	uint64_t last = 0;
+
+	FOREACH_FLOW(l, f) {
+		const struct fw_epoch *e = epoch_of(r, f, label);
+
+		if (e != NULL)
+			last = RTE_MAX(last, f->f->label == label ? f->f->last_ns : e->last_ns);
+	}
+	return last;
+}
+
+/** PSNs that are missing in a phase of a source, or around it. */
+static uint32_t gaps_of_phase(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	return load32(&tables_of(r, l->core)->sources[l->index].phase[label & (FW_EPOCHS - 1)].gaps);
+}
+
+enum life { LIFE_SAME, LIFE_JUMPED, LIFE_NEW };
+
+/**
+ * Whether a lane's oldest unread epoch is of the same life of the job as those before. A source
+ * begins anew when all the flows that it uses do.
+ */
+static enum life life_of(const struct fw_rounds *r, const struct lane *l)
+{
+	enum life life = LIFE_NEW;
+
+	if (l->last < 0)
+		return LIFE_NEW;
+	if (!r->config->by_source)
+		return head_of(r, l, l->next).resync ? LIFE_JUMPED : LIFE_SAME;
+	FOREACH_FLOW(l, f) {
+		const struct fw_epoch *e = epoch_of(r, f, l->next);
+
+		if (e == NULL)
+			continue;
+		if (e->flags & FW_EPOCH_RESYNC)
+			life = LIFE_JUMPED;
+		else if (f->read ||
+			 l->next - tables_of(r, f->core)->cold[f->f->index].born > 1)
+			return LIFE_SAME;
+	}
+	return life;
+}
+
 static bool is_clean(const struct fw_rounds *r, const struct lane *l)
 {
-	return l->last >= 0 && (uint64_t)l->last + 1 == r->number && !l->suspect &&
-	       !head_of(r, l, l->next).resync;
+	if (l->last < 0 || (uint64_t)l->last + 1 != r->number || l->suspect || !l->sure)
+		return false;
+	/* a source's packets that are missing may have been a whole round */
+	if (r->config->by_source && gaps_of_phase(r, l, l->next) != 0)
+		return false;
+	return life_of(r, l) == LIFE_SAME;
+}
+
+/** Packets may be missing between the epoch at hand of a flow and its next one. */
+static bool breaks_after(const struct fw_rounds *r, const struct lane *l)
+{
+	const struct fw_epoch *e;
+
+	if (r->config->by_source)
+		return false;
+	e = epoch_of(r, l->flows, l->next);
+	return e->gaps != 0 || (e->flags & FW_EPOCH_OVERRUN) != 0;
 }
 
 static void note_fix(struct fw_rounds *r, const struct lane *l)
@@ -273,9 +363,11 @@ static void note_fix(struct fw_rounds *r, const struct lane *l)
 	uint64_t ns;
 
 	x->clean++;
+	/* before an epoch's end, gaps in it may be to come */
+	x->solid |= r->config->by_source || (l->newest != l->next && !breaks_after(r, l));
 	if (x->parity == FW_NO_PARITY)
 		x->parity = h.parity;
-	x->last_ns[l->src] = RTE_MAX(x->last_ns[l->src], h.last_ns);
+	x->first_ns = RTE_MIN(x->first_ns, h.first_ns);
 	if (l->newest == l->next)
 		return;
 	ns = head_of(r, l, l->next + 1).first_ns;
@@ -283,18 +375,83 @@ static void note_fix(struct fw_rounds *r, const struct lane *l)
 	x->any_next_ns = RTE_MIN(x->any_next_ns, ns);
 }
 
+/** After note_fix() for all: an epoch that ends after others began the next is two run together. */
+static void note_last(struct fw_rounds *r, const struct lane *l)
+{
+	uint64_t ns = last_ns_of(r, l, l->next);
+	struct fix *x = &r->fix;
+
+	if (ns < x->next_ns[l->src])
+		x->last_ns[l->src] = RTE_MAX(x->last_ns[l->src], ns);
+	if (ns < x->any_next_ns)
+		x->any_last_ns = RTE_MAX(x->any_last_ns, ns);
+}
+
+/** Half way from @p from to @p to, where it is that way round. */
+static uint64_t middle(uint64_t from, uint64_t to)
+{
+	return to == UINT64_MAX || from >= to ? to : from + (to - from) / 2;
+}
+
+/**
+ * A source that had nothing to send in this round, or all of which was lost, is at the next one
+ * already: it begins when others do so, or has another parity than who began first.
+ */
+static void leave_early_sources(struct fw_rounds *r)
+{
+	uint64_t next = UINT64_MAX, last = 0, first = UINT64_MAX;
+	uint32_t parity = FW_NO_PARITY;
+
+	FOREACH_LANE(r, l) {
+		struct head h;
+
+		if (!l->taken)
+			continue;
+		h = head_of(r, l, l->next);
+		if (l->newest != l->next)
+			next = RTE_MIN(next, head_of(r, l, l->next + 1).first_ns);
+		if (h.first_ns < first) {
+			first = h.first_ns;
+			parity = h.parity;
+		}
+	}
+	FOREACH_LANE(r, l) {
+		uint64_t ns = l->taken ? last_ns_of(r, l, l->next) : 0;
+
+		if (ns < next)
+			last = RTE_MAX(last, ns);
+	}
+	next = middle(last, next);
+	FOREACH_LANE(r, l) {
+		struct head h;
+
+		if (!l->taken)
+			continue;
+		h = head_of(r, l, l->next);
+		l->taken = h.first_ns == first || (h.first_ns < next &&
+			(h.parity == parity || h.parity == FW_NO_PARITY || parity == FW_NO_PARITY));
+	}
+}
+
 static void take_clean(struct fw_rounds *r)
 {
 	r->fix.clean = 0;
+	r->fix.solid = false;
 	r->fix.parity = FW_NO_PARITY;
-	r->fix.any_next_ns = UINT64_MAX;
+	r->fix.first_ns = r->fix.any_next_ns = UINT64_MAX;
+	r->fix.any_last_ns = 0;
 	memset(r->fix.last_ns, 0, ranks_of(r) * sizeof(uint64_t));
 	memset(r->fix.next_ns, 0xff, ranks_of(r) * sizeof(uint64_t));
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
 		l->taken = has_head(l) && is_clean(r, l);
+	if (r->config->by_source)
+		leave_early_sources(r);
+	FOREACH_LANE(r, l)
 		if (l->taken)
 			note_fix(r, l);
-	}
+	FOREACH_LANE(r, l)
+		if (l->taken)
+			note_last(r, l);
 }
 
 /**
@@ -304,19 +461,83 @@ static void take_clean(struct fw_rounds *r)
 static bool fits(const struct fw_rounds *r, const struct lane *l)
 {
 	struct head h = head_of(r, l, l->next);
-	uint64_t next = r->fix.next_ns[l->src];
+	const struct fix *x = &r->fix;
 
-	if (r->fix.parity != FW_NO_PARITY && h.parity != FW_NO_PARITY) {
-		if (h.parity != r->fix.parity)
+	if (x->parity != FW_NO_PARITY && h.parity != FW_NO_PARITY) {
+		if (h.parity != x->parity)
 			return false;
-		if (l->last < 0 && r->fix.clean == 0)
+		if (l->last < 0 && x->clean == 0 && !x->other_life)
 			return true; /* everything begins, nothing was lost */
 	}
-	if (next == UINT64_MAX)
-		next = r->fix.any_next_ns;
-	else if (r->fix.last_ns[l->src] < next)
-		next -= (next - r->fix.last_ns[l->src]) / 2;
-	return h.first_ns < next;
+	if (l->last < 0 && x->clean != 0 && x->other_life)
+		return false;
+	if (x->next_ns[l->src] != UINT64_MAX)
+		return h.first_ns < middle(x->last_ns[l->src], x->next_ns[l->src]);
+	return h.first_ns < (x->clean != 0 ? middle(x->any_last_ns, x->any_next_ns) : x->any_next_ns);
+}
+
+/** Whether the oldest unread epoch of a lane belongs to a round that was closed without it. */
+static bool is_late(const struct fw_rounds *r, const struct lane *l)
+{
+	const struct fix *x = &r->fix;
+
+	if (x->clean == 0 || l->taken || !has_head(l) || x->before_ns == 0 ||
+		x->before_ns >= x->first_ns)
+		return false;
+	return head_of(r, l, l->next).first_ns < middle(x->before_ns, x->first_ns);
+}
+
+static void lane_read(struct fw_rounds *r, struct lane *l);
+static void sum_epochs(const struct fw_rounds *r, const struct lane *l, uint32_t label,
+	uint32_t *gaps, uint32_t *messages);
+
+/** It comes too late: its tokens are said to be so in the round at hand. */
+static void skip_late(struct fw_rounds *r, struct lane *l)
+{
+	uint32_t gaps, messages;
+
+	sum_epochs(r, l, l->next, &gaps, &messages);
+	r->late_tokens += messages;
+	lane_read(r, l);
+	l->suspect = true;
+}
+
+/** Add the counts of a lane's oldest unread epoch to r->counts; @return whether one was there. */
+static bool add_counts(struct fw_rounds *r, const struct lane *l)
+{
+	const struct flow *f = l->flows;
+	const struct fw_epoch *e = epoch_of(r, f, l->next);
+	const struct mt_rank *dst = &mt_bank_ranks(r->config->bank)[f->dst];
+	uint32_t *counts = &r->counts[(size_t)f->src * r->config->bank->experts + dst->first_expert];
+	bool twice = false;
+
+	for (uint32_t i = 0; i < dst->experts; i++) {
+		twice |= counts[i] != 0 && load32(&e->cell[i].counts) != 0;
+		counts[i] += load32(&e->cell[i].counts);
+	}
+	return twice;
+}
+
+/**
+ * Whether a new lane counts what another lane counts in this round: then there is another life of
+ * the job, with other queue pairs.
+ */
+static bool is_other_life(struct fw_rounds *r)
+{
+	bool fresh = false, twice = false;
+
+	FOREACH_LANE(r, l)
+		fresh |= l->last < 0 && has_head(l);
+	if (!fresh || r->config->by_source)
+		return false;
+	memset(r->counts, 0, (size_t)ranks_of(r) * r->config->bank->experts * sizeof(uint32_t));
+	FOREACH_LANE(r, l)
+		if (l->taken)
+			add_counts(r, l);
+	FOREACH_LANE(r, l)
+		if (l->last < 0 && has_head(l))
+			twice |= add_counts(r, l);
+	return twice;
 }
 
 static void take_others(struct fw_rounds *r)
@@ -324,7 +545,10 @@ static void take_others(struct fw_rounds *r)
 	struct lane *earliest = NULL;
 	bool any = false;
 
+	r->fix.other_life = is_other_life(r);
 	FOREACH_LANE(r, l) {
+		while (is_late(r, l))
+			skip_late(r, l);
 		if (!l->taken && has_head(l))
 			l->taken = fits(r, l);
 		any |= l->taken;
@@ -349,7 +573,7 @@ static void fix_by_first(struct fw_rounds *r)
 			continue;
 		h = head_of(r, l, l->next);
 		if (h.first_ns < first) {
-			first = h.first_ns;
+			r->fix.begin_ns = first = h.first_ns;
 			r->fix.parity = h.parity;
 		}
 		if (l->newest != l->next)
@@ -394,23 +618,30 @@ static void close_lost(struct fw_rounds *r);
 static void lost_sight(struct fw_rounds *r)
 {
 	uint64_t jumped = 0, usual = 0;
-	double rounds;
-	uint32_t lost;
+	double rounds, most = 0; /* of all lanes together, of the lane that misses most */
+	uint32_t lost, psns;
 
 	FOREACH_LANE(r, l) {
 		if (!has_head(l) || l->span == 0)
 			continue;
-		jumped += (head_of(r, l, l->next).start_psn - l->start) & FW_PSN_MASK;
+		psns = r->config->by_source ? l->span + gaps_of_phase(r, l, l->next) :
+			(head_of(r, l, l->next).start_psn - l->start) & FW_PSN_MASK;
+		jumped += psns;
 		usual += l->span;
+		most = RTE_MAX(most, (double)psns / l->span - 1);
 	}
 	rounds = usual != 0 ? (double)jumped / (double)usual - 1 : 0;
 	if (r->alternates) {
 		lost = r->fix.parity == r->last_parity;
-		r->align |= usual == 0 || rounds > lost + 0.9;
+		r->align |= usual == 0 || rounds > lost + (r->config->by_source ? 0.4 : 0.9) ||
+			    most > lost + 0.9;
 	} else {
-		lost = rounds > 0.35 ? (uint32_t)(rounds + 0.5) : 0;
-		r->align |= usual == 0 || rounds > 0.35;
+		lost = rounds > SOME_ROUND ? (uint32_t)(rounds + 0.5) : 0;
+		r->align |= usual == 0 || rounds > SOME_ROUND || most > 0.9;
 	}
+	/* a source's rounds have no usual size, but they have a pace */
+	r->align |= r->config->by_source && r->fix.begin_ns > r->begun_ns &&
+		    (double)(r->fix.begin_ns - r->begun_ns) > 1.6 * r->pace_ns;
 	for (uint32_t i = 0; i < RTE_MIN(lost, FW_LAG); i++)
 		close_lost(r);
 	r->sighted = r->number;
@@ -424,12 +655,14 @@ static void take_heads(struct fw_rounds *r)
 	take_clean(r);
 	if (r->fix.clean == 0) {
 		FOREACH_LANE(r, l) {
-			bool jumped = has_head(l) && l->last >= 0 &&
-				      head_of(r, l, l->next).resync;
+			enum life life;
 
-			fresh |= has_head(l) && l->last < 0;
-			resync |= jumped;
-			known |= has_head(l) && l->last >= 0 && !jumped;
+			if (!has_head(l))
+				continue;
+			life = life_of(r, l);
+			fresh |= life == LIFE_NEW;
+			resync |= life == LIFE_JUMPED;
+			known |= life == LIFE_SAME;
 		}
 		fix_by_first(r);
 		if ((fresh || resync) && !known)
@@ -477,17 +710,20 @@ static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct fl
 	const struct fw_epoch *e = epoch_of(r, f, l->next);
 	struct mt_round *m = r->round;
 	struct mt_pair *p = &mt_round_pairs(m)[f->src * ranks_of(r) + f->dst];
-	uint64_t last;
+	uint64_t first, last;
 
 	if (e == NULL)
 		return;
 	last = f->f->label == l->next ? f->f->last_ns : e->last_ns;
+	/* 0 says that nothing was seen, and a capture may have no times */
+	last = RTE_MAX(last, 1u);
+	first = RTE_MAX(e->first_ns, 1u);
 	add_cells(r, f, e);
-	p->first_ns = p->first_ns == 0 ? e->first_ns : RTE_MIN(p->first_ns, e->first_ns);
+	p->first_ns = p->first_ns == 0 ? first : RTE_MIN(p->first_ns, first);
 	p->last_ns = RTE_MAX(p->last_ns, last);
 	p->gaps += e->gaps;
 	p->duplicates += e->duplicates;
-	m->first_ns = RTE_MIN(m->first_ns, e->first_ns);
+	m->first_ns = RTE_MIN(m->first_ns, first);
 	m->last_ns = RTE_MAX(m->last_ns, last);
 	m->gaps += e->gaps;
 	m->duplicates += e->duplicates;
@@ -503,20 +739,32 @@ static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct fl
 		m->quality |= MT_Q_RESYNC;
 }
 
+/** What is known of a source's packets that were not seen. */
+static void add_source(struct fw_rounds *r, const struct lane *l)
+{
+	const struct fw_tables *t = tables_of(r, l->core);
+
+	r->round->gaps += gaps_of_phase(r, l, l->next);
+	if (t->sources[l->index].phase[l->next & (FW_EPOCHS - 1)].jumped)
+		r->round->quality |= MT_Q_RESYNC;
+	FOREACH_FLOW(l, f)
+		if (f->f->block != 0 && load32(&t->cold[f->f->index].passed) <= l->next)
+			r->round->quality |= MT_Q_GAP; /* a hole that is still open */
+}
+
 /** What lanes hold of the round at hand, so far. */
 static void add_lanes(struct fw_rounds *r)
 {
 	clear_round(r);
 	FOREACH_LANE(r, l) {
+		if (r->config->by_source && has_head(l))
+			add_source(r, l); /* not of this round: it may be missing in it */
 		if (!l->taken)
 			continue;
 		/* packets are missing right before, and no parity says that they are not of
 		 * this round */
 		if (l->suspect && !r->alternates)
 			r->round->quality |= MT_Q_GAP;
-		if (r->config->by_source)
-			r->round->gaps += tables_of(r, l->core)->sources[l->index]
-						  .phase[l->next & (FW_EPOCHS - 1)].gaps;
 		FOREACH_FLOW(l, f)
 			add_epoch(r, l, f);
 	}
@@ -628,21 +876,25 @@ static void sum_epochs(const struct fw_rounds *r, const struct lane *l, uint32_t
 	}
 }
 
-/** Packets may be missing between the epoch at hand of a flow and its next one. */
-static bool breaks_after(const struct fw_rounds *r, const struct lane *l)
+/** How far the flows of a source have gone on, to know how many PSNs a round usually has. */
+static void follow_source(const struct fw_rounds *r, struct lane *l)
 {
-	const struct fw_epoch *e;
+	FOREACH_FLOW(l, f) {
+		uint32_t psn = load32(&f->f->next), by = (psn - f->psn) & FW_PSN_MASK;
 
-	if (r->config->by_source)
-		return false;
-	e = epoch_of(r, l->flows, l->next);
-	return e->gaps != 0 || (e->flags & FW_EPOCH_OVERRUN) != 0;
+		l->advanced += by < FW_RESYNC ? by : 0;
+		f->psn = psn;
+		f->read |= epoch_of(r, f, l->next) != NULL;
+	}
+	l->span = (uint32_t)(l->advanced / l->newest);
 }
 
 /** The epoch at hand of a lane is in the round: on to the next. */
 static void lane_read(struct fw_rounds *r, struct lane *l)
 {
 	bool suspect = breaks_after(r, l);
+	/* sure by itself, by others that are, or because all are told anew (lost_sight) */
+	bool sure = is_clean(r, l) || r->fix.clean == 0 || r->fix.solid;
 	uint32_t label = l->next;
 
 	if (!r->config->by_source) {
@@ -651,7 +903,10 @@ static void lane_read(struct fw_rounds *r, struct lane *l)
 		if (l->last >= 0 && !l->suspect)
 			l->span = (start - l->start) & FW_PSN_MASK;
 		l->start = start;
+	} else {
+		follow_source(r, l);
 	}
+	l->sure = sure;
 	l->suspect = suspect;
 	l->last = (int64_t)r->number;
 	l->next++;
@@ -666,14 +921,21 @@ static void lane_read(struct fw_rounds *r, struct lane *l)
 		&tables_of(r, l->core)->consumed[l->index], label, __ATOMIC_RELEASE);
 }
 
-/** An epoch that was read before it ended has ended: what came after is too late for its round. */
-static void read_late(struct fw_rounds *r, struct lane *l)
+/** What came to an epoch after it was read is too late for its round. */
+static void count_late(struct fw_rounds *r, struct lane *l)
 {
 	uint32_t gaps, messages;
 
 	sum_epochs(r, l, l->unread, &gaps, &messages);
 	r->late_tokens += messages - l->read_messages;
+	l->read_messages = messages;
 	l->suspect |= !r->config->by_source && gaps > l->read_gaps;
+}
+
+/** An epoch that was read before it ended has ended. */
+static void read_late(struct fw_rounds *r, struct lane *l)
+{
+	count_late(r, l);
 	FOREACH_FLOW(l, f)
 		give_back(r, f, l->unread);
 	l->unread = 0;
@@ -749,12 +1011,26 @@ static uint32_t quality_of(struct fw_rounds *r, bool timeout)
 	return q;
 }
 
+static void follow_pace(struct fw_rounds *r, const struct mt_round *m)
+{
+	double since = m->first_ns > r->begun_ns ? (double)(m->first_ns - r->begun_ns) : 0;
+
+	if (r->begun_ns != 0)
+		r->pace_ns += (since - r->pace_ns) / (r->pace_ns == 0 ? 1 : 8);
+	r->begun_ns = m->first_ns;
+	r->fix.before_ns = m->last_ns;
+}
+
 static void publish(struct fw_rounds *r, bool timeout)
 {
 	struct mt_round *m = r->round;
 
 	if (m->first_ns == UINT64_MAX)
 		m->first_ns = 0;
+	if (r->config->by_source) /* a source may never end its epoch: others must not wait for that */
+		FOREACH_LANE(r, l)
+			if (l->unread != 0 && l->last < (int64_t)r->number)
+				count_late(r, l);
 	m->late = (uint32_t)RTE_MIN(r->late_tokens, UINT32_MAX);
 	m->generation = r->config->generation;
 	place(r->config->bank, r->number, m);
@@ -768,6 +1044,8 @@ static void publish(struct fw_rounds *r, bool timeout)
 	}
 	for (uint32_t i = 0; i < m->ranks * m->ranks; i++)
 		r->pair_last[i] = mt_round_pairs(m)[i].last_ns;
+	if (m->last_ns != 0)
+		follow_pace(r, m);
 	r->publish(r->arg, m);
 	r->number++;
 	r->first = false;
@@ -836,7 +1114,8 @@ static bool try_close(struct fw_rounds *r)
 {
 	uint32_t lead = lead_of(r);
 
-	if (lead < 2 || r->progress <= r->ready_tsc)
+	/* a core that waits for a bank makes no progress: then the lead alone decides */
+	if (lead < 2 || (lead < FW_LAG && r->progress <= r->ready_tsc))
 		return false;
 	/* look again when somebody went on further; every word would be too often */
 	if (lead == r->tried_lead && r->words - r->tried_words <= r->fix.clean / 8)

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Any frames through the data path, and rounds of them. The first byte chooses a job and its map, the
+ * second the cores and what the rest of the input is: frames, or the chance by which a job sends and a
+ * tap damages (sim.h), whose rounds then have to be the truth or say that they are not.
+ *
+ * A frame is a byte that says of what kind, then either its bytes behind their number, or few bytes
+ * that choose what a plausible packet has. Every packet has one outcome, every round is consistent,
+ * and there are no more rounds than epochs.
+ */
+#include <sys/prctl.h>
+
+#include "sim.h"
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const struct job jobs[] = {
+	{.ranks = 3, .experts = 2, .layers = 3, .parity = true, .counts = true, .combine = true},
+	{.ranks = 2, .experts = 4, .layers = 2, .counts = true, .combine = true},
+	{.ranks = 3, .experts = 2, .layers = 2, .counts = true, .combine = true, .heads = true},
+	{.ranks = 2, .experts = 2, .layers = 3, .parity = true, .combine = true},
+	{.ranks = 3, .experts = 2, .layers = 3, .combine = true, .pattern = "training"},
+	{.ranks = 3, .experts = 1, .layers = 2, .combine = true, .rule = JOB_LENGTH, .send = true},
+	{.ranks = 2, .experts = 3, .layers = 2, .combine = true, .rule = JOB_QP, .send = true},
+	{.ranks = 3, .experts = 1, .layers = 2, .rule = JOB_LENGTH, .idle_us = 200},
+};
+
+static struct path path;
+
+struct input {
+	const uint8_t *at, *end;
+	uint64_t chance; /* when the bytes are used up */
+};
+
+static uint32_t byte(struct input *in)
+{
+	return in->at < in->end ? *in->at++ : 0;
+}
+
+static uint32_t draw(void *arg)
+{
+	struct input *in = arg;
+	uint32_t v = 0;
+
+	if (in->end - in->at >= 2) {
+		v = (uint32_t)(in->at[0] | in->at[1] << 8);
+		in->at += 2;
+		return v * 0x9e3779b1u; /* all bits, so that any remainder can be had */
+	}
+	in->chance = in->chance * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(in->chance >> 32);
+}
+
+/** Without arguments of its own the target starts from the seeds; what is given comes later. */
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	static char seeds[] = "-seed_inputs=" FUZZ_SEEDS;
+	char **more = calloc((size_t)*argc + 2, sizeof(*more));
+
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* tables live for one input: do not clear megabytes */
+	path_start_dpdk();
+	path_init(&path);
+	if (more == NULL)
+		return 0;
+	more[0] = (*argv)[0];
+	more[1] = seeds;
+	memcpy(&more[2], &(*argv)[1], ((size_t)*argc - 1) * sizeof(*more));
+	*argc += 1;
+	*argv = more;
+	return 0;
+}
+
+static void send_bytes(struct path *p, struct input *in, uint64_t ns)
+{
+	uint32_t bytes = byte(in) | byte(in) << 8;
+
+	bytes = RTE_MIN(bytes, (uint32_t)(in->end - in->at));
+	path_receive(p, in->at, bytes, ns);
+	in->at += bytes;
+}
+
+struct model {
+	uint32_t psn[SIM_RANKS][SIM_RANKS][SIM_EXPERTS];
+	uint64_t ns;
+};
+
+/** Where the PSN of a packet lies: mostly the next one. */
+static uint32_t choose_psn(struct input *in, uint32_t next)
+{
+	uint32_t v = byte(in);
+
+	switch (v >> 6) {
+	case 0:
+		return next + (v & 63);
+	case 1:
+		return next - (v & 63);
+	case 2:
+		return v == 0x80 ? next + 0x10001 : v == 0x81 ? next - 0x10001 : next + (v & 63) * 512;
+	default:
+		return next;
+	}
+}
+
+static void send_plausible(struct path *p, const struct job *j, struct input *in, struct model *m)
+{
+	static const uint8_t opcodes[] = {OP_SEND_FIRST, OP_SEND_MIDDLE, OP_SEND_LAST, OP_SEND_ONLY,
+		OP_WRITE_FIRST, OP_WRITE_MIDDLE, OP_WRITE_LAST, OP_WRITE_LAST_IMM, OP_WRITE_ONLY_IMM,
+		OP_READ, OP_ACK, OP_CAS, 0x1c, 0x15, 0x20, OP_WRITE_ONLY};
+	uint32_t who = byte(in), what = byte(in), src = who % j->ranks, dst = who / 4 % j->ranks;
+	uint32_t e = who / 16 % j->experts, parity = what >> 7, tokens = what >> 4 & 7;
+	uint32_t *next = &m->psn[src][dst][e], extra;
+	struct frame f;
+
+	if (what % 4 == 0)
+		f = job_count(j, src, dst, e, tokens, parity);
+	else if (what % 4 == 1)
+		f = job_combine(j, src, dst, e, parity);
+	else
+		f = job_token(j, src, dst, e, tokens, parity);
+	f.psn = choose_psn(in, *next);
+	if (what % 16 == 3) { /* not as the job would have it */
+		extra = byte(in);
+		f.opcode = opcodes[extra % 16];
+		f.length = extra >> 4 == 0 ? UINT32_MAX : (extra >> 4) * 300;
+		f.payload = RTE_MIN(f.length, JOB_MTU);
+		extra = byte(in);
+		f.va += (uint64_t)(int8_t)extra * 64;
+		f.operand = extra < 32 ? (uint64_t)INT64_MIN + extra : f.operand;
+		f.cut = extra % 8 == 0 ? byte(in) % 96 : 0;
+	}
+	f.ns = m->ns;
+	*next = (f.psn + 1) & FW_PSN_MASK;
+	path_send(p, &f);
+}
+
+static void play_frames(struct path *p, const struct job *j, struct input *in)
+{
+	struct model m = {.ns = 1700000000000000000ull};
+
+	for (uint32_t n = 0; in->at < in->end && n < 4096; n++) {
+		uint32_t kind = byte(in);
+
+		m.ns += (kind >> 3 & 3) == 3 ? 1000000 : (kind >> 3 & 3) * 1000;
+		if (kind == 0xff)
+			m.ns = byte(in); /* a clock may jump */
+		if (kind % 8 == 0)
+			send_bytes(p, in, m.ns);
+		else
+			send_plausible(p, j, in, &m);
+		if (kind >> 5 == 7)
+			path_pump(p);
+		else if (kind >> 5 == 6)
+			path_flush(p);
+		else if (kind == 0xa7)
+			fw_rounds_close_all(p->rounds, true);
+	}
+	path_end(p);
+}
+
+/** A round that is not empty has used up an epoch; of lost ones there are not many in a row. */
+static void check_bounds(const struct path *p)
+{
+	uint64_t epochs = 0, rounds = 0;
+
+	for (uint32_t c = 0; c < p->plane.cores; c++) {
+		const struct fw_tables *t = p->core[c]->tables;
+
+		for (uint32_t i = 0; p->config->by_source && i < p->bank->ranks; i++)
+			epochs += t->sources[i].label;
+		for (uint32_t i = 0; !p->config->by_source && i < t->used; i++)
+			epochs += t->by_index[i]->label;
+	}
+	for (uint32_t i = 0; i < p->published; i++)
+		rounds += p->round[i]->first_ns != 0;
+	MUST(rounds <= epochs);
+	MUST(p->published <= (rounds + 1) * (FW_LAG + 1));
+}
+
+static void play_job(struct path *p, const struct job *j, struct input *in)
+{
+	uint32_t rounds = 8 + byte(in) % 24, how = byte(in), at = 4 + byte(in) % (rounds - 7);
+	struct sim s;
+
+	sim_begin(&s, j, draw, in);
+	s.tokens = 1 + byte(in) % 8;
+	s.retransmit = how & 8 ? 2000 : 0;
+	for (uint32_t i = 0; i < rounds; i++)
+		sim_round(&s);
+	sim_sort(&s);
+	if (how % 8 == 1)
+		sim_lose(&s, 1000, 2, rounds - 3);
+	else if (how % 8 == 2)
+		sim_lose_round(&s, at, byte(in) % j->ranks, how & 16);
+	else if (how % 8 == 3)
+		sim_lose_round(&s, at, UINT32_MAX, how & 16);
+	else if (how % 8 == 4 && j->counts)
+		sim_shuffle(&s, 1 + byte(in) % 100);
+	sim_play(&s, p, 1 + byte(in) % 64);
+	sim_check(&s, p, how % 8 == 0 || how % 8 > 3);
+	sim_free(&s);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct input in = {.at = data, .end = data + size, .chance = 1};
+	static struct mt_bank *banks[RTE_DIM(jobs)];
+	uint32_t which = byte(&in) % RTE_DIM(jobs), how = byte(&in);
+	struct mt_bank *bank;
+
+	if (banks[which] == NULL)
+		banks[which] = job_bank(&jobs[which]);
+	bank = malloc(banks[which]->bytes);
+	if (bank == NULL)
+		return 0;
+	memcpy(bank, banks[which], banks[which]->bytes);
+	path_use(&path, bank, 1 + how % PATH_CORES, how & 4 ? 4 : 64);
+	if (how & 2 && !(how & 4))
+		play_job(&path, &jobs[which], &in);
+	else
+		play_frames(&path, &jobs[which], &in);
+	check_bounds(&path);
+	path_drop(&path);
+	return 0;
+}
