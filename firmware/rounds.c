@@ -6,7 +6,10 @@
 #include "rounds.h"
 
 #define WORDS 64 /* taken from a core at a time */
-#define SOME_ROUND 0.25 /* of a round's PSNs missing: its whole dispatch may be */
+/* Of a round's PSNs missing: its whole dispatch may be. Of a flow, and of a source, of which more is
+ * known than PSNs alone. */
+#define SOME_ROUND 0.35
+#define SOME_SOURCES_ROUND 0.15
 
 /** A flow, as the control core sees it. */
 struct flow {
@@ -619,6 +622,7 @@ static void lost_sight(struct fw_rounds *r)
 {
 	uint64_t jumped = 0, usual = 0;
 	double rounds, most = 0; /* of all lanes together, of the lane that misses most */
+	double some = r->config->by_source ? SOME_SOURCES_ROUND : SOME_ROUND;
 	uint32_t lost, psns;
 
 	FOREACH_LANE(r, l) {
@@ -636,12 +640,12 @@ static void lost_sight(struct fw_rounds *r)
 		r->align |= usual == 0 || rounds > lost + (r->config->by_source ? 0.4 : 0.9) ||
 			    most > lost + 0.9;
 	} else {
-		lost = rounds > SOME_ROUND ? (uint32_t)(rounds + 0.5) : 0;
-		r->align |= usual == 0 || rounds > SOME_ROUND || most > 0.9;
+		lost = rounds > some ? (uint32_t)(rounds + 0.5) : 0;
+		r->align |= usual == 0 || rounds > some || most > 0.9;
 	}
-	/* a source's rounds have no usual size, but they have a pace */
-	r->align |= r->config->by_source && r->fix.begin_ns > r->begun_ns &&
-		    (double)(r->fix.begin_ns - r->begun_ns) > 1.6 * r->pace_ns;
+	/* rounds have no usual size, but they have a pace */
+	r->align |= r->fix.begin_ns > r->begun_ns &&
+		    (double)(r->fix.begin_ns - r->begun_ns) > (lost + 1.5) * r->pace_ns;
 	for (uint32_t i = 0; i < RTE_MIN(lost, FW_LAG); i++)
 		close_lost(r);
 	r->sighted = r->number;
@@ -976,8 +980,10 @@ static uint32_t quality_of_cores(struct fw_rounds *r)
 	}
 	if (no_room != r->no_room)
 		q |= MT_Q_NO_ROOM;
-	if (overruns != r->overruns)
+	if (overruns != r->overruns) {
 		q |= MT_Q_OVERRUN;
+		r->align = true; /* how many rounds ran together is not known */
+	}
 	r->no_room = no_room;
 	r->overruns = overruns;
 	return q;
