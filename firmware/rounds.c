@@ -637,8 +637,10 @@ static void lost_sight(struct fw_rounds *r)
 	rounds = usual != 0 ? (double)jumped / (double)usual - 1 : 0;
 	if (r->alternates) {
 		lost = r->fix.parity == r->last_parity;
-		r->align |= usual == 0 || rounds > lost + (r->config->by_source ? 0.4 : 0.9) ||
-			    most > lost + 0.9;
+		/* of a round that is lost, all PSNs may be missing or only those of its dispatch;
+		 * by parity, one more or less would be two */
+		r->align |= usual == 0 || rounds > (lost ? 0.9 : 0.3) ||
+			    most > (lost ? 1.2 : 0.5);
 	} else {
 		lost = rounds > some ? (uint32_t)(rounds + 0.5) : 0;
 		r->align |= usual == 0 || rounds > some || most > 0.9;

@@ -31,6 +31,14 @@ enum damage { NONE, SHUFFLE, LOSS, LOSE_SOURCE, LOSE_ALL, RESTART, RESTART_OTHER
 static const char *const damage_names[] = {"none", "shuffle", "loss", "lose a source's round",
 	"lose rounds", "restart", "restart with other queue pairs", "noise"};
 
+/** Of all jobs; shared by their processes. */
+struct totals {
+	uint64_t packets;
+	struct {
+		uint64_t jobs, rounds, inexact, align;
+	} of[DAMAGES];
+};
+
 static uint32_t draw(void *arg)
 {
 	uint64_t *state = arg;
@@ -45,7 +53,7 @@ static void damage(struct sim *s, enum damage d)
 
 	sim_sort(s);
 	if (d == LOSS)
-		sim_lose(s, 1 + sim_draw(s, 3000), 2, s->rounds - 3);
+		sim_lose(s, 1 + sim_draw(s, 1300), 2, s->rounds - 3);
 	if (d == LOSE_SOURCE)
 		sim_lose_round(s, at, sim_draw(s, s->j->ranks), sim_draw(s, 2));
 	for (uint32_t n = 1 + sim_draw(s, 3); d == LOSE_ALL && n > 0; n--)
@@ -83,7 +91,18 @@ static void play_noise(struct sim *s, struct path *p, uint32_t pace)
 	MUST(p->published <= 2 * p->frames);
 }
 
-static void run(struct path *p, uint64_t *state, uint64_t *packets)
+static void add_up(struct totals *all, const struct path *p, enum damage d)
+{
+	all->packets += p->frames;
+	all->of[d].jobs++;
+	all->of[d].rounds += p->published;
+	for (uint32_t i = 0; i < p->published; i++) {
+		all->of[d].inexact += (p->round[i]->quality & MT_Q_INEXACT) != 0;
+		all->of[d].align += (p->round[i]->quality & MT_Q_ALIGN) != 0;
+	}
+}
+
+static void run(struct path *p, uint64_t *state, struct totals *all)
 {
 	const struct job *j = &jobs[draw(state) % RTE_DIM(jobs)];
 	enum damage d = draw(state) % DAMAGES;
@@ -117,13 +136,13 @@ static void run(struct path *p, uint64_t *state, uint64_t *packets)
 		sim_play(&s, p, 1 + draw(state) % 64);
 		sim_check(&s, p, d == NONE || d == SHUFFLE);
 	}
-	*packets += p->frames;
+	add_up(all, p, d);
 	path_drop(p);
 	sim_free(&s);
 }
 
 /** One job in a process of its own, so that one that fails ends no others. @return whether it is good */
-static bool run_apart(struct path *p, uint64_t seed, uint64_t *packets)
+static bool run_apart(struct path *p, uint64_t seed, struct totals *all)
 {
 	uint64_t state = seed * 0x9e3779b97f4a7c15ull;
 	int status;
@@ -133,7 +152,7 @@ static bool run_apart(struct path *p, uint64_t seed, uint64_t *packets)
 	pid = fork();
 	if (pid == 0) {
 		alarm(120);
-		run(p, &state, packets);
+		run(p, &state, all);
 		_exit(EXIT_SUCCESS);
 	}
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
@@ -148,20 +167,23 @@ int main(int argc, char **argv)
 	uint64_t most = (argc > 1 ? strtoull(argv[1], NULL, 10) : 10) * 1000000;
 	const char *given = getenv("MOETAP_SEED");
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) << 10, bad = 0, n = 0;
-	uint64_t *packets = mmap(NULL, sizeof(*packets), PROT_READ | PROT_WRITE,
+	struct totals *all = mmap(NULL, sizeof(*all), PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	time_t begun = time(NULL);
 	static struct path p;
 
-	MUST(packets != MAP_FAILED);
+	MUST(all != MAP_FAILED);
 	path_start_dpdk();
 	path_init(&p);
 	printf("MOETAP_SEED=%lu\n", seed);
 	do { /* every job has a seed of its own: what fails is run again alone */
-		bad += !run_apart(&p, seed + n, packets);
+		bad += !run_apart(&p, seed + n, all);
 		n++;
-	} while (*packets < most && bad < 20 && !(given && argc == 1));
-	printf("%lu jobs, %lu packets, %lu failed, %ld s\n", n, *packets, bad,
+	} while (all->packets < most && bad < 20 && !(given && argc == 1));
+	for (uint32_t d = 0; d < DAMAGES; d++)
+		printf("%-32s %6lu jobs %8lu rounds %8lu inexact %8lu align\n", damage_names[d],
+			all->of[d].jobs, all->of[d].rounds, all->of[d].inexact, all->of[d].align);
+	printf("%lu jobs, %lu packets, %lu failed, %ld s\n", n, all->packets, bad,
 		(long)(time(NULL) - begun));
 	rte_eal_cleanup();
 	return bad == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
