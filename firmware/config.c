@@ -82,18 +82,28 @@ static struct rte_reciprocal_u64 reciprocal(uint64_t d)
 
 static void add_rule(struct fw_config *c, const struct mt_rule *r)
 {
-	struct fw_rule f = {.offset = r->offset, .size = r->size,
-		.parity_stride = r->parity_stride, .expert_stride = r->expert_stride,
-		.source_stride = r->source_stride, .parity_div = reciprocal(r->parity_stride),
+	struct fw_rule f = {.offset = r->offset,
+		.size = r->size,
+		.parity_stride = r->parity_stride,
+		.expert_stride = r->expert_stride,
+		.source_stride = r->source_stride,
+		.parity_div = reciprocal(r->parity_stride),
 		.expert_div = reciprocal(r->expert_stride),
 		.source_div = reciprocal(r->source_stride),
 		.expert_wrap = rte_reciprocal_value(RTE_MAX(r->expert_count, 1u)),
-		.source_wrap = rte_reciprocal_value(RTE_MAX(r->source_count, 1u)), .value_add = r->value_add,
-		.value_scale = r->value_scale, .length_min = r->length_min,
-		.length_span = r->length_max - r->length_min, .parity_count = r->parity_count,
-		.expert_count = r->expert_count, .source_count = r->source_count,
-		.expert_fixed = r->expert_fixed, .token_bytes = r->token_bytes, .type = r->type,
-		.phase = r->phase, .value_width = r->value_width,
+		.source_wrap = rte_reciprocal_value(RTE_MAX(r->source_count, 1u)),
+		.value_add = r->value_add,
+		.value_scale = r->value_scale,
+		.length_min = r->length_min,
+		.length_span = r->length_max - r->length_min,
+		.parity_count = r->parity_count,
+		.expert_count = r->expert_count,
+		.source_count = r->source_count,
+		.expert_fixed = r->expert_fixed,
+		.token_bytes = r->token_bytes,
+		.type = r->type,
+		.phase = r->phase,
+		.value_width = r->value_width,
 		.region = r->type <= MT_RULE_ATOMIC};
 
 	if (r->phase == MT_PHASE_DISPATCH && !f.region && r->token_bytes != 0) {

@@ -46,17 +46,17 @@ enum fw_split { FW_SPLIT_PARITY, FW_SPLIT_COMBINE, FW_SPLIT_IDLE };
 struct fw_config {
 	uint32_t generation;
 	uint32_t v4_shift, v4_multiplier; /**< chosen so that no bucket overflows */
-	uint32_t v6_mask;		 /**< of an open-addressing table */
+	uint32_t v6_mask;		  /**< of an open-addressing table */
 	struct fw_v4 *v4;
 	struct fw_v6 *v6;
 	uint32_t writes, sends, atomics; /**< rules in the lists below */
 	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], atomic[MT_MAX_RULES];
 	bool heads;
-	bool by_source;		    /**< no counts are announced: epochs are a source's, see flow.h */
-	uint8_t split;		    /**< enum fw_split, where epochs are a source's */
-	bool parity;		    /**< dispatch rules expose more than one parity */
-	uint32_t by_bytes;	    /**< bytes a token where tokens are made of bytes, else 0 */
-	uint32_t max_experts;	    /**< largest number of experts at a rank */
+	bool by_source;	      /**< no counts are announced: epochs are a source's, see flow.h */
+	uint8_t split;	      /**< enum fw_split, where epochs are a source's */
+	bool parity;	      /**< dispatch rules expose more than one parity */
+	uint32_t by_bytes;    /**< bytes a token where tokens are made of bytes, else 0 */
+	uint32_t max_experts; /**< largest number of experts at a rank */
 	uint64_t idle_gap_ns;
 	const struct mt_bank *bank; /**< a private copy, owned by this struct */
 };
@@ -116,8 +116,7 @@ static inline uint32_t fw_rank_v4(const struct fw_config *c, uint32_t ip)
 {
 	const struct fw_v4 *b = &c->v4[fw_hash_v4(c, ip)];
 
-	return (b->ip[0] == ip ? b->rank_plus_1[0] : 0) |
-	       (b->ip[1] == ip ? b->rank_plus_1[1] : 0);
+	return (b->ip[0] == ip ? b->rank_plus_1[0] : 0) | (b->ip[1] == ip ? b->rank_plus_1[1] : 0);
 }
 
 static inline uint32_t fw_rank_v6(const struct fw_config *c, const uint8_t *ip)

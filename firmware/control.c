@@ -10,8 +10,8 @@
 #include "control.h"
 #include "port.h"
 
-#define STATS_PER_S 50u	   /* updates of statistics, heartbeat and port counters */
-#define QUIET_POLLS 256u   /* empty polls of a core after which a capture is at its end */
+#define STATS_PER_S 50u	 /* updates of statistics, heartbeat and port counters */
+#define QUIET_POLLS 256u /* empty polls of a core after which a capture is at its end */
 #define NAP_NS 20000
 #define RENEW_S 1u
 
@@ -32,7 +32,8 @@ static void nap(void)
 	nanosleep(&ts, NULL);
 }
 
-/* ---- publishing ---------------------------------------------------------------------------------- */
+/* ---- publishing
+ * ---------------------------------------------------------------------------------- */
 
 static void pace(const struct fw_control *c)
 {
@@ -103,7 +104,8 @@ static void update_stats(struct fw_control *c)
 	c->drops = drops;
 }
 
-/* ---- orders to the poll cores --------------------------------------------------------------------- */
+/* ---- orders to the poll cores
+ * --------------------------------------------------------------------- */
 
 /** Tell all poll cores, and take their words until all have obeyed. */
 static void order(struct fw_control *c, uint32_t what)
@@ -115,7 +117,8 @@ static void order(struct fw_control *c, uint32_t what)
 	do {
 		all = true;
 		for (uint32_t i = 0; i < c->plane->cores; i++)
-			all &= __atomic_load_n(&c->plane->core[i]->obeyed, __ATOMIC_ACQUIRE) == what;
+			all &= __atomic_load_n(&c->plane->core[i]->obeyed, __ATOMIC_ACQUIRE) ==
+			       what;
 		if (fw_rounds_pump(c->rounds) == 0 && !all)
 			nap();
 	} while (!all);
@@ -130,7 +133,8 @@ static void settle(struct fw_control *c)
 	fw_rounds_close_all(c->rounds, false);
 }
 
-/* ---- maps ------------------------------------------------------------------------------------------ */
+/* ---- maps
+ * ------------------------------------------------------------------------------------------ */
 
 static void free_tables(struct fw_tables **t, uint32_t cores)
 {
@@ -188,8 +192,10 @@ int fw_control_use(
 	fw_config_free(rounds != NULL ? old_config : config);
 	if (rounds != NULL)
 		return 0;
-	return mt_fail(err, -ENOMEM, "no memory for %u flows a core with %u experts each: start "
-		"moetap-fw with a smaller --flows", c->max_flows, bank->experts);
+	return mt_fail(err, -ENOMEM,
+		"no memory for %u flows a core with %u experts each: start "
+		"moetap-fw with a smaller --flows",
+		c->max_flows, bank->experts);
 }
 
 void fw_control_free(struct fw_control *c)
@@ -264,7 +270,8 @@ static void follow_room(struct fw_control *c)
 	c->renewed_tsc = rte_rdtsc();
 }
 
-/* ---- the loop --------------------------------------------------------------------------------------- */
+/* ---- the loop
+ * --------------------------------------------------------------------------------------- */
 
 /** Whether the ports bring nothing more: every core saw many empty polls, one after the other. */
 static bool at_end(const struct fw_control *c)

@@ -13,7 +13,7 @@
 
 #define FW_MAX_CORES 64u
 #define FW_BURST 32u
-#define FW_APART 128 /* bytes between what different cores write: two lines are often fetched */
+#define FW_APART 128	 /* bytes between what different cores write: two lines are often fetched */
 #define FW_EVENTS 16384u /* of a core, waiting for the control core; banks on their way back */
 
 /** What the control core wants of the poll cores, in the order in which they are gone through. */
@@ -35,8 +35,8 @@ struct fw_tables {
 	struct fw_cold *cold;	   /**< [max] */
 	char *banks;		   /**< struct fw_epoch with its cells, bank_bytes each */
 	uint32_t bank_bytes, banks_max;
-	uint32_t banks_touched;	   /**< banks from this one on were never used */
-	uint32_t *free_banks;	   /**< stack of banks given back, [banks_max] */
+	uint32_t banks_touched; /**< banks from this one on were never used */
+	uint32_t *free_banks;	/**< stack of banks given back, [banks_max] */
 	uint32_t free_count;
 	struct fw_source *sources; /**< [ranks], where labels are a source's */
 	uint32_t *consumed;	   /**< [max] or [ranks]: highest label read; by the control core */
@@ -44,20 +44,20 @@ struct fw_tables {
 	uint32_t free_block;	   /**< 1 + first free one, 0: none */
 	uint32_t blocks_touched;   /**< blocks from this one on were never used */
 	bool has_blocks;	   /**< some may be in use: worth a sweep */
-	bool started;		   /**< flows are not held back to find their first packet any more */
+	bool started; /**< flows are not held back to find their first packet any more */
 };
 
 struct fw_core {
 	/* the poll core's */
 	struct fw_tables *tables;
-	uint64_t tsc;	/**< when the packet at hand was received */
-	bool stuck;	/**< no bank was free for FW_WAIT_MS: do not wait again until one is */
-	bool fast;	/**< a flow came to FW_START_LABEL: flows that are still starting must start */
+	uint64_t tsc; /**< when the packet at hand was received */
+	bool stuck;   /**< no bank was free for FW_WAIT_MS: do not wait again until one is */
+	bool fast; /**< a flow came to FW_START_LABEL: flows that are still starting must start */
 	uint64_t outcome[24]; /**< enum mt_outcome */
 	uint64_t packets, bytes;
 	uint64_t overruns;
-	struct rte_ring *events; /**< struct fw_event, to the control core */
-	struct rte_ring *back;	 /**< uint32_t, banks given back by the control core */
+	struct rte_ring *events;	   /**< struct fw_event, to the control core */
+	struct rte_ring *back;		   /**< uint32_t, banks given back by the control core */
 	struct rte_ring *in[FW_MAX_CORES]; /**< packets received by other cores, NULL for its own */
 	uint32_t id, queues;
 	struct {
@@ -65,10 +65,11 @@ struct fw_core {
 	} queue[FW_MAX_CORES];
 
 	/* words to the others */
-	uint64_t sent __attribute__((aligned(FW_APART))); /**< all received before this tsc was handed on */
-	uint64_t done;	   /**< all received before this tsc by anyone was counted here */
-	uint64_t idle;	   /**< polls in a row that brought nothing */
-	uint32_t obeyed;   /**< enum fw_order */
+	uint64_t sent __attribute__((
+		aligned(FW_APART))); /**< all received before this tsc was handed on */
+	uint64_t done;		     /**< all received before this tsc by anyone was counted here */
+	uint64_t idle;		     /**< polls in a row that brought nothing */
+	uint32_t obeyed;	     /**< enum fw_order */
 
 	/* words from the control core */
 	uint32_t order __attribute__((aligned(FW_APART))); /**< enum fw_order */

@@ -23,8 +23,8 @@ unsigned int fw_take_slow(
 struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, uint32_t psn);
 
 /**
- * Open epoch @p label of a flow at @p it. Where no bank is free, the old one goes on, flagged; a flow
- * without an old one then counts in a bank that nobody reads, and the core's overruns say so.
+ * Open epoch @p label of a flow at @p it. Where no bank is free, the old one goes on, flagged; a
+ * flow without an old one then counts in a bank that nobody reads, and the core's overruns say so.
  */
 void fw_epoch_open(
 	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label);
@@ -49,8 +49,8 @@ void fw_window_set(struct fw_flow *f, const struct fw_rule *r, uint64_t va, uint
 /* ---- what a packet means ------------------------------------------------------------------- */
 
 /** Does the region or length of a rule match? Then *inside is the offset in the parity's area. */
-static inline bool fw_rule_matches(
-	const struct fw_rule *r, uint64_t offset, uint32_t length, uint64_t *inside, uint8_t *parity)
+static inline bool fw_rule_matches(const struct fw_rule *r, uint64_t offset, uint32_t length,
+	uint64_t *inside, uint8_t *parity)
 {
 	uint64_t o = offset - r->offset, area = 0;
 
@@ -93,8 +93,9 @@ static inline uint16_t fw_rule_expert(const struct fw_tables *t, const struct fw
 	if (r->expert_count != 0)
 		expert = fw_wrap((uint32_t)rte_reciprocal_divide_u64(inside, &r->expert_div),
 			r->expert_count, r->expert_wrap);
-	return expert < mt_bank_ranks(t->config->bank)[fw_key_dst(f->key)].experts ?
-		       (uint16_t)expert : FW_NO_EXPERT;
+	return expert < mt_bank_ranks(t->config->bank)[fw_key_dst(f->key)].experts
+		       ? (uint16_t)expert
+		       : FW_NO_EXPERT;
 }
 
 static inline unsigned int fw_as_dispatch(const struct fw_tables *t, struct fw_flow *f,
@@ -140,8 +141,8 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 	return MT_OUT_UNMATCHED;
 }
 
-static inline unsigned int fw_classify_atomic(const struct fw_tables *t, struct fw_flow *f,
-	const struct fw_packet *p, struct fw_item *it)
+static inline unsigned int fw_classify_atomic(
+	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
 {
 	const struct fw_config *c = t->config;
 	uint64_t base = mt_bank_ranks(c->bank)[fw_key_dst(f->key)].base;
@@ -158,8 +159,9 @@ static inline unsigned int fw_classify_atomic(const struct fw_tables *t, struct 
 			return MT_OUT_DISPATCH + r->phase;
 		}
 		/* an operand beyond any count is no count; the bound also keeps the product sane */
-		tokens = operand < -INT32_MAX || operand > INT32_MAX ?
-				 -1 : operand * r->value_scale + r->value_add;
+		tokens = operand < -INT32_MAX || operand > INT32_MAX
+				 ? -1
+				 : operand * r->value_scale + r->value_add;
 		it->expert = fw_rule_expert(t, r, f, inside);
 		if (unlikely(it->expert == FW_NO_EXPERT || tokens < 0 || tokens > INT32_MAX)) {
 			it->what = FW_CONTRADICT;
@@ -234,8 +236,8 @@ static inline unsigned int fw_classify_body(
 }
 
 /** What the rules say of a packet; also follows the message that is open in the flow. */
-static inline unsigned int fw_classify(const struct fw_tables *t, struct fw_flow *f,
-	const struct fw_packet *p, struct fw_item *it)
+static inline unsigned int fw_classify(
+	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
 {
 	const struct fw_opcode *op = &fw_opcodes[p->opcode];
 
@@ -317,8 +319,7 @@ static inline void fw_apply_dispatch(
 		f->epoch->flags |= FW_EPOCH_FRACTION;
 }
 
-static inline void fw_apply_count(
-	struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+static inline void fw_apply_count(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
 	struct fw_cell *cell = fw_cell_of(core, f, it);
 

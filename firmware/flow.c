@@ -76,8 +76,7 @@ void fw_tables_free(struct fw_tables *t)
 	fw_release(t->banks, banks_bytes(t));
 	fw_release(t->free_banks, t->banks_max * sizeof(*t->free_banks));
 	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
-	fw_release(t->consumed,
-		RTE_MAX(t->max, t->config->bank->ranks) * sizeof(*t->consumed));
+	fw_release(t->consumed, RTE_MAX(t->max, t->config->bank->ranks) * sizeof(*t->consumed));
 	fw_release(t->blocks, FW_BLOCKS * sizeof(*t->blocks));
 	free(t);
 }
@@ -273,8 +272,7 @@ static uint16_t mapped_expert(const struct mt_bank *b, uint64_t key)
 {
 	const struct mt_flow want = {
 		.src = fw_key_src(key), .dst = fw_key_dst(key), .qpn = fw_key_qpn(key)};
-	const struct mt_flow *f =
-		bsearch(&want, mt_bank_flows(b), b->flows, sizeof(want), by_flow);
+	const struct mt_flow *f = bsearch(&want, mt_bank_flows(b), b->flows, sizeof(want), by_flow);
 
 	if (f == NULL || f->expert == MT_NO_EXPERT)
 		return FW_NO_EXPERT;
@@ -293,11 +291,13 @@ struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, u
 	while (t->flows[i].key != 0)
 		i = (i + 1) & t->mask;
 	f = &t->flows[i];
-	*f = (struct fw_flow){.key = key, .next = psn, .index = t->used,
+	*f = (struct fw_flow){.key = key,
+		.next = psn,
+		.index = t->used,
 		.epoch = fw_bank(t, t->config->by_source ? FW_DUMP_BANK : FW_ZERO_BANK),
 		.parity = FW_NO_EPOCH};
-	t->cold[f->index] = (struct fw_cold){
-		.gap_psn = (psn - 1) & FW_PSN_MASK, .expert = mapped_expert(bank, key),
+	t->cold[f->index] = (struct fw_cold){.gap_psn = (psn - 1) & FW_PSN_MASK,
+		.expert = mapped_expert(bank, key),
 		.born = t->sources[fw_key_src(key)].label};
 	if (!t->config->by_source && !t->started && block_take(core, f) != NULL)
 		f->flags = FW_FLOW_STARTING;
@@ -308,7 +308,8 @@ struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, u
 
 /* ---- rules ----------------------------------------------------------------------------------- */
 
-static void narrow(uint64_t inside, uint64_t stride, uint32_t count, uint64_t *before, uint64_t *after)
+static void narrow(
+	uint64_t inside, uint64_t stride, uint32_t count, uint64_t *before, uint64_t *after)
 {
 	if (count == 0)
 		return;
@@ -342,8 +343,8 @@ static void take_back(struct fw_core *core)
 {
 	struct fw_tables *t = core->tables;
 
-	t->free_count += rte_ring_sc_dequeue_burst_elem(core->back, &t->free_banks[t->free_count],
-		sizeof(uint32_t), FW_BURST, NULL);
+	t->free_count += rte_ring_sc_dequeue_burst_elem(
+		core->back, &t->free_banks[t->free_count], sizeof(uint32_t), FW_BURST, NULL);
 }
 
 /**
@@ -383,8 +384,7 @@ static bool wait_open(struct fw_core *core, uint32_t lane, uint32_t label)
 
 static void tell(struct fw_core *core, uint32_t index, uint32_t label, uint32_t bank)
 {
-	struct fw_event e = {
-		.tsc = core->tsc, .index = index, .label = label, .bank = bank};
+	struct fw_event e = {.tsc = core->tsc, .index = index, .label = label, .bank = bank};
 
 	rte_ring_sp_enqueue_elem(core->events, &e, sizeof(e)); /* wait_open() saw the room */
 }
@@ -397,7 +397,8 @@ static uint32_t take_bank(struct fw_tables *t)
 	return t->banks_touched++;
 }
 
-void fw_epoch_open(struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label)
+void fw_epoch_open(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label)
 {
 	struct fw_tables *t = core->tables;
 	struct fw_epoch *e;
@@ -412,13 +413,17 @@ void fw_epoch_open(struct fw_core *core, struct fw_flow *f, const struct fw_item
 		f->epoch->last_ns = f->last_ns;
 	bank = take_bank(t);
 	e = fw_bank(t, bank);
-	*e = (struct fw_epoch){.first_ns = it->ns, .last_ns = it->ns, .label = label,
-		.start_psn = it->psn, .parity = it->parity, .gaps = t->cold[f->index].early,
+	*e = (struct fw_epoch){.first_ns = it->ns,
+		.last_ns = it->ns,
+		.label = label,
+		.start_psn = it->psn,
+		.parity = it->parity,
+		.gaps = t->cold[f->index].early,
 		.truncated = (f->flags & FW_FLOW_CUT) != 0,
 		.flags = f->flags & FW_FLOW_RESYNC ? FW_EPOCH_RESYNC : 0};
 	for (uint32_t i = 0; i < t->experts; i++)
 		e->cell[i] = (struct fw_cell){0};
-	f->flags &= (uint8_t)~(FW_FLOW_RESYNC | FW_FLOW_CUT);
+	f->flags &= (uint8_t) ~(FW_FLOW_RESYNC | FW_FLOW_CUT);
 	t->cold[f->index].early = 0;
 	f->parity = it->parity;
 	f->epoch = e;
@@ -458,7 +463,8 @@ void fw_source_open(
 	tell(core, source, label, FW_NO_BANK);
 }
 
-/* ---- the slow way of a packet ------------------------------------------------------------------ */
+/* ---- the slow way of a packet ------------------------------------------------------------------
+ */
 
 /** Whether the epoch of a flow is open: where labels are a source's, it may have gone on. */
 static bool has_epoch(const struct fw_tables *t, const struct fw_flow *f)
@@ -472,8 +478,8 @@ static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint
 	const struct fw_tables *t = core->tables;
 	struct fw_cold *cold = &t->cold[f->index];
 	/* a PSN that was given up long ago seems to lie ahead after half a turn of the PSNs */
-	bool stale = fw_psn_ahead(f->next, cold->gap_psn) > 0 &&
-		     fw_psn_ahead(cold->gap_psn, psn) >= 0;
+	bool stale =
+		fw_psn_ahead(f->next, cold->gap_psn) > 0 && fw_psn_ahead(cold->gap_psn, psn) >= 0;
 
 	if (has_epoch(t, f)) {
 		f->epoch->stale += stale;
@@ -481,8 +487,8 @@ static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint
 	} else if (stale && f->label == 0) {
 		cold->early += cold->early < UINT16_MAX;
 	} else if (stale) {
-		gap_in_phases(&t->sources[fw_key_src(f->key)],
-			t->sources[fw_key_src(f->key)].label, t->sources[fw_key_src(f->key)].label, 1);
+		gap_in_phases(&t->sources[fw_key_src(f->key)], t->sources[fw_key_src(f->key)].label,
+			t->sources[fw_key_src(f->key)].label, 1);
 	}
 	return stale ? MT_OUT_STALE : MT_OUT_DUPLICATE;
 }

@@ -27,22 +27,22 @@
  * most FW_WAIT_MS, and then lets rounds run together and says so (FW_EPOCH_OVERRUN). Flows beyond
  * the table end as MT_OUT_NO_ROOM.
  *
- * Figures: 64 hot and 16 cold bytes a flow, at a load of at most 1/2; 64 + 32 * experts at the destination for
- * each epoch that is open or unread, usually three a flow; FW_BLOCKS * 6 KiB a core, only backed
- * where touched.
+ * Figures: 64 hot and 16 cold bytes a flow, at a load of at most 1/2; 64 + 32 * experts at the
+ * destination for each epoch that is open or unread, usually three a flow; FW_BLOCKS * 6 KiB a
+ * core, only backed where touched.
  */
 #ifndef MOETAP_FW_FLOW_H
 #define MOETAP_FW_FLOW_H
 
 #include "config.h"
 
-#define FW_EPOCHS 64u	     /* epochs of a flow that are open or unread, a power of two */
-#define FW_BLOCK 192u	     /* packets of a flow that may wait for an earlier one */
-#define FW_BLOCKS 4096u	     /* of a core */
-#define FW_HOLD_LABELS 3u    /* epochs of a source after which nothing of earlier ones comes */
-#define FW_START 128u	     /* packets after which the first of a new flow must have come */
-#define FW_START_LABEL 32u   /* epochs of the fastest flow after which all must have started */
-#define FW_RESYNC (1 << 16)  /* a larger jump in PSNs is another life of the queue pair */
+#define FW_EPOCHS 64u	    /* epochs of a flow that are open or unread, a power of two */
+#define FW_BLOCK 192u	    /* packets of a flow that may wait for an earlier one */
+#define FW_BLOCKS 4096u	    /* of a core */
+#define FW_HOLD_LABELS 3u   /* epochs of a source after which nothing of earlier ones comes */
+#define FW_START 128u	    /* packets after which the first of a new flow must have come */
+#define FW_START_LABEL 32u  /* epochs of the fastest flow after which all must have started */
+#define FW_RESYNC (1 << 16) /* a larger jump in PSNs is another life of the queue pair */
 #define FW_WAIT_MS 100u
 #define FW_PSN_MASK 0xffffffu
 
@@ -80,9 +80,10 @@ struct fw_epoch {
 _Static_assert(sizeof(struct fw_epoch) == 64, "one cache line, then cells");
 
 enum fw_flow_flag {
-	FW_FLOW_STARTING = 1, /**< collecting its first packets: the first in PSN order is unknown */
-	FW_FLOW_RESYNC = 2,   /**< the next epoch opens after a jump of the PSN */
-	FW_FLOW_CUT = 4,      /**< a head was cut before the first epoch was open */
+	FW_FLOW_STARTING =
+		1,	    /**< collecting its first packets: the first in PSN order is unknown */
+	FW_FLOW_RESYNC = 2, /**< the next epoch opens after a jump of the PSN */
+	FW_FLOW_CUT = 4,    /**< a head was cut before the first epoch was open */
 };
 
 /**
@@ -117,10 +118,10 @@ _Static_assert(sizeof(struct fw_flow) == 64, "one cache line");
 /** What of a flow few packets need. */
 struct fw_cold {
 	uint32_t gap_psn; /**< highest PSN that was given up, or the one before the first */
-	uint32_t passed;  /**< label of its source at its last packet, where labels are a source's */
-	uint32_t born;	  /**< label of its source at its first packet */
-	uint16_t early;	  /**< PSNs not counted before the first epoch, at most so many */
-	uint16_t expert;  /**< rule qp: index at the destination, FW_NO_EXPERT none */
+	uint32_t passed; /**< label of its source at its last packet, where labels are a source's */
+	uint32_t born;	 /**< label of its source at its first packet */
+	uint16_t early;	 /**< PSNs not counted before the first epoch, at most so many */
+	uint16_t expert; /**< rule qp: index at the destination, FW_NO_EXPERT none */
 };
 
 #define FW_NO_EXPERT 0xffffu
@@ -145,15 +146,15 @@ enum fw_what {
 struct fw_item {
 	uint64_t ns;
 	uint32_t psn;
-	uint32_t span;	/**< PSNs that it takes */
+	uint32_t span; /**< PSNs that it takes */
 	uint32_t bytes;
-	uint32_t value;	/**< tokens of a dispatch, tokens announced by a count; of a packet that was
+	uint32_t value; /**< tokens of a dispatch, tokens announced by a count; of a packet that was
 			 *   counted before its turn, the label of its source then */
-	uint16_t expert;/**< index at the destination */
-	uint8_t what;	/**< enum fw_what */
+	uint16_t expert; /**< index at the destination */
+	uint8_t what;	 /**< enum fw_what */
 	uint8_t parity;
 	bool fraction;
-	bool counted;	/**< it was a dispatch, counted before its turn */
+	bool counted; /**< it was a dispatch, counted before its turn */
 	uint8_t reserved[2];
 };
 _Static_assert(sizeof(struct fw_item) == 32, "FW_BLOCK of them are 6 KiB");
@@ -188,7 +189,7 @@ struct fw_event {
 	uint64_t tsc;	/**< when its packet was received */
 	uint32_t index; /**< of the flow, or of the source */
 	uint32_t label;
-	uint32_t bank;	/**< FW_NO_BANK: an epoch of a source, which has none itself */
+	uint32_t bank; /**< FW_NO_BANK: an epoch of a source, which has none itself */
 	uint32_t reserved;
 };
 

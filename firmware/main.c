@@ -28,7 +28,8 @@
 #define MAX_SLOTS 4096u
 #define DEFAULT_FLOWS 16384u
 #define HAND_OVER 1024u /* packets on their way from one core to another */
-#define HOLE_MS 20u	/* how long a packet is waited for when nothing comes; a capture: to its end */
+#define HOLE_MS 20u /* how long a packet is waited for when nothing comes; a capture: to its end   \
+		     */
 
 struct options {
 	const char *map, *page;
@@ -66,7 +67,8 @@ static void on_signal(int signal_number)
 	fw_quit = true;
 }
 
-/* ---- options ----------------------------------------------------------------------------------------- */
+/* ---- options
+ * ----------------------------------------------------------------------------------------- */
 
 static bool read_number(const char *text, uint32_t least, uint32_t most, uint32_t *value)
 {
@@ -91,8 +93,9 @@ static int take_option(struct options *o, int which, const char *name, struct mt
 		o->page = optarg;
 		return 0;
 	case 't':
-		o->tap = strcmp(optarg, "all") == 0 ? MT_TAP_ALL :
-			strcmp(optarg, "heads") == 0 ? MT_TAP_HEADS : -1;
+		o->tap = strcmp(optarg, "all") == 0	? MT_TAP_ALL
+			 : strcmp(optarg, "heads") == 0 ? MT_TAP_HEADS
+							: -1;
 		if (o->tap >= 0)
 			return 0;
 		return mt_fail(err, -EINVAL, "--tap is all or heads, not '%s'", optarg);
@@ -137,7 +140,8 @@ static int read_options(int argc, char **argv, struct options *o, struct mt_erro
 			return ret;
 	}
 	if (optind < argc)
-		return mt_fail(err, -EINVAL, "'%s' is no option; see moetap-fw --help", argv[optind]);
+		return mt_fail(
+			err, -EINVAL, "'%s' is no option; see moetap-fw --help", argv[optind]);
 	if (o->map == NULL)
 		return mt_fail(err, -EINVAL, "--map FILE is missing; see moetap-fw --help");
 	if (o->page == NULL)
@@ -145,7 +149,8 @@ static int read_options(int argc, char **argv, struct options *o, struct mt_erro
 	return 0;
 }
 
-/* ---- the plane ----------------------------------------------------------------------------------------- */
+/* ---- the plane
+ * ----------------------------------------------------------------------------------------- */
 
 static bool shares_cpus(void)
 {
@@ -153,7 +158,8 @@ static bool shares_cpus(void)
 	unsigned int lcore;
 
 	CPU_ZERO(&all);
-	RTE_LCORE_FOREACH(lcore) {
+	RTE_LCORE_FOREACH(lcore)
+	{
 		cpus = rte_lcore_cpuset(lcore);
 		CPU_OR(&all, &all, &cpus);
 	}
@@ -183,11 +189,11 @@ static struct fw_core *make_core(uint32_t id, uint32_t cores, const struct optio
 	core->wait_tsc = o->paced ? UINT64_MAX : rte_get_tsc_hz() / 1000 * FW_WAIT_MS;
 	core->hold_tsc = o->once ? UINT64_MAX : rte_get_tsc_hz() / 1000 * HOLE_MS;
 	snprintf(name, sizeof(name), "moetap-e%u", id);
-	core->events = rte_ring_create_elem(name, sizeof(struct fw_event), FW_EVENTS,
-		SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
-	snprintf(name, sizeof(name), "moetap-b%u", id);
-	core->back = rte_ring_create_elem(name, sizeof(uint32_t), FW_EVENTS, SOCKET_ID_ANY,
+	core->events = rte_ring_create_elem(name, sizeof(struct fw_event), FW_EVENTS, SOCKET_ID_ANY,
 		RING_F_SP_ENQ | RING_F_SC_DEQ);
+	snprintf(name, sizeof(name), "moetap-b%u", id);
+	core->back = rte_ring_create_elem(
+		name, sizeof(uint32_t), FW_EVENTS, SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
 	if (core->events == NULL || core->back == NULL)
 		return NULL;
 	for (uint32_t from = 0; from < cores; from++) {
@@ -202,11 +208,11 @@ static struct fw_core *make_core(uint32_t id, uint32_t cores, const struct optio
 	return core;
 }
 
-static int make_plane(
-	struct fw_plane *plane, const struct options *o, struct mt_error *err)
+static int make_plane(struct fw_plane *plane, const struct options *o, struct mt_error *err)
 {
 	if (rte_lcore_count() < 2)
-		return mt_fail(err, -EINVAL, "one lcore controls, the others poll: give it two or "
+		return mt_fail(err, -EINVAL,
+			"one lcore controls, the others poll: give it two or "
 			"more, as in --lcores 0@0,1@1");
 	if (rte_lcore_count() > FW_MAX_CORES + 1)
 		return mt_fail(err, -EINVAL, "at most %u poll cores", FW_MAX_CORES);
@@ -246,21 +252,25 @@ static int poll_main(void *arg)
 	return 0;
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------- */
+/* ---- life
+ * ---------------------------------------------------------------------------------------------- */
 
 /** The page for a map, and the map on it. */
 static int open_page(struct fw_control *c, const struct options *o, const struct mt_bank *bank,
 	struct mt_error *err)
 {
 	struct mt_page_room room = {.bank_bytes = RTE_MAX(bank->bytes * 2, 65536u),
-		.slot_bytes = mt_slot_bytes(bank->ranks, bank->experts), .slots = o->slots};
+		.slot_bytes = mt_slot_bytes(bank->ranks, bank->experts),
+		.slots = o->slots};
 	uint64_t fit = RING_ROOM / room.slot_bytes;
 	struct mt_page_state *s;
 	uint32_t generation;
 	int ret;
 
 	if (room.slots == 0)
-		room.slots = fit < MIN_SLOTS ? MIN_SLOTS : fit > MAX_SLOTS ? MAX_SLOTS : (uint32_t)fit;
+		room.slots = fit < MIN_SLOTS   ? MIN_SLOTS
+			     : fit > MAX_SLOTS ? MAX_SLOTS
+					       : (uint32_t)fit;
 	ret = mt_page_create(&c->page, o->page, &room, err);
 	if (ret < 0)
 		return ret;
@@ -285,7 +295,8 @@ static void run(struct fw_control *c)
 	unsigned int lcore;
 	uint32_t i = 0;
 
-	RTE_LCORE_FOREACH_WORKER(lcore) {
+	RTE_LCORE_FOREACH_WORKER(lcore)
+	{
 		jobs[i] = (struct job){.plane = c->plane, .core = c->plane->core[i]};
 		rte_eal_remote_launch(poll_main, &jobs[i], lcore);
 		i++;
@@ -301,8 +312,8 @@ static int serve(const struct options *o, struct mt_bank *bank, struct mt_error 
 	static struct fw_control control;
 	int ret;
 
-	control = (struct fw_control){.plane = &plane,
-		.max_flows = o->flows, .once = o->once, .paced = o->paced};
+	control = (struct fw_control){
+		.plane = &plane, .max_flows = o->flows, .once = o->once, .paced = o->paced};
 	ret = make_plane(&plane, o, err);
 	if (ret < 0)
 		goto out;
@@ -331,7 +342,8 @@ static int explain_eal(void)
 	snprintf(text, sizeof(text),
 		"DPDK cannot start (%s; its own words are above). Without free huge pages: sysctl "
 		"-w vm.nr_hugepages=512, or add --no-huge -m 256. Without root: add --no-huge "
-		"--no-pci, and taps need CAP_NET_RAW", rte_strerror(rte_errno));
+		"--no-pci, and taps need CAP_NET_RAW",
+		rte_strerror(rte_errno));
 	return fail(text);
 }
 

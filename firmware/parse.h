@@ -55,12 +55,12 @@ struct fw_packet {
 	const uint8_t *ext; /**< extension headers, as many bytes as fw_opcode.read */
 	uint64_t key;	    /**< flow, see fw_key() */
 	uint64_t ns;
-	uint64_t tsc;	    /**< when it was received */
+	uint64_t tsc; /**< when it was received */
 	uint32_t psn;
-	uint32_t payload;   /**< bytes of payload, by the IP length */
+	uint32_t payload; /**< bytes of payload, by the IP length */
 	uint32_t hash;
 	uint8_t opcode;
-	bool cut;	    /**< the frame ends before what the rules read */
+	bool cut; /**< the frame ends before what the rules read */
 };
 
 /** Where the addresses of a packet lie, as found by fw_parse(). */
@@ -235,8 +235,8 @@ static inline bool fw_is_plain(const uint8_t *data, uint32_t len)
  * @param data the frame, @p len bytes of it in one piece
  * @return MT_OUTCOMES: an RC packet, @p p, @p ips and @p qpn are filled; else what it is instead
  */
-static inline unsigned int fw_parse(const uint8_t *data, uint32_t len, struct fw_packet *p,
-	struct fw_ips *ips, uint32_t *qpn)
+static inline unsigned int fw_parse(
+	const uint8_t *data, uint32_t len, struct fw_packet *p, struct fw_ips *ips, uint32_t *qpn)
 {
 	struct fw_cursor c = {.at = data, .have = len, .left = UINT32_MAX};
 	unsigned int out;
@@ -254,7 +254,8 @@ static inline unsigned int fw_parse(const uint8_t *data, uint32_t len, struct fw
 		return MT_OUT_MALFORMED; /* shorter than any Ethernet frame: nothing cuts so deep */
 	type = fw_be16(data + 12);
 	fw_step(&c, 14);
-	for (int tags = 0; tags < 2 && (type == 0x8100 || type == 0x88a8 || type == 0x9100); tags++) {
+	for (int tags = 0; tags < 2 && (type == 0x8100 || type == 0x88a8 || type == 0x9100);
+		tags++) {
 		if (unlikely(c.have < 4))
 			return MT_OUT_TRUNCATED;
 		type = fw_be16(c.at + 2);

@@ -133,11 +133,11 @@ static inline void prefetch_headers(struct rte_mbuf **m, uint16_t n)
 	}
 }
 
-void fw_receive(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf **m, uint16_t n,
-	uint64_t tsc)
+void fw_receive(
+	struct fw_plane *plane, struct fw_core *core, struct rte_mbuf **m, uint16_t n, uint64_t tsc)
 {
-	uint64_t now = plane->wall_ns + (uint64_t)((double)(tsc - plane->wall_tsc) *
-							   plane->ns_per_tsc);
+	uint64_t now =
+		plane->wall_ns + (uint64_t)((double)(tsc - plane->wall_tsc) * plane->ns_per_tsc);
 	const struct fw_tables *t = core->tables;
 	struct rte_mbuf *done[FW_BURST];
 	struct fw_packet own[FW_BURST], *list[FW_BURST];

@@ -17,11 +17,11 @@
 struct fw_plane {
 	struct fw_core *core[FW_MAX_CORES];
 	uint32_t cores;
-	uint32_t fast;	      /**< raised by a core whose flows must all have started by now */
-	bool yield;	      /**< more cores than CPUs: an idle one gives its CPU away */
-	int stamp_offset;     /**< of the receive time in an mbuf */
-	uint64_t stamp_flag;  /**< set in mbufs that carry one; 0: none do */
-	uint64_t stamp_ns;    /**< its unit */
+	uint32_t fast;	     /**< raised by a core whose flows must all have started by now */
+	bool yield;	     /**< more cores than CPUs: an idle one gives its CPU away */
+	int stamp_offset;    /**< of the receive time in an mbuf */
+	uint64_t stamp_flag; /**< set in mbufs that carry one; 0: none do */
+	uint64_t stamp_ns;   /**< its unit */
 	uint64_t wall_tsc, wall_ns; /**< the same moment on both clocks */
 	double ns_per_tsc;
 };

@@ -32,8 +32,8 @@ static void wish(const struct rte_eth_dev_info *info, uint16_t queues, struct rt
 		conf->rxmode.offloads |= info->rx_offload_capa & RTE_ETH_RX_OFFLOAD_TIMESTAMP;
 	if (queues > 1 && info->flow_type_rss_offloads != 0) {
 		conf->rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
-		conf->rx_adv_conf.rss_conf.rss_hf = info->flow_type_rss_offloads &
-			(RTE_ETH_RSS_IP | RTE_ETH_RSS_UDP);
+		conf->rx_adv_conf.rss_conf.rss_hf =
+			info->flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_UDP);
 	}
 }
 
@@ -49,8 +49,8 @@ static void give_queues(struct fw_plane *plane, uint16_t port, uint16_t queues, 
 	}
 }
 
-static int set_up_queues(uint16_t port, uint16_t queues, uint16_t rx, uint16_t tx_queues, uint16_t tx,
-	struct rte_mempool *pool)
+static int set_up_queues(uint16_t port, uint16_t queues, uint16_t rx, uint16_t tx_queues,
+	uint16_t tx, struct rte_mempool *pool)
 {
 	int ret = 0;
 
@@ -82,14 +82,16 @@ static int start(struct fw_plane *plane, uint16_t port, uint32_t *turn, struct m
 	if (ret == 0)
 		ret = rte_eth_dev_adjust_nb_rx_tx_desc(port, &rx, &tx);
 	if (ret < 0)
-		return mt_fail(err, ret, "port %s cannot be configured: %s", name,
-			rte_strerror(-ret));
+		return mt_fail(
+			err, ret, "port %s cannot be configured: %s", name, rte_strerror(-ret));
 	snprintf(pool_name, sizeof(pool_name), "moetap-%u", port);
-	pool = rte_pktmbuf_pool_create(pool_name, queues * rx + plane->cores * BUFFERS_PER_CORE, 256,
-		FW_PRIV_BYTES, RTE_MBUF_DEFAULT_BUF_SIZE, rte_eth_dev_socket_id(port));
+	pool = rte_pktmbuf_pool_create(pool_name, queues * rx + plane->cores * BUFFERS_PER_CORE,
+		256, FW_PRIV_BYTES, RTE_MBUF_DEFAULT_BUF_SIZE, rte_eth_dev_socket_id(port));
 	if (pool == NULL)
-		return mt_fail(err, -ENOMEM, "port %s: no memory for packet buffers: more huge pages "
-			"(sysctl -w vm.nr_hugepages=512), or a larger -m with --no-huge", name);
+		return mt_fail(err, -ENOMEM,
+			"port %s: no memory for packet buffers: more huge pages "
+			"(sysctl -w vm.nr_hugepages=512), or a larger -m with --no-huge",
+			name);
 	ret = set_up_queues(port, queues, rx, tx_queues, tx, pool);
 	if (ret < 0)
 		return mt_fail(err, ret, "port %s: queues: %s", name, rte_strerror(-ret));
@@ -112,9 +114,8 @@ static void find_stamps(struct fw_plane *plane)
 	plane->stamp_flag = 0;
 	plane->stamp_ns = RTE_VERSION >= PCAP_NS_VERSION ? 1 : 1000;
 	RTE_ETH_FOREACH_DEV(port)
-		if (rte_eth_dev_info_get(port, &info) != 0 ||
-			strcmp(info.driver_name, DRIVER_PCAP) != 0)
-			return;
+	if (rte_eth_dev_info_get(port, &info) != 0 || strcmp(info.driver_name, DRIVER_PCAP) != 0)
+		return;
 	rte_mbuf_dyn_rx_timestamp_register(&plane->stamp_offset, &plane->stamp_flag);
 }
 
@@ -125,11 +126,14 @@ int fw_ports_start(struct fw_plane *plane, struct mt_error *err)
 	int ret;
 
 	if (rte_eth_dev_count_avail() == 0)
-		return mt_fail(err, -ENODEV, "no port to tap: name a NIC with -a PCI-ADDRESS, or a "
+		return mt_fail(err, -ENODEV,
+			"no port to tap: name a NIC with -a PCI-ADDRESS, or a "
 			"virtual port, as in --vdev net_af_xdp0,iface=NAME or "
-			"--vdev net_pcap0,rx_pcap=FILE; if one was named, DPDK says above why it is not "
+			"--vdev net_pcap0,rx_pcap=FILE; if one was named, DPDK says above why it "
+			"is not "
 			"there");
-	RTE_ETH_FOREACH_DEV(port) {
+	RTE_ETH_FOREACH_DEV(port)
+	{
 		ret = start(plane, port, &turn, err);
 		if (ret < 0)
 			return ret;
@@ -142,7 +146,8 @@ void fw_ports_stop(void)
 {
 	uint16_t port;
 
-	RTE_ETH_FOREACH_DEV(port) {
+	RTE_ETH_FOREACH_DEV(port)
+	{
 		rte_eth_dev_stop(port);
 		rte_eth_dev_close(port);
 	}
@@ -155,7 +160,7 @@ uint64_t fw_ports_drops(void)
 	uint16_t port;
 
 	RTE_ETH_FOREACH_DEV(port)
-		if (rte_eth_stats_get(port, &s) == 0)
-			n += s.imissed + s.rx_nombuf;
+	if (rte_eth_stats_get(port, &s) == 0)
+		n += s.imissed + s.rx_nombuf;
 	return n;
 }

@@ -6,8 +6,8 @@
 #include "rounds.h"
 
 #define WORDS 64 /* taken from a core at a time */
-/* Of a round's PSNs missing: its whole dispatch may be. Of a flow, and of a source, of which more is
- * known than PSNs alone. */
+/* Of a round's PSNs missing: its whole dispatch may be. Of a flow, and of a source, of which more
+ * is known than PSNs alone. */
 #define SOME_ROUND 0.35
 #define SOME_SOURCES_ROUND 0.15
 
@@ -23,20 +23,20 @@ struct flow {
 };
 
 struct lane {
-	uint32_t core, index; /* of its labels: fw_tables.consumed */
+	uint32_t core, index;  /* of its labels: fw_tables.consumed */
 	uint32_t newest, next; /* labels: the newest told, the oldest unread */
 	int64_t last;	       /* round that its last epoch went into, -1: none yet */
 	uint32_t src;
-	uint32_t span;	       /* PSNs from one epoch to the next, of the last one without gaps;
-				* of a source, on average */
-	uint64_t advanced;     /* PSNs that the flows of a source have gone on by */
-	uint32_t start;	       /* first PSN of the epoch read last */
-	uint32_t unread;       /* label that was read before it ended, 0: none */
-	uint32_t read_gaps;    /* gaps in it at that time */
-	uint32_t read_messages;/* messages in it at that time */
-	bool suspect;	       /* packets are missing between the epoch read last and the next */
-	bool sure;	       /* the round that its last epoch went into was the right one */
-	bool taken;	       /* its oldest unread epoch belongs to the round at hand */
+	uint32_t span;		/* PSNs from one epoch to the next, of the last one without gaps;
+				 * of a source, on average */
+	uint64_t advanced;	/* PSNs that the flows of a source have gone on by */
+	uint32_t start;		/* first PSN of the epoch read last */
+	uint32_t unread;	/* label that was read before it ended, 0: none */
+	uint32_t read_gaps;	/* gaps in it at that time */
+	uint32_t read_messages; /* messages in it at that time */
+	bool suspect;		/* packets are missing between the epoch read last and the next */
+	bool sure;		/* the round that its last epoch went into was the right one */
+	bool taken;		/* its oldest unread epoch belongs to the round at hand */
 	struct flow *flows;
 };
 
@@ -58,30 +58,30 @@ struct fw_rounds {
 	const struct fw_config *config;
 	fw_publish publish;
 	void *arg;
-	struct lane **lanes; /* by core; of flows or of sources */
+	struct lane **lanes;		     /* by core; of flows or of sources */
 	uint32_t *flows_known, *lanes_known; /* by core */
 	struct flow **flows;
 	uint32_t **back, *back_count; /* by core: banks read, to be given back */
-	struct mt_round *round; /* the one being assembled */
+	struct mt_round *round;	      /* the one being assembled */
 	uint32_t *announced, *counts; /* its cells' */
-	uint64_t *pair_last; /* [ranks][ranks]: last dispatch ever seen, ns */
+	uint64_t *pair_last;	      /* [ranks][ranks]: last dispatch ever seen, ns */
 	struct fix fix;
 	size_t slot_bytes;
-	uint64_t number;      /* of the round at hand */
-	uint64_t progress;    /* what was received before this tsc was counted, and told */
-	uint64_t ready_tsc;   /* the word that made it ready to be closed was received then */
+	uint64_t number;    /* of the round at hand */
+	uint64_t progress;  /* what was received before this tsc was counted, and told */
+	uint64_t ready_tsc; /* the word that made it ready to be closed was received then */
 	uint32_t ready_lead;
 	uint32_t tried_lead, tried_words; /* when closing it was tried last */
 	uint32_t words;
-	uint32_t last_parity; /* of the round before */
+	uint32_t last_parity;	 /* of the round before */
 	bool steady, alternates; /* parity changed at every round so far, and did at least once */
-	bool align;	      /* layer and step are assumed */
-	bool first;	      /* no round was closed yet */
-	uint64_t begun_ns;    /* when the round before began */
-	double pace_ns;	      /* from round to round, 0: not known yet */
-	uint64_t sighted;     /* round before which lost rounds were looked for */
+	bool align;		 /* layer and step are assumed */
+	bool first;		 /* no round was closed yet */
+	uint64_t begun_ns;	 /* when the round before began */
+	double pace_ns;		 /* from round to round, 0: not known yet */
+	uint64_t sighted;	 /* round before which lost rounds were looked for */
 	uint64_t late_tokens, drops;
-	uint64_t drop_until;  /* rounds up to this one were open when packets were dropped */
+	uint64_t drop_until;	    /* rounds up to this one were open when packets were dropped */
 	uint64_t no_room, overruns; /* counters as last looked at */
 };
 
@@ -100,7 +100,8 @@ static const struct fw_tables *tables_of(const struct fw_rounds *r, uint32_t cor
 	return r->plane->core[core]->tables;
 }
 
-/* ---- what poll cores tell ---------------------------------------------------------------------- */
+/* ---- what poll cores tell ----------------------------------------------------------------------
+ */
 
 static uint32_t lanes_max(const struct fw_tables *t)
 {
@@ -198,15 +199,14 @@ static uint64_t progress(const struct fw_rounds *r)
 	uint64_t tsc = UINT64_MAX;
 
 	for (uint32_t c = 0; c < r->plane->cores; c++)
-		tsc = RTE_MIN(tsc,
-			__atomic_load_n(&r->plane->core[c]->done, __ATOMIC_ACQUIRE));
+		tsc = RTE_MIN(tsc, __atomic_load_n(&r->plane->core[c]->done, __ATOMIC_ACQUIRE));
 	return tsc;
 }
 
-#define FOREACH_LANE(r, l) \
-	for (uint32_t c_ = 0; c_ < (r)->plane->cores; c_++) \
-		for (struct lane *l = (r)->lanes[c_]; \
-			l < (r)->lanes[c_] + (r)->lanes_known[c_]; l++) \
+#define FOREACH_LANE(r, l)                                                                         \
+	for (uint32_t c_ = 0; c_ < (r)->plane->cores; c_++)                                        \
+		for (struct lane *l = (r)->lanes[c_]; l < (r)->lanes[c_] + (r)->lanes_known[c_];   \
+			l++)                                                                       \
 			if (l->next != 0)
 
 /** The epoch of a flow that is not read yet, NULL: it was silent. */
@@ -237,9 +237,10 @@ static void send_back(struct fw_rounds *r)
 
 		do {
 			n = RTE_MIN(r->back_count[c], (uint32_t)WORDS);
-			sent = n == 0 ? 0 : rte_ring_sp_enqueue_burst_elem(
-				r->plane->core[c]->back, &r->back[c][r->back_count[c] - n],
-				sizeof(uint32_t), n, NULL);
+			sent = n == 0 ? 0
+				      : rte_ring_sp_enqueue_burst_elem(r->plane->core[c]->back,
+						&r->back[c][r->back_count[c] - n], sizeof(uint32_t),
+						n, NULL);
 			/* of a part, the first ones went: close the hole */
 			memmove(&r->back[c][r->back_count[c] - n],
 				&r->back[c][r->back_count[c] - n + sent],
@@ -262,12 +263,13 @@ static uint32_t lead_of(const struct fw_rounds *r)
 	uint32_t lead = 0;
 
 	FOREACH_LANE(r, l)
-		if (has_head(l))
-			lead = RTE_MAX(lead, l->newest - l->next);
+	if (has_head(l))
+		lead = RTE_MAX(lead, l->newest - l->next);
 	return lead;
 }
 
-/* ---- which epochs belong to the round at hand ---------------------------------------------------- */
+/* ---- which epochs belong to the round at hand
+ * ---------------------------------------------------- */
 
 struct head {
 	uint64_t first_ns, last_ns;
@@ -286,8 +288,11 @@ static struct head head_of(const struct fw_rounds *r, const struct lane *l, uint
 			.last_ns = t->sources[l->index].phase[at].first_ns,
 			.parity = t->sources[l->index].phase[at].parity};
 	e = epoch_of(r, l->flows, label);
-	return (struct head){.first_ns = e->first_ns, .last_ns = e->last_ns, .parity = e->parity,
-		.start_psn = e->start_psn, .resync = (e->flags & FW_EPOCH_RESYNC) != 0};
+	return (struct head){.first_ns = e->first_ns,
+		.last_ns = e->last_ns,
+		.parity = e->parity,
+		.start_psn = e->start_psn,
+		.resync = (e->flags & FW_EPOCH_RESYNC) != 0};
 }
 
 /** The last packet of an epoch of a lane, as far as it is known. */
@@ -295,7 +300,8 @@ static uint64_t last_ns_of(const struct fw_rounds *r, const struct lane *l, uint
 {
 	uint64_t last = 0;
 
-	FOREACH_FLOW(l, f) {
+	FOREACH_FLOW(l, f)
+	{
 		const struct fw_epoch *e = epoch_of(r, f, label);
 
 		if (e != NULL)
@@ -307,7 +313,8 @@ static uint64_t last_ns_of(const struct fw_rounds *r, const struct lane *l, uint
 /** PSNs that are missing in a phase of a source, or around it. */
 static uint32_t gaps_of_phase(const struct fw_rounds *r, const struct lane *l, uint32_t label)
 {
-	return load32(&tables_of(r, l->core)->sources[l->index].phase[label & (FW_EPOCHS - 1)].gaps);
+	return load32(
+		&tables_of(r, l->core)->sources[l->index].phase[label & (FW_EPOCHS - 1)].gaps);
 }
 
 enum life { LIFE_SAME, LIFE_JUMPED, LIFE_NEW };
@@ -324,15 +331,15 @@ static enum life life_of(const struct fw_rounds *r, const struct lane *l)
 		return LIFE_NEW;
 	if (!r->config->by_source)
 		return head_of(r, l, l->next).resync ? LIFE_JUMPED : LIFE_SAME;
-	FOREACH_FLOW(l, f) {
+	FOREACH_FLOW(l, f)
+	{
 		const struct fw_epoch *e = epoch_of(r, f, l->next);
 
 		if (e == NULL)
 			continue;
 		if (e->flags & FW_EPOCH_RESYNC)
 			life = LIFE_JUMPED;
-		else if (f->read ||
-			 l->next - tables_of(r, f->core)->cold[f->f->index].born > 1)
+		else if (f->read || l->next - tables_of(r, f->core)->cold[f->f->index].born > 1)
 			return LIFE_SAME;
 	}
 	return life;
@@ -405,7 +412,8 @@ static void leave_early_sources(struct fw_rounds *r)
 	uint64_t next = UINT64_MAX, last = 0, first = UINT64_MAX;
 	uint32_t parity = FW_NO_PARITY;
 
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		struct head h;
 
 		if (!l->taken)
@@ -418,21 +426,24 @@ static void leave_early_sources(struct fw_rounds *r)
 			parity = h.parity;
 		}
 	}
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		uint64_t ns = l->taken ? last_ns_of(r, l, l->next) : 0;
 
 		if (ns < next)
 			last = RTE_MAX(last, ns);
 	}
 	next = middle(last, next);
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		struct head h;
 
 		if (!l->taken)
 			continue;
 		h = head_of(r, l, l->next);
-		l->taken = h.first_ns == first || (h.first_ns < next &&
-			(h.parity == parity || h.parity == FW_NO_PARITY || parity == FW_NO_PARITY));
+		l->taken = h.first_ns == first ||
+			   (h.first_ns < next && (h.parity == parity || h.parity == FW_NO_PARITY ||
+							 parity == FW_NO_PARITY));
 	}
 }
 
@@ -446,15 +457,15 @@ static void take_clean(struct fw_rounds *r)
 	memset(r->fix.last_ns, 0, ranks_of(r) * sizeof(uint64_t));
 	memset(r->fix.next_ns, 0xff, ranks_of(r) * sizeof(uint64_t));
 	FOREACH_LANE(r, l)
-		l->taken = has_head(l) && is_clean(r, l);
+	l->taken = has_head(l) && is_clean(r, l);
 	if (r->config->by_source)
 		leave_early_sources(r);
 	FOREACH_LANE(r, l)
-		if (l->taken)
-			note_fix(r, l);
+	if (l->taken)
+		note_fix(r, l);
 	FOREACH_LANE(r, l)
-		if (l->taken)
-			note_last(r, l);
+	if (l->taken)
+		note_last(r, l);
 }
 
 /**
@@ -476,7 +487,8 @@ static bool fits(const struct fw_rounds *r, const struct lane *l)
 		return false;
 	if (x->next_ns[l->src] != UINT64_MAX)
 		return h.first_ns < middle(x->last_ns[l->src], x->next_ns[l->src]);
-	return h.first_ns < (x->clean != 0 ? middle(x->any_last_ns, x->any_next_ns) : x->any_next_ns);
+	return h.first_ns <
+	       (x->clean != 0 ? middle(x->any_last_ns, x->any_next_ns) : x->any_next_ns);
 }
 
 /** Whether the oldest unread epoch of a lane belongs to a round that was closed without it. */
@@ -511,7 +523,8 @@ static bool add_counts(struct fw_rounds *r, const struct lane *l)
 	const struct flow *f = l->flows;
 	const struct fw_epoch *e = epoch_of(r, f, l->next);
 	const struct mt_rank *dst = &mt_bank_ranks(r->config->bank)[f->dst];
-	uint32_t *counts = &r->counts[(size_t)f->src * r->config->bank->experts + dst->first_expert];
+	uint32_t *counts =
+		&r->counts[(size_t)f->src * r->config->bank->experts + dst->first_expert];
 	bool twice = false;
 
 	for (uint32_t i = 0; i < dst->experts; i++) {
@@ -530,16 +543,16 @@ static bool is_other_life(struct fw_rounds *r)
 	bool fresh = false, twice = false;
 
 	FOREACH_LANE(r, l)
-		fresh |= l->last < 0 && has_head(l);
+	fresh |= l->last < 0 && has_head(l);
 	if (!fresh || r->config->by_source)
 		return false;
 	memset(r->counts, 0, (size_t)ranks_of(r) * r->config->bank->experts * sizeof(uint32_t));
 	FOREACH_LANE(r, l)
-		if (l->taken)
-			add_counts(r, l);
+	if (l->taken)
+		add_counts(r, l);
 	FOREACH_LANE(r, l)
-		if (l->last < 0 && has_head(l))
-			twice |= add_counts(r, l);
+	if (l->last < 0 && has_head(l))
+		twice |= add_counts(r, l);
 	return twice;
 }
 
@@ -549,14 +562,16 @@ static void take_others(struct fw_rounds *r)
 	bool any = false;
 
 	r->fix.other_life = is_other_life(r);
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		while (is_late(r, l))
 			skip_late(r, l);
 		if (!l->taken && has_head(l))
 			l->taken = fits(r, l);
 		any |= l->taken;
-		if (has_head(l) && (earliest == NULL ||
-			head_of(r, l, l->next).first_ns < head_of(r, earliest, earliest->next).first_ns))
+		if (has_head(l) &&
+			(earliest == NULL || head_of(r, l, l->next).first_ns <
+						     head_of(r, earliest, earliest->next).first_ns))
 			earliest = l;
 	}
 	/* times that contradict each other (a capture may have any): every round takes something */
@@ -569,7 +584,8 @@ static void fix_by_first(struct fw_rounds *r)
 {
 	uint64_t first = UINT64_MAX;
 
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		struct head h;
 
 		if (!has_head(l))
@@ -580,8 +596,8 @@ static void fix_by_first(struct fw_rounds *r)
 			r->fix.parity = h.parity;
 		}
 		if (l->newest != l->next)
-			r->fix.any_next_ns = RTE_MIN(
-				r->fix.any_next_ns, head_of(r, l, l->next + 1).first_ns);
+			r->fix.any_next_ns =
+				RTE_MIN(r->fix.any_next_ns, head_of(r, l, l->next + 1).first_ns);
 	}
 }
 
@@ -625,11 +641,13 @@ static void lost_sight(struct fw_rounds *r)
 	double some = r->config->by_source ? SOME_SOURCES_ROUND : SOME_ROUND;
 	uint32_t lost, psns;
 
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		if (!has_head(l) || l->span == 0)
 			continue;
-		psns = r->config->by_source ? l->span + gaps_of_phase(r, l, l->next) :
-			(head_of(r, l, l->next).start_psn - l->start) & FW_PSN_MASK;
+		psns = r->config->by_source
+			       ? l->span + gaps_of_phase(r, l, l->next)
+			       : (head_of(r, l, l->next).start_psn - l->start) & FW_PSN_MASK;
 		jumped += psns;
 		usual += l->span;
 		most = RTE_MAX(most, (double)psns / l->span - 1);
@@ -639,8 +657,7 @@ static void lost_sight(struct fw_rounds *r)
 		lost = r->fix.parity == r->last_parity;
 		/* of a round that is lost, all PSNs may be missing or only those of its dispatch;
 		 * by parity, one more or less would be two */
-		r->align |= usual == 0 || rounds > (lost ? 0.9 : 0.3) ||
-			    most > (lost ? 1.2 : 0.5);
+		r->align |= usual == 0 || rounds > (lost ? 0.9 : 0.3) || most > (lost ? 1.2 : 0.5);
 	} else {
 		lost = rounds > some ? (uint32_t)(rounds + 0.5) : 0;
 		r->align |= usual == 0 || rounds > some || most > 0.9;
@@ -660,7 +677,8 @@ static void take_heads(struct fw_rounds *r)
 
 	take_clean(r);
 	if (r->fix.clean == 0) {
-		FOREACH_LANE(r, l) {
+		FOREACH_LANE(r, l)
+		{
 			enum life life;
 
 			if (!has_head(l))
@@ -679,7 +697,8 @@ static void take_heads(struct fw_rounds *r)
 	take_others(r);
 }
 
-/* ---- adding up ----------------------------------------------------------------------------------- */
+/* ---- adding up
+ * ----------------------------------------------------------------------------------- */
 
 static void clear_round(struct fw_rounds *r)
 {
@@ -754,15 +773,16 @@ static void add_source(struct fw_rounds *r, const struct lane *l)
 	if (t->sources[l->index].phase[l->next & (FW_EPOCHS - 1)].jumped)
 		r->round->quality |= MT_Q_RESYNC;
 	FOREACH_FLOW(l, f)
-		if (f->f->block != 0 && load32(&t->cold[f->f->index].passed) <= l->next)
-			r->round->quality |= MT_Q_GAP; /* a hole that is still open */
+	if (f->f->block != 0 && load32(&t->cold[f->f->index].passed) <= l->next)
+		r->round->quality |= MT_Q_GAP; /* a hole that is still open */
 }
 
 /** What lanes hold of the round at hand, so far. */
 static void add_lanes(struct fw_rounds *r)
 {
 	clear_round(r);
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		if (r->config->by_source && has_head(l))
 			add_source(r, l); /* not of this round: it may be missing in it */
 		if (!l->taken)
@@ -772,7 +792,7 @@ static void add_lanes(struct fw_rounds *r)
 		if (l->suspect && !r->alternates)
 			r->round->quality |= MT_Q_GAP;
 		FOREACH_FLOW(l, f)
-			add_epoch(r, l, f);
+		add_epoch(r, l, f);
 	}
 }
 
@@ -827,7 +847,8 @@ static void judge(struct fw_rounds *r)
 		}
 }
 
-/* ---- closing ------------------------------------------------------------------------------------- */
+/* ---- closing
+ * ------------------------------------------------------------------------------------- */
 
 /** Whether each of the lane's flows was seen to go on after the round, so nothing is missing. */
 static bool flows_passed(const struct fw_rounds *r, const struct lane *l)
@@ -835,8 +856,8 @@ static bool flows_passed(const struct fw_rounds *r, const struct lane *l)
 	const struct fw_cold *cold = tables_of(r, l->core)->cold;
 
 	FOREACH_FLOW(l, f)
-		if (f->f->block != 0 || load32(&cold[f->f->index].passed) <= l->next)
-			return false;
+	if (f->f->block != 0 || load32(&cold[f->f->index].passed) <= l->next)
+		return false;
 	return true;
 }
 
@@ -846,7 +867,8 @@ static bool is_whole(const struct fw_rounds *r)
 	bool counted = !r->config->by_source && r->round->counts_missing == 0 &&
 		       r->round->disagreements == 0 && r->round->first_ns != UINT64_MAX;
 
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		bool ended = has_head(l) && l->newest != l->next;
 
 		if (l->newest == 0 && l->flows != NULL && l->flows->f->block != 0)
@@ -871,7 +893,8 @@ static void sum_epochs(const struct fw_rounds *r, const struct lane *l, uint32_t
 	const struct fw_tables *t = tables_of(r, l->core);
 
 	*gaps = *messages = 0;
-	FOREACH_FLOW(l, f) {
+	FOREACH_FLOW(l, f)
+	{
 		const struct fw_epoch *e = epoch_of(r, f, label);
 
 		if (e == NULL)
@@ -885,7 +908,8 @@ static void sum_epochs(const struct fw_rounds *r, const struct lane *l, uint32_t
 /** How far the flows of a source have gone on, to know how many PSNs a round usually has. */
 static void follow_source(const struct fw_rounds *r, struct lane *l)
 {
-	FOREACH_FLOW(l, f) {
+	FOREACH_FLOW(l, f)
+	{
 		uint32_t psn = load32(&f->f->next), by = (psn - f->psn) & FW_PSN_MASK;
 
 		l->advanced += by < FW_RESYNC ? by : 0;
@@ -921,10 +945,9 @@ static void lane_read(struct fw_rounds *r, struct lane *l)
 		sum_epochs(r, l, label, &l->read_gaps, &l->read_messages);
 	} else {
 		FOREACH_FLOW(l, f)
-			give_back(r, f, label);
+		give_back(r, f, label);
 	}
-	__atomic_store_n(
-		&tables_of(r, l->core)->consumed[l->index], label, __ATOMIC_RELEASE);
+	__atomic_store_n(&tables_of(r, l->core)->consumed[l->index], label, __ATOMIC_RELEASE);
 }
 
 /** What came to an epoch after it was read is too late for its round. */
@@ -943,7 +966,7 @@ static void read_late(struct fw_rounds *r, struct lane *l)
 {
 	count_late(r, l);
 	FOREACH_FLOW(l, f)
-		give_back(r, f, l->unread);
+	give_back(r, f, l->unread);
 	l->unread = 0;
 }
 
@@ -1035,10 +1058,11 @@ static void publish(struct fw_rounds *r, bool timeout)
 
 	if (m->first_ns == UINT64_MAX)
 		m->first_ns = 0;
-	if (r->config->by_source) /* a source may never end its epoch: others must not wait for that */
+	if (r->config->by_source) /* a source may never end its epoch: others must not wait for that
+				   */
 		FOREACH_LANE(r, l)
-			if (l->unread != 0 && l->last < (int64_t)r->number)
-				count_late(r, l);
+	if (l->unread != 0 && l->last < (int64_t)r->number)
+		count_late(r, l);
 	m->late = (uint32_t)RTE_MIN(r->late_tokens, UINT32_MAX);
 	m->generation = r->config->generation;
 	place(r->config->bank, r->number, m);
@@ -1071,8 +1095,8 @@ static void close_lost(struct fw_rounds *r)
 	/* its parity stays open: the lanes' last rounds are moved along, so that they are judged as
 	 * before */
 	FOREACH_LANE(r, l)
-		if (l->last >= 0 && (uint64_t)l->last + 2 == r->number)
-			l->last++;
+	if (l->last >= 0 && (uint64_t)l->last + 2 == r->number)
+		l->last++;
 	if (r->alternates)
 		r->last_parity ^= 1;
 }
@@ -1088,7 +1112,8 @@ static void follow_parity(struct fw_rounds *r)
 {
 	uint32_t parity = FW_NO_PARITY;
 
-	FOREACH_LANE(r, l) {
+	FOREACH_LANE(r, l)
+	{
 		uint32_t p = l->taken ? head_of(r, l, l->next).parity : FW_NO_PARITY;
 
 		if (p == FW_NO_PARITY)
@@ -1112,8 +1137,8 @@ static void close_round(struct fw_rounds *r, bool timeout)
 	r->align |= began_before(r);
 	follow_parity(r);
 	FOREACH_LANE(r, l)
-		if (l->taken)
-			lane_read(r, l);
+	if (l->taken)
+		lane_read(r, l);
 	publish(r, timeout);
 }
 
@@ -1159,8 +1184,8 @@ uint32_t fw_rounds_pump(struct fw_rounds *r)
 static bool any_head(const struct fw_rounds *r)
 {
 	FOREACH_LANE(r, l)
-		if (has_head(l))
-			return true;
+	if (has_head(l))
+		return true;
 	return false;
 }
 
@@ -1184,15 +1209,18 @@ void fw_rounds_dropped(struct fw_rounds *r, uint64_t packets)
 }
 
 void fw_rounds_flows(const struct fw_rounds *r,
-	void (*each)(void *arg, uint32_t src, uint32_t dst, uint32_t qpn, uint32_t epochs), void *arg)
+	void (*each)(void *arg, uint32_t src, uint32_t dst, uint32_t qpn, uint32_t epochs),
+	void *arg)
 {
 	for (uint32_t c = 0; c < r->plane->cores; c++)
 		for (uint32_t i = 0; i < r->flows_known[c]; i++)
 			each(arg, r->flows[c][i].src, r->flows[c][i].dst,
-				fw_key_qpn(r->flows[c][i].f->key), load32(&r->flows[c][i].f->label));
+				fw_key_qpn(r->flows[c][i].f->key),
+				load32(&r->flows[c][i].f->label));
 }
 
-/* ---- life ---------------------------------------------------------------------------------------- */
+/* ---- life
+ * ---------------------------------------------------------------------------------------- */
 
 static bool reserve_core(struct fw_rounds *r, uint32_t c)
 {
@@ -1240,10 +1268,10 @@ struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish
 	r->pair_last = calloc(ranks * ranks, sizeof(uint64_t));
 	r->fix.last_ns = calloc(ranks, sizeof(uint64_t));
 	r->fix.next_ns = calloc(ranks, sizeof(uint64_t));
-	good = r->lanes != NULL && r->flows != NULL && r->back != NULL && r->back_count != NULL && r->flows_known != NULL &&
-	       r->lanes_known != NULL && r->round != NULL && r->announced != NULL &&
-	       r->counts != NULL && r->pair_last != NULL && r->fix.last_ns != NULL &&
-	       r->fix.next_ns != NULL;
+	good = r->lanes != NULL && r->flows != NULL && r->back != NULL && r->back_count != NULL &&
+	       r->flows_known != NULL && r->lanes_known != NULL && r->round != NULL &&
+	       r->announced != NULL && r->counts != NULL && r->pair_last != NULL &&
+	       r->fix.last_ns != NULL && r->fix.next_ns != NULL;
 	for (uint32_t c = 0; good && c < n; c++)
 		good = reserve_core(r, c);
 	if (!good) {

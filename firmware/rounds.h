@@ -57,6 +57,7 @@ void fw_rounds_dropped(struct fw_rounds *r, uint64_t packets);
 
 /** Flows found so far, for telemetry: calls @p each for every one. */
 void fw_rounds_flows(const struct fw_rounds *r,
-	void (*each)(void *arg, uint32_t src, uint32_t dst, uint32_t qpn, uint32_t epochs), void *arg);
+	void (*each)(void *arg, uint32_t src, uint32_t dst, uint32_t qpn, uint32_t epochs),
+	void *arg);
 
 #endif

@@ -81,8 +81,8 @@ static int show_map(const char *cmd, const char *params, struct rte_tel_data *d)
 
 	(void)cmd, (void)params;
 	/* a copy: a loader may be writing, and this thread is not the one that changes maps */
-	if (mt_bank_take(mt_page_bank(&control->page, generation),
-		    control->page.page->bank_bytes, &b, NULL) < 0)
+	if (mt_bank_take(mt_page_bank(&control->page, generation), control->page.page->bank_bytes,
+		    &b, NULL) < 0)
 		return -1;
 	rte_tel_data_start_dict(d);
 	rte_tel_data_add_dict_string(d, "job", b->job);

@@ -129,8 +129,8 @@ static uint32_t make(uint8_t *data, struct source_flow *f)
 	}
 	if (f->at < 8) {
 		p = put_write(data, f,
-			va + ((uint64_t)f->expert * RANKS + f->src) * SLOTS * TOKEN +
-				f->at * TOKEN, TOKEN);
+			va + ((uint64_t)f->expert * RANKS + f->src) * SLOTS * TOKEN + f->at * TOKEN,
+			TOKEN);
 	} else if (f->at == 8) {
 		p = put_headers(data, f, 0x14, 28, 0);
 		put(&p, va + area + (f->expert * RANKS + f->src) * 8, 8);
@@ -205,8 +205,8 @@ static uint64_t full_loop(struct fw_plane *plane, uint32_t most)
 }
 
 /** One chunk through a loop; then the control core has its turn. @return cycles */
-static uint64_t chunk(struct fw_plane *plane, struct fw_rounds *r,
-	uint64_t (*loop)(struct fw_plane *, uint32_t))
+static uint64_t chunk(
+	struct fw_plane *plane, struct fw_rounds *r, uint64_t (*loop)(struct fw_plane *, uint32_t))
 {
 	uint64_t cycles;
 
@@ -222,7 +222,8 @@ static void take_round(void *arg, const struct mt_round *round)
 	(void)arg, (void)round;
 }
 
-/* ---- measuring --------------------------------------------------------------------------------- */
+/* ---- measuring ---------------------------------------------------------------------------------
+ */
 
 static struct mt_bank *make_map(void)
 {
@@ -240,9 +241,9 @@ static struct mt_bank *make_map(void)
 		"- {name: count, rule: atomic, phase: count, offset: %lu, size: %u,"
 		" parity: {stride: %lu, count: 2}, expert: {stride: %u, count: %u, of: dst},"
 		" source: {stride: 8, count: %u}, value: {scale: -1, add: -1}}\nranks:\n",
-		EXPERTS, TOKEN, area, 2 * area, RANKS * SLOTS * TOKEN, EXPERTS, SLOTS * TOKEN, RANKS,
-		TOKEN, COMBINE, area, 2 * area, area, EXPERTS * RANKS * 8, 2 * area, RANKS * 8,
-		EXPERTS, RANKS);
+		EXPERTS, TOKEN, area, 2 * area, RANKS * SLOTS * TOKEN, EXPERTS, SLOTS * TOKEN,
+		RANKS, TOKEN, COMBINE, area, 2 * area, area, EXPERTS * RANKS * 8, 2 * area,
+		RANKS * 8, EXPERTS, RANKS);
 
 	for (uint32_t r = 0; r < RANKS; r++)
 		n += (size_t)snprintf(text + n, sizeof(text) - n,
@@ -323,7 +324,8 @@ static void measure(struct fw_plane *plane, const struct mt_bank *bank, uint32_t
 	struct fw_rounds *r;
 
 	if (n < 16 || n > MT_MAX_FLOWS)
-		die("16 to 1048576 flows"); /* fewer would open more epochs in a chunk than may wait */
+		die("16 to 1048576 flows"); /* fewer would open more epochs in a chunk than may wait
+					     */
 	make_flows(n);
 	core->tables = config != NULL ? fw_tables_new(config, RTE_MAX(n, 1024u)) : NULL;
 	r = core->tables != NULL ? fw_rounds_new(plane, take_round, NULL) : NULL;
@@ -336,8 +338,8 @@ static void measure(struct fw_plane *plane, const struct mt_bank *bank, uint32_t
 	check_outcomes(core);
 	qsort(empty, TURNS, sizeof(*empty), by_value);
 	qsort(full, TURNS, sizeof(*full), by_value);
-	printf("%7u %12.1f %12.1f %7.2f %9.1f\n", n, 1e3 / empty[TURNS / 2],
-		1e3 / full[TURNS / 2], empty[TURNS / 2] / full[TURNS / 2], full[TURNS / 2]);
+	printf("%7u %12.1f %12.1f %7.2f %9.1f\n", n, 1e3 / empty[TURNS / 2], 1e3 / full[TURNS / 2],
+		empty[TURNS / 2] / full[TURNS / 2], full[TURNS / 2]);
 	fflush(stdout);
 	rte_ring_reset(core->back);
 	fw_rounds_free(r, &core->tables);
@@ -353,8 +355,8 @@ static void make_core(struct fw_plane *plane, struct fw_core *core)
 	core->wait_tsc = core->hold_tsc = UINT64_MAX;
 	core->events = rte_ring_create_elem("events", sizeof(struct fw_event), 1u << 20,
 		SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
-	core->back = rte_ring_create_elem("back", sizeof(uint32_t), 1u << 20, SOCKET_ID_ANY,
-		RING_F_SP_ENQ | RING_F_SC_DEQ);
+	core->back = rte_ring_create_elem(
+		"back", sizeof(uint32_t), 1u << 20, SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
 	pool = rte_pktmbuf_pool_create("packets", 2 * CHUNK - 1, 256, FW_PRIV_BYTES,
 		RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
 	if (core->events == NULL || core->back == NULL || pool == NULL)
@@ -363,8 +365,8 @@ static void make_core(struct fw_plane *plane, struct fw_core *core)
 
 int main(int argc, char **argv)
 {
-	static const char *eal[] = {"bench-path", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry",
-		"--no-shconf", "--lcores", "0", "--log-level", "error", NULL};
+	static const char *eal[] = {"bench-path", "--no-huge", "-m", "256", "--no-pci",
+		"--no-telemetry", "--no-shconf", "--lcores", "0", "--log-level", "error", NULL};
 	static struct fw_plane plane;
 	static struct fw_core core;
 	struct mt_bank *bank;

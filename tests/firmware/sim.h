@@ -229,7 +229,7 @@ static inline void sim_all_to_all(struct sim *s, uint32_t parity, bool dispatch)
 		sim_drain(s, q, src, last);
 	}
 	for (uint32_t r = 0; r < s->j->ranks; r++)
-		s->ready[r] = last[r] + 1000 + sim_draw(s, 20000);
+		s->ready[r] = last[r] + 10000 + sim_draw(s, 10000);
 	for (uint32_t d = 0; d < s->j->ranks; d++)
 		for (uint32_t e = 0; e < s->j->experts; e++)
 			free(q[d][e].p);

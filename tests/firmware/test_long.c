@@ -53,7 +53,7 @@ static void damage(struct sim *s, enum damage d)
 
 	sim_sort(s);
 	if (d == LOSS)
-		sim_lose(s, 1 + sim_draw(s, 1300), 2, s->rounds - 3);
+		sim_lose(s, 1 + sim_draw(s, s->j->counts ? 1300 : 650), 2, s->rounds - 3);
 	if (d == LOSE_SOURCE)
 		sim_lose_round(s, at, sim_draw(s, s->j->ranks), sim_draw(s, 2));
 	for (uint32_t n = 1 + sim_draw(s, 3); d == LOSE_ALL && n > 0; n--)
