@@ -32,8 +32,7 @@ static void nap(void)
 	nanosleep(&ts, NULL);
 }
 
-/* ---- publishing
- * ---------------------------------------------------------------------------------- */
+/* ---- publishing ------------------------------------------------------------------------------ */
 
 static void pace(const struct fw_control *c)
 {
@@ -104,8 +103,7 @@ static void update_stats(struct fw_control *c)
 	c->drops = drops;
 }
 
-/* ---- orders to the poll cores
- * --------------------------------------------------------------------- */
+/* ---- orders to the poll cores ---------------------------------------------------------------- */
 
 /** Tell all poll cores, and take their words until all have obeyed. */
 static void order(struct fw_control *c, uint32_t what)
@@ -133,8 +131,7 @@ static void settle(struct fw_control *c)
 	fw_rounds_close_all(c->rounds, false);
 }
 
-/* ---- maps
- * ------------------------------------------------------------------------------------------ */
+/* ---- maps ------------------------------------------------------------------------------------ */
 
 static void free_tables(struct fw_tables **t, uint32_t cores)
 {
@@ -270,8 +267,7 @@ static void follow_room(struct fw_control *c)
 	c->renewed_tsc = rte_rdtsc();
 }
 
-/* ---- the loop
- * --------------------------------------------------------------------------------------- */
+/* ---- the loop -------------------------------------------------------------------------------- */
 
 /** Whether the ports bring nothing more: every core saw many empty polls, one after the other. */
 static bool at_end(const struct fw_control *c)

@@ -463,8 +463,7 @@ void fw_source_open(
 	tell(core, source, label, FW_NO_BANK);
 }
 
-/* ---- the slow way of a packet ------------------------------------------------------------------
- */
+/* ---- the slow way of a packet ---------------------------------------------------------------- */
 
 /** Whether the epoch of a flow is open: where labels are a source's, it may have gone on. */
 static bool has_epoch(const struct fw_tables *t, const struct fw_flow *f)

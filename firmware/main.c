@@ -67,8 +67,7 @@ static void on_signal(int signal_number)
 	fw_quit = true;
 }
 
-/* ---- options
- * ----------------------------------------------------------------------------------------- */
+/* ---- options --------------------------------------------------------------------------------- */
 
 static bool read_number(const char *text, uint32_t least, uint32_t most, uint32_t *value)
 {
@@ -149,8 +148,7 @@ static int read_options(int argc, char **argv, struct options *o, struct mt_erro
 	return 0;
 }
 
-/* ---- the plane
- * ----------------------------------------------------------------------------------------- */
+/* ---- the plane ------------------------------------------------------------------------------- */
 
 static bool shares_cpus(void)
 {
@@ -252,8 +250,7 @@ static int poll_main(void *arg)
 	return 0;
 }
 
-/* ---- life
- * ---------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 /** The page for a map, and the map on it. */
 static int open_page(struct fw_control *c, const struct options *o, const struct mt_bank *bank,

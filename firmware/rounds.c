@@ -3,105 +3,11 @@
 
 #include <rte_ring_elem.h>
 
-#include "rounds.h"
+#include "rounds_priv.h"
 
 #define WORDS 64 /* taken from a core at a time */
-/* Of a round's PSNs missing: its whole dispatch may be. Of a flow, and of a source, of which more
- * is known than PSNs alone. */
-#define SOME_ROUND 0.35
-#define SOME_SOURCES_ROUND 0.15
 
-/** A flow, as the control core sees it. */
-struct flow {
-	const struct fw_flow *f;
-	uint32_t core, src, dst;
-	uint32_t psn;		  /* that it had come to, when last looked at */
-	bool read;		  /* an epoch of it went into a round */
-	struct flow *next;	  /* in its lane */
-	uint32_t bank[FW_EPOCHS]; /* by label: not read yet, 0: none */
-	uint32_t held;		  /* bank that was read, but the flow has not left it, 0: none */
-};
-
-struct lane {
-	uint32_t core, index;  /* of its labels: fw_tables.consumed */
-	uint32_t newest, next; /* labels: the newest told, the oldest unread */
-	int64_t last;	       /* round that its last epoch went into, -1: none yet */
-	uint32_t src;
-	uint32_t span;		/* PSNs from one epoch to the next, of the last one without gaps;
-				 * of a source, on average */
-	uint64_t advanced;	/* PSNs that the flows of a source have gone on by */
-	uint32_t start;		/* first PSN of the epoch read last */
-	uint32_t unread;	/* label that was read before it ended, 0: none */
-	uint32_t read_gaps;	/* gaps in it at that time */
-	uint32_t read_messages; /* messages in it at that time */
-	bool suspect;		/* packets are missing between the epoch read last and the next */
-	bool sure;		/* the round that its last epoch went into was the right one */
-	bool taken;		/* its oldest unread epoch belongs to the round at hand */
-	struct flow *flows;
-};
-
-/** What is known of the round at hand from the lanes that are sure. */
-struct fix {
-	uint32_t clean;	   /* lanes that are sure */
-	bool solid;	   /* one of them has an epoch without gaps: others can be told by it */
-	uint32_t parity;   /* FW_NO_PARITY: not known */
-	uint64_t *last_ns; /* [ranks]: when a source ended it, as far as is known */
-	uint64_t *next_ns; /* [ranks]: when it began the round after, UINT64_MAX: not yet */
-	/* of any source; the round before: as it was published */
-	uint64_t first_ns, any_last_ns, any_next_ns, before_ns;
-	uint64_t begin_ns; /* when no lane is sure: of the first */
-	bool other_life;   /* lanes that are new cannot be of this round: see is_other_life() */
-};
-
-struct fw_rounds {
-	const struct fw_plane *plane;
-	const struct fw_config *config;
-	fw_publish publish;
-	void *arg;
-	struct lane **lanes;		     /* by core; of flows or of sources */
-	uint32_t *flows_known, *lanes_known; /* by core */
-	struct flow **flows;
-	uint32_t **back, *back_count; /* by core: banks read, to be given back */
-	struct mt_round *round;	      /* the one being assembled */
-	uint32_t *announced, *counts; /* its cells' */
-	uint64_t *pair_last;	      /* [ranks][ranks]: last dispatch ever seen, ns */
-	struct fix fix;
-	size_t slot_bytes;
-	uint64_t number;    /* of the round at hand */
-	uint64_t progress;  /* what was received before this tsc was counted, and told */
-	uint64_t ready_tsc; /* the word that made it ready to be closed was received then */
-	uint32_t ready_lead;
-	uint32_t tried_lead, tried_words; /* when closing it was tried last */
-	uint32_t words;
-	uint32_t last_parity;	 /* of the round before */
-	bool steady, alternates; /* parity changed at every round so far, and did at least once */
-	bool align;		 /* layer and step are assumed */
-	bool first;		 /* no round was closed yet */
-	uint64_t begun_ns;	 /* when the round before began */
-	double pace_ns;		 /* from round to round, 0: not known yet */
-	uint64_t sighted;	 /* round before which lost rounds were looked for */
-	uint64_t late_tokens, drops;
-	uint64_t drop_until;	    /* rounds up to this one were open when packets were dropped */
-	uint64_t no_room, overruns; /* counters as last looked at */
-};
-
-static uint32_t load32(const uint32_t *p)
-{
-	return __atomic_load_n(p, __ATOMIC_RELAXED);
-}
-
-static uint32_t ranks_of(const struct fw_rounds *r)
-{
-	return r->config->bank->ranks;
-}
-
-static const struct fw_tables *tables_of(const struct fw_rounds *r, uint32_t core)
-{
-	return r->plane->core[core]->tables;
-}
-
-/* ---- what poll cores tell ----------------------------------------------------------------------
- */
+/* ---- what poll cores tell -------------------------------------------------------------------- */
 
 static uint32_t lanes_max(const struct fw_tables *t)
 {
@@ -203,20 +109,6 @@ static uint64_t progress(const struct fw_rounds *r)
 	return tsc;
 }
 
-#define FOREACH_LANE(r, l)                                                                         \
-	for (uint32_t c_ = 0; c_ < (r)->plane->cores; c_++)                                        \
-		for (struct lane *l = (r)->lanes[c_]; l < (r)->lanes[c_] + (r)->lanes_known[c_];   \
-			l++)                                                                       \
-			if (l->next != 0)
-
-/** The epoch of a flow that is not read yet, NULL: it was silent. */
-static struct fw_epoch *epoch_of(const struct fw_rounds *r, const struct flow *f, uint32_t label)
-{
-	uint32_t bank = f->bank[label & (FW_EPOCHS - 1)];
-
-	return bank == 0 ? NULL : fw_bank(tables_of(r, f->core), bank);
-}
-
 /** A bank was read. Where its source went on without it, a flow may still have it: then later. */
 static void give_back(struct fw_rounds *r, struct flow *f, uint32_t label)
 {
@@ -250,13 +142,6 @@ static void send_back(struct fw_rounds *r)
 	}
 }
 
-#define FOREACH_FLOW(l, f) for (struct flow *f = (l)->flows; f != NULL; f = f->next)
-
-static bool has_head(const struct lane *l)
-{
-	return (int32_t)(l->newest - l->next) >= 0;
-}
-
 /** How many epochs further than the round at hand the foremost lane is. */
 static uint32_t lead_of(const struct fw_rounds *r)
 {
@@ -268,437 +153,7 @@ static uint32_t lead_of(const struct fw_rounds *r)
 	return lead;
 }
 
-/* ---- which epochs belong to the round at hand
- * ---------------------------------------------------- */
-
-struct head {
-	uint64_t first_ns, last_ns;
-	uint32_t parity, start_psn;
-	bool resync;
-};
-
-static struct head head_of(const struct fw_rounds *r, const struct lane *l, uint32_t label)
-{
-	const struct fw_tables *t = tables_of(r, l->core);
-	const struct fw_epoch *e;
-	uint32_t at = label & (FW_EPOCHS - 1);
-
-	if (r->config->by_source)
-		return (struct head){.first_ns = t->sources[l->index].phase[at].first_ns,
-			.last_ns = t->sources[l->index].phase[at].first_ns,
-			.parity = t->sources[l->index].phase[at].parity};
-	e = epoch_of(r, l->flows, label);
-	return (struct head){.first_ns = e->first_ns,
-		.last_ns = e->last_ns,
-		.parity = e->parity,
-		.start_psn = e->start_psn,
-		.resync = (e->flags & FW_EPOCH_RESYNC) != 0};
-}
-
-/** The last packet of an epoch of a lane, as far as it is known. */
-static uint64_t last_ns_of(const struct fw_rounds *r, const struct lane *l, uint32_t label)
-{
-	uint64_t last = 0;
-
-	FOREACH_FLOW(l, f)
-	{
-		const struct fw_epoch *e = epoch_of(r, f, label);
-
-		if (e != NULL)
-			last = RTE_MAX(last, f->f->label == label ? f->f->last_ns : e->last_ns);
-	}
-	return last;
-}
-
-/** PSNs that are missing in a phase of a source, or around it. */
-static uint32_t gaps_of_phase(const struct fw_rounds *r, const struct lane *l, uint32_t label)
-{
-	return load32(
-		&tables_of(r, l->core)->sources[l->index].phase[label & (FW_EPOCHS - 1)].gaps);
-}
-
-enum life { LIFE_SAME, LIFE_JUMPED, LIFE_NEW };
-
-/**
- * Whether a lane's oldest unread epoch is of the same life of the job as those before. A source
- * begins anew when all the flows that it uses do.
- */
-static enum life life_of(const struct fw_rounds *r, const struct lane *l)
-{
-	enum life life = LIFE_NEW;
-
-	if (l->last < 0)
-		return LIFE_NEW;
-	if (!r->config->by_source)
-		return head_of(r, l, l->next).resync ? LIFE_JUMPED : LIFE_SAME;
-	FOREACH_FLOW(l, f)
-	{
-		const struct fw_epoch *e = epoch_of(r, f, l->next);
-
-		if (e == NULL)
-			continue;
-		if (e->flags & FW_EPOCH_RESYNC)
-			life = LIFE_JUMPED;
-		else if (f->read || l->next - tables_of(r, f->core)->cold[f->f->index].born > 1)
-			return LIFE_SAME;
-	}
-	return life;
-}
-
-static bool is_clean(const struct fw_rounds *r, const struct lane *l)
-{
-	if (l->last < 0 || (uint64_t)l->last + 1 != r->number || l->suspect || !l->sure)
-		return false;
-	/* a source's packets that are missing may have been a whole round */
-	if (r->config->by_source && gaps_of_phase(r, l, l->next) != 0)
-		return false;
-	return life_of(r, l) == LIFE_SAME;
-}
-
-/** Packets may be missing between the epoch at hand of a flow and its next one. */
-static bool breaks_after(const struct fw_rounds *r, const struct lane *l)
-{
-	const struct fw_epoch *e;
-
-	if (r->config->by_source)
-		return false;
-	e = epoch_of(r, l->flows, l->next);
-	return e->gaps != 0 || (e->flags & FW_EPOCH_OVERRUN) != 0;
-}
-
-static void note_fix(struct fw_rounds *r, const struct lane *l)
-{
-	struct head h = head_of(r, l, l->next);
-	struct fix *x = &r->fix;
-	uint64_t ns;
-
-	x->clean++;
-	/* before an epoch's end, gaps in it may be to come */
-	x->solid |= r->config->by_source || (l->newest != l->next && !breaks_after(r, l));
-	if (x->parity == FW_NO_PARITY)
-		x->parity = h.parity;
-	x->first_ns = RTE_MIN(x->first_ns, h.first_ns);
-	if (l->newest == l->next)
-		return;
-	ns = head_of(r, l, l->next + 1).first_ns;
-	x->next_ns[l->src] = RTE_MIN(x->next_ns[l->src], ns);
-	x->any_next_ns = RTE_MIN(x->any_next_ns, ns);
-}
-
-/** After note_fix() for all: an epoch that ends after others began the next is two run together. */
-static void note_last(struct fw_rounds *r, const struct lane *l)
-{
-	uint64_t ns = last_ns_of(r, l, l->next);
-	struct fix *x = &r->fix;
-
-	if (ns < x->next_ns[l->src])
-		x->last_ns[l->src] = RTE_MAX(x->last_ns[l->src], ns);
-	if (ns < x->any_next_ns)
-		x->any_last_ns = RTE_MAX(x->any_last_ns, ns);
-}
-
-/** Half way from @p from to @p to, where it is that way round. */
-static uint64_t middle(uint64_t from, uint64_t to)
-{
-	return to == UINT64_MAX || from >= to ? to : from + (to - from) / 2;
-}
-
-/**
- * A source that had nothing to send in this round, or all of which was lost, is at the next one
- * already: it begins when others do so, or has another parity than who began first.
- */
-static void leave_early_sources(struct fw_rounds *r)
-{
-	uint64_t next = UINT64_MAX, last = 0, first = UINT64_MAX;
-	uint32_t parity = FW_NO_PARITY;
-
-	FOREACH_LANE(r, l)
-	{
-		struct head h;
-
-		if (!l->taken)
-			continue;
-		h = head_of(r, l, l->next);
-		if (l->newest != l->next)
-			next = RTE_MIN(next, head_of(r, l, l->next + 1).first_ns);
-		if (h.first_ns < first) {
-			first = h.first_ns;
-			parity = h.parity;
-		}
-	}
-	FOREACH_LANE(r, l)
-	{
-		uint64_t ns = l->taken ? last_ns_of(r, l, l->next) : 0;
-
-		if (ns < next)
-			last = RTE_MAX(last, ns);
-	}
-	next = middle(last, next);
-	FOREACH_LANE(r, l)
-	{
-		struct head h;
-
-		if (!l->taken)
-			continue;
-		h = head_of(r, l, l->next);
-		l->taken = h.first_ns == first ||
-			   (h.first_ns < next && (h.parity == parity || h.parity == FW_NO_PARITY ||
-							 parity == FW_NO_PARITY));
-	}
-}
-
-static void take_clean(struct fw_rounds *r)
-{
-	r->fix.clean = 0;
-	r->fix.solid = false;
-	r->fix.parity = FW_NO_PARITY;
-	r->fix.first_ns = r->fix.any_next_ns = UINT64_MAX;
-	r->fix.any_last_ns = 0;
-	memset(r->fix.last_ns, 0, ranks_of(r) * sizeof(uint64_t));
-	memset(r->fix.next_ns, 0xff, ranks_of(r) * sizeof(uint64_t));
-	FOREACH_LANE(r, l)
-	l->taken = has_head(l) && is_clean(r, l);
-	if (r->config->by_source)
-		leave_early_sources(r);
-	FOREACH_LANE(r, l)
-	if (l->taken)
-		note_fix(r, l);
-	FOREACH_LANE(r, l)
-	if (l->taken)
-		note_last(r, l);
-}
-
-/**
- * Whether the oldest unread epoch of a lane that is not sure fits: parity, then time. Between two
- * dispatches of a source lies a combine; the middle of that pause parts the two rounds.
- */
-static bool fits(const struct fw_rounds *r, const struct lane *l)
-{
-	struct head h = head_of(r, l, l->next);
-	const struct fix *x = &r->fix;
-
-	if (x->parity != FW_NO_PARITY && h.parity != FW_NO_PARITY) {
-		if (h.parity != x->parity)
-			return false;
-		if (l->last < 0 && x->clean == 0 && !x->other_life)
-			return true; /* everything begins, nothing was lost */
-	}
-	if (l->last < 0 && x->clean != 0 && x->other_life)
-		return false;
-	if (x->next_ns[l->src] != UINT64_MAX)
-		return h.first_ns < middle(x->last_ns[l->src], x->next_ns[l->src]);
-	return h.first_ns <
-	       (x->clean != 0 ? middle(x->any_last_ns, x->any_next_ns) : x->any_next_ns);
-}
-
-/** Whether the oldest unread epoch of a lane belongs to a round that was closed without it. */
-static bool is_late(const struct fw_rounds *r, const struct lane *l)
-{
-	const struct fix *x = &r->fix;
-
-	if (x->clean == 0 || l->taken || !has_head(l) || x->before_ns == 0 ||
-		x->before_ns >= x->first_ns)
-		return false;
-	return head_of(r, l, l->next).first_ns < middle(x->before_ns, x->first_ns);
-}
-
-static void lane_read(struct fw_rounds *r, struct lane *l);
-static void sum_epochs(const struct fw_rounds *r, const struct lane *l, uint32_t label,
-	uint32_t *gaps, uint32_t *messages);
-
-/** It comes too late: its tokens are said to be so in the round at hand. */
-static void skip_late(struct fw_rounds *r, struct lane *l)
-{
-	uint32_t gaps, messages;
-
-	sum_epochs(r, l, l->next, &gaps, &messages);
-	r->late_tokens += messages;
-	lane_read(r, l);
-	l->suspect = true;
-}
-
-/** Add the counts of a lane's oldest unread epoch to r->counts; @return whether one was there. */
-static bool add_counts(struct fw_rounds *r, const struct lane *l)
-{
-	const struct flow *f = l->flows;
-	const struct fw_epoch *e = epoch_of(r, f, l->next);
-	const struct mt_rank *dst = &mt_bank_ranks(r->config->bank)[f->dst];
-	uint32_t *counts =
-		&r->counts[(size_t)f->src * r->config->bank->experts + dst->first_expert];
-	bool twice = false;
-
-	for (uint32_t i = 0; i < dst->experts; i++) {
-		twice |= counts[i] != 0 && load32(&e->cell[i].counts) != 0;
-		counts[i] += load32(&e->cell[i].counts);
-	}
-	return twice;
-}
-
-/**
- * Whether a new lane counts what another lane counts in this round: then there is another life of
- * the job, with other queue pairs.
- */
-static bool is_other_life(struct fw_rounds *r)
-{
-	bool fresh = false, twice = false;
-
-	FOREACH_LANE(r, l)
-	fresh |= l->last < 0 && has_head(l);
-	if (!fresh || r->config->by_source)
-		return false;
-	memset(r->counts, 0, (size_t)ranks_of(r) * r->config->bank->experts * sizeof(uint32_t));
-	FOREACH_LANE(r, l)
-	if (l->taken)
-		add_counts(r, l);
-	FOREACH_LANE(r, l)
-	if (l->last < 0 && has_head(l))
-		twice |= add_counts(r, l);
-	return twice;
-}
-
-static void take_others(struct fw_rounds *r)
-{
-	struct lane *earliest = NULL;
-	bool any = false;
-
-	r->fix.other_life = is_other_life(r);
-	FOREACH_LANE(r, l)
-	{
-		while (is_late(r, l))
-			skip_late(r, l);
-		if (!l->taken && has_head(l))
-			l->taken = fits(r, l);
-		any |= l->taken;
-		if (has_head(l) &&
-			(earliest == NULL || head_of(r, l, l->next).first_ns <
-						     head_of(r, earliest, earliest->next).first_ns))
-			earliest = l;
-	}
-	/* times that contradict each other (a capture may have any): every round takes something */
-	if (!any && earliest != NULL)
-		earliest->taken = true;
-}
-
-/** No lane is sure: what begins first says which parity this round has. */
-static void fix_by_first(struct fw_rounds *r)
-{
-	uint64_t first = UINT64_MAX;
-
-	FOREACH_LANE(r, l)
-	{
-		struct head h;
-
-		if (!has_head(l))
-			continue;
-		h = head_of(r, l, l->next);
-		if (h.first_ns < first) {
-			r->fix.begin_ns = first = h.first_ns;
-			r->fix.parity = h.parity;
-		}
-		if (l->newest != l->next)
-			r->fix.any_next_ns =
-				RTE_MIN(r->fix.any_next_ns, head_of(r, l, l->next + 1).first_ns);
-	}
-}
-
-static uint64_t rounds_per_step(const struct mt_bank *b)
-{
-	static const uint32_t passes[MT_PATTERNS] = {1, 2, 3};
-
-	return (uint64_t)b->layers * b->micro_batches * passes[b->pattern];
-}
-
-/** The first round of a step, from a number on. */
-static uint64_t next_step(const struct mt_bank *b, uint64_t number)
-{
-	uint64_t per = rounds_per_step(b);
-
-	return (number + per - 1) / per * per;
-}
-
-/** The job began anew: so does its step. */
-static void begin_step(struct fw_rounds *r, bool new_flows)
-{
-	uint64_t number = r->number;
-
-	if (r->first)
-		return;
-	r->number = next_step(r->config->bank, number);
-	/* new queue pairs are a new job; a jump of PSNs may also be a long loss of sight */
-	r->align = new_flows ? false : r->align || r->number != number;
-}
-
-static void close_lost(struct fw_rounds *r);
-
-/**
- * Every lane has packets missing: whole rounds may be. How many, by parity, else by how many PSNs
- * are missing; where the two leave doubt, layer and step are assumptions from here on.
- */
-static void lost_sight(struct fw_rounds *r)
-{
-	uint64_t jumped = 0, usual = 0;
-	double rounds, most = 0; /* of all lanes together, of the lane that misses most */
-	double some = r->config->by_source ? SOME_SOURCES_ROUND : SOME_ROUND;
-	uint32_t lost, psns;
-
-	FOREACH_LANE(r, l)
-	{
-		if (!has_head(l) || l->span == 0)
-			continue;
-		psns = r->config->by_source
-			       ? l->span + gaps_of_phase(r, l, l->next)
-			       : (head_of(r, l, l->next).start_psn - l->start) & FW_PSN_MASK;
-		jumped += psns;
-		usual += l->span;
-		most = RTE_MAX(most, (double)psns / l->span - 1);
-	}
-	rounds = usual != 0 ? (double)jumped / (double)usual - 1 : 0;
-	if (r->alternates) {
-		lost = r->fix.parity == r->last_parity;
-		/* of a round that is lost, all PSNs may be missing or only those of its dispatch;
-		 * by parity, one more or less would be two */
-		r->align |= usual == 0 || rounds > (lost ? 0.9 : 0.3) || most > (lost ? 1.2 : 0.5);
-	} else {
-		lost = rounds > some ? (uint32_t)(rounds + 0.5) : 0;
-		r->align |= usual == 0 || rounds > some || most > 0.9;
-	}
-	/* rounds have no usual size, but they have a pace */
-	r->align |= r->fix.begin_ns > r->begun_ns &&
-		    (double)(r->fix.begin_ns - r->begun_ns) > (lost + 1.5) * r->pace_ns;
-	for (uint32_t i = 0; i < RTE_MIN(lost, FW_LAG); i++)
-		close_lost(r);
-	r->sighted = r->number;
-}
-
-/** Decide for each lane whether its oldest unread epoch belongs to the round at hand. */
-static void take_heads(struct fw_rounds *r)
-{
-	bool fresh = false, known = false, resync = false;
-
-	take_clean(r);
-	if (r->fix.clean == 0) {
-		FOREACH_LANE(r, l)
-		{
-			enum life life;
-
-			if (!has_head(l))
-				continue;
-			life = life_of(r, l);
-			fresh |= life == LIFE_NEW;
-			resync |= life == LIFE_JUMPED;
-			known |= life == LIFE_SAME;
-		}
-		fix_by_first(r);
-		if ((fresh || resync) && !known)
-			begin_step(r, !resync);
-		else if (known && !r->first && r->sighted != r->number)
-			lost_sight(r);
-	}
-	take_others(r);
-}
-
-/* ---- adding up
- * ----------------------------------------------------------------------------------- */
+/* ---- adding up ------------------------------------------------------------------------------- */
 
 static void clear_round(struct fw_rounds *r)
 {
@@ -769,7 +224,7 @@ static void add_source(struct fw_rounds *r, const struct lane *l)
 {
 	const struct fw_tables *t = tables_of(r, l->core);
 
-	r->round->gaps += gaps_of_phase(r, l, l->next);
+	r->round->gaps += fw_gaps_of_phase(r, l, l->next);
 	if (t->sources[l->index].phase[l->next & (FW_EPOCHS - 1)].jumped)
 		r->round->quality |= MT_Q_RESYNC;
 	FOREACH_FLOW(l, f)
@@ -847,8 +302,7 @@ static void judge(struct fw_rounds *r)
 		}
 }
 
-/* ---- closing
- * ------------------------------------------------------------------------------------- */
+/* ---- closing --------------------------------------------------------------------------------- */
 
 /** Whether each of the lane's flows was seen to go on after the round, so nothing is missing. */
 static bool flows_passed(const struct fw_rounds *r, const struct lane *l)
@@ -922,13 +376,13 @@ static void follow_source(const struct fw_rounds *r, struct lane *l)
 /** The epoch at hand of a lane is in the round: on to the next. */
 static void lane_read(struct fw_rounds *r, struct lane *l)
 {
-	bool suspect = breaks_after(r, l);
+	bool suspect = fw_lane_breaks(r, l);
 	/* sure by itself, by others that are, or because all are told anew (lost_sight) */
-	bool sure = is_clean(r, l) || r->fix.clean == 0 || r->fix.solid;
+	bool sure = fw_lane_is_clean(r, l) || r->fix.clean == 0 || r->fix.solid;
 	uint32_t label = l->next;
 
 	if (!r->config->by_source) {
-		uint32_t start = head_of(r, l, label).start_psn;
+		uint32_t start = fw_head_of(r, l, label).start_psn;
 
 		if (l->last >= 0 && !l->suspect)
 			l->span = (start - l->start) & FW_PSN_MASK;
@@ -968,6 +422,29 @@ static void read_late(struct fw_rounds *r, struct lane *l)
 	FOREACH_FLOW(l, f)
 	give_back(r, f, l->unread);
 	l->unread = 0;
+}
+
+void fw_lane_skip(struct fw_rounds *r, struct lane *l)
+{
+	uint32_t gaps, messages;
+
+	sum_epochs(r, l, l->next, &gaps, &messages);
+	r->late_tokens += messages;
+	lane_read(r, l);
+	l->suspect = true;
+}
+static uint64_t rounds_per_step(const struct mt_bank *b)
+{
+	static const uint32_t passes[MT_PATTERNS] = {1, 2, 3};
+
+	return (uint64_t)b->layers * b->micro_batches * passes[b->pattern];
+}
+
+uint64_t fw_next_step(const struct mt_bank *b, uint64_t number)
+{
+	uint64_t per = rounds_per_step(b);
+
+	return (number + per - 1) / per * per;
 }
 
 /** Layer, step and pass of a round by its number (DESIGN: what a step looks like). */
@@ -1085,8 +562,7 @@ static void publish(struct fw_rounds *r, bool timeout)
 	r->tried_lead = r->tried_words = 0;
 }
 
-/** A round of which nothing was seen. */
-static void close_lost(struct fw_rounds *r)
+void fw_close_lost(struct fw_rounds *r)
 {
 	clear_round(r);
 	judge(r);
@@ -1114,7 +590,7 @@ static void follow_parity(struct fw_rounds *r)
 
 	FOREACH_LANE(r, l)
 	{
-		uint32_t p = l->taken ? head_of(r, l, l->next).parity : FW_NO_PARITY;
+		uint32_t p = l->taken ? fw_head_of(r, l, l->next).parity : FW_NO_PARITY;
 
 		if (p == FW_NO_PARITY)
 			continue;
@@ -1155,7 +631,7 @@ static bool try_close(struct fw_rounds *r)
 		return false;
 	r->tried_lead = lead;
 	r->tried_words = r->words;
-	take_heads(r);
+	fw_heads_take(r);
 	add_lanes(r);
 	judge(r);
 	if (!is_whole(r) && lead < FW_LAG)
@@ -1196,7 +672,7 @@ void fw_rounds_close_all(struct fw_rounds *r, bool timeout)
 	for (uint32_t c = 0; c < r->plane->cores; c++)
 		find_flows(r, c);
 	while (any_head(r)) {
-		take_heads(r);
+		fw_heads_take(r);
 		close_round(r, timeout);
 		send_back(r);
 	}
@@ -1219,8 +695,7 @@ void fw_rounds_flows(const struct fw_rounds *r,
 				load32(&r->flows[c][i].f->label));
 }
 
-/* ---- life
- * ---------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static bool reserve_core(struct fw_rounds *r, uint32_t c)
 {
@@ -1234,7 +709,7 @@ static bool reserve_core(struct fw_rounds *r, uint32_t c)
 
 void fw_rounds_follow(struct fw_rounds *r, const struct fw_rounds *old)
 {
-	r->number = next_step(r->config->bank, old->number);
+	r->number = fw_next_step(r->config->bank, old->number);
 }
 
 struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish_round, void *arg)

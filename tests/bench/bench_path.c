@@ -222,8 +222,7 @@ static void take_round(void *arg, const struct mt_round *round)
 	(void)arg, (void)round;
 }
 
-/* ---- measuring ---------------------------------------------------------------------------------
- */
+/* ---- measuring ------------------------------------------------------------------------------- */
 
 static struct mt_bank *make_map(void)
 {

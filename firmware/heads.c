@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Which epochs belong to the round at hand: of lanes that are sure the next one; of the others the
+ * one that fits to those by parity and time. Where no lane is sure, how many rounds were lost.
+ */
+#include "rounds_priv.h"
+
+/* Of a round's PSNs missing: its whole dispatch may be. Of a flow, and of a source, of which more
+ * is known than PSNs alone. */
+#define SOME_ROUND 0.35
+#define SOME_SOURCES_ROUND 0.15
+
+struct head fw_head_of(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	const struct fw_tables *t = tables_of(r, l->core);
+	const struct fw_epoch *e;
+	uint32_t at = label & (FW_EPOCHS - 1);
+
+	if (r->config->by_source)
+		return (struct head){.first_ns = t->sources[l->index].phase[at].first_ns,
+			.last_ns = t->sources[l->index].phase[at].first_ns,
+			.parity = t->sources[l->index].phase[at].parity};
+	e = epoch_of(r, l->flows, label);
+	return (struct head){.first_ns = e->first_ns,
+		.last_ns = e->last_ns,
+		.parity = e->parity,
+		.start_psn = e->start_psn,
+		.resync = (e->flags & FW_EPOCH_RESYNC) != 0};
+}
+
+/** The last packet of an epoch of a lane, as far as it is known. */
+static uint64_t last_ns_of(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	uint64_t last = 0;
+
+	FOREACH_FLOW(l, f)
+	{
+		const struct fw_epoch *e = epoch_of(r, f, label);
+
+		if (e != NULL)
+			last = RTE_MAX(last, f->f->label == label ? f->f->last_ns : e->last_ns);
+	}
+	return last;
+}
+
+uint32_t fw_gaps_of_phase(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	return load32(
+		&tables_of(r, l->core)->sources[l->index].phase[label & (FW_EPOCHS - 1)].gaps);
+}
+
+enum life { LIFE_SAME, LIFE_JUMPED, LIFE_NEW };
+
+/**
+ * Whether a lane's oldest unread epoch is of the same life of the job as those before. A source
+ * begins anew when all the flows that it uses do.
+ */
+static enum life life_of(const struct fw_rounds *r, const struct lane *l)
+{
+	enum life life = LIFE_NEW;
+
+	if (l->last < 0)
+		return LIFE_NEW;
+	if (!r->config->by_source)
+		return fw_head_of(r, l, l->next).resync ? LIFE_JUMPED : LIFE_SAME;
+	FOREACH_FLOW(l, f)
+	{
+		const struct fw_epoch *e = epoch_of(r, f, l->next);
+
+		if (e == NULL)
+			continue;
+		if (e->flags & FW_EPOCH_RESYNC)
+			life = LIFE_JUMPED;
+		else if (f->read || l->next - tables_of(r, f->core)->cold[f->f->index].born > 1)
+			return LIFE_SAME;
+	}
+	return life;
+}
+
+bool fw_lane_is_clean(const struct fw_rounds *r, const struct lane *l)
+{
+	if (l->last < 0 || (uint64_t)l->last + 1 != r->number || l->suspect || !l->sure)
+		return false;
+	/* a source's packets that are missing may have been a whole round */
+	if (r->config->by_source && fw_gaps_of_phase(r, l, l->next) != 0)
+		return false;
+	return life_of(r, l) == LIFE_SAME;
+}
+
+bool fw_lane_breaks(const struct fw_rounds *r, const struct lane *l)
+{
+	const struct fw_epoch *e;
+
+	if (r->config->by_source)
+		return false;
+	e = epoch_of(r, l->flows, l->next);
+	return e->gaps != 0 || (e->flags & FW_EPOCH_OVERRUN) != 0;
+}
+
+static void note_fix(struct fw_rounds *r, const struct lane *l)
+{
+	struct head h = fw_head_of(r, l, l->next);
+	struct fix *x = &r->fix;
+	uint64_t ns;
+
+	x->clean++;
+	/* before an epoch's end, gaps in it may be to come */
+	x->solid |= r->config->by_source || (l->newest != l->next && !fw_lane_breaks(r, l));
+	if (x->parity == FW_NO_PARITY)
+		x->parity = h.parity;
+	x->first_ns = RTE_MIN(x->first_ns, h.first_ns);
+	if (l->newest == l->next)
+		return;
+	ns = fw_head_of(r, l, l->next + 1).first_ns;
+	x->next_ns[l->src] = RTE_MIN(x->next_ns[l->src], ns);
+	x->any_next_ns = RTE_MIN(x->any_next_ns, ns);
+}
+
+/** After note_fix() for all: an epoch that ends after others began the next is two run together. */
+static void note_last(struct fw_rounds *r, const struct lane *l)
+{
+	uint64_t ns = last_ns_of(r, l, l->next);
+	struct fix *x = &r->fix;
+
+	if (ns < x->next_ns[l->src])
+		x->last_ns[l->src] = RTE_MAX(x->last_ns[l->src], ns);
+	if (ns < x->any_next_ns)
+		x->any_last_ns = RTE_MAX(x->any_last_ns, ns);
+}
+
+/** Half way from @p from to @p to, where it is that way round. */
+static uint64_t middle(uint64_t from, uint64_t to)
+{
+	return to == UINT64_MAX || from >= to ? to : from + (to - from) / 2;
+}
+
+/**
+ * A source that had nothing to send in this round, or all of which was lost, is at the next one
+ * already: it begins when others do so, or has another parity than who began first.
+ */
+static void leave_early_sources(struct fw_rounds *r)
+{
+	uint64_t next = UINT64_MAX, last = 0, first = UINT64_MAX;
+	uint32_t parity = FW_NO_PARITY;
+
+	FOREACH_LANE(r, l)
+	{
+		struct head h;
+
+		if (!l->taken)
+			continue;
+		h = fw_head_of(r, l, l->next);
+		if (l->newest != l->next)
+			next = RTE_MIN(next, fw_head_of(r, l, l->next + 1).first_ns);
+		if (h.first_ns < first) {
+			first = h.first_ns;
+			parity = h.parity;
+		}
+	}
+	FOREACH_LANE(r, l)
+	{
+		uint64_t ns = l->taken ? last_ns_of(r, l, l->next) : 0;
+
+		if (ns < next)
+			last = RTE_MAX(last, ns);
+	}
+	next = middle(last, next);
+	FOREACH_LANE(r, l)
+	{
+		struct head h;
+
+		if (!l->taken)
+			continue;
+		h = fw_head_of(r, l, l->next);
+		l->taken = h.first_ns == first ||
+			   (h.first_ns < next && (h.parity == parity || h.parity == FW_NO_PARITY ||
+							 parity == FW_NO_PARITY));
+	}
+}
+
+static void take_clean(struct fw_rounds *r)
+{
+	r->fix.clean = 0;
+	r->fix.solid = false;
+	r->fix.parity = FW_NO_PARITY;
+	r->fix.first_ns = r->fix.any_next_ns = UINT64_MAX;
+	r->fix.any_last_ns = 0;
+	memset(r->fix.last_ns, 0, ranks_of(r) * sizeof(uint64_t));
+	memset(r->fix.next_ns, 0xff, ranks_of(r) * sizeof(uint64_t));
+	FOREACH_LANE(r, l)
+	l->taken = has_head(l) && fw_lane_is_clean(r, l);
+	if (r->config->by_source)
+		leave_early_sources(r);
+	FOREACH_LANE(r, l)
+	if (l->taken)
+		note_fix(r, l);
+	FOREACH_LANE(r, l)
+	if (l->taken)
+		note_last(r, l);
+}
+
+/**
+ * Whether the oldest unread epoch of a lane that is not sure fits: parity, then time. Between two
+ * dispatches of a source lies a combine; the middle of that pause parts the two rounds.
+ */
+static bool fits(const struct fw_rounds *r, const struct lane *l)
+{
+	struct head h = fw_head_of(r, l, l->next);
+	const struct fix *x = &r->fix;
+
+	if (x->parity != FW_NO_PARITY && h.parity != FW_NO_PARITY) {
+		if (h.parity != x->parity)
+			return false;
+		if (l->last < 0 && x->clean == 0 && !x->other_life)
+			return true; /* everything begins, nothing was lost */
+	}
+	if (l->last < 0 && x->clean != 0 && x->other_life)
+		return false;
+	if (x->next_ns[l->src] != UINT64_MAX)
+		return h.first_ns < middle(x->last_ns[l->src], x->next_ns[l->src]);
+	return h.first_ns <
+	       (x->clean != 0 ? middle(x->any_last_ns, x->any_next_ns) : x->any_next_ns);
+}
+
+/** Whether the oldest unread epoch of a lane belongs to a round that was closed without it. */
+static bool is_late(const struct fw_rounds *r, const struct lane *l)
+{
+	const struct fix *x = &r->fix;
+
+	if (x->clean == 0 || l->taken || !has_head(l) || x->before_ns == 0 ||
+		x->before_ns >= x->first_ns)
+		return false;
+	return fw_head_of(r, l, l->next).first_ns < middle(x->before_ns, x->first_ns);
+}
+
+/** Add the counts of a lane's oldest unread epoch to r->counts; @return whether one was there. */
+static bool add_counts(struct fw_rounds *r, const struct lane *l)
+{
+	const struct flow *f = l->flows;
+	const struct fw_epoch *e = epoch_of(r, f, l->next);
+	const struct mt_rank *dst = &mt_bank_ranks(r->config->bank)[f->dst];
+	uint32_t *counts =
+		&r->counts[(size_t)f->src * r->config->bank->experts + dst->first_expert];
+	bool twice = false;
+
+	for (uint32_t i = 0; i < dst->experts; i++) {
+		twice |= counts[i] != 0 && load32(&e->cell[i].counts) != 0;
+		counts[i] += load32(&e->cell[i].counts);
+	}
+	return twice;
+}
+
+/**
+ * Whether a new lane counts what another lane counts in this round: then there is another life of
+ * the job, with other queue pairs.
+ */
+static bool is_other_life(struct fw_rounds *r)
+{
+	bool fresh = false, twice = false;
+
+	FOREACH_LANE(r, l)
+	fresh |= l->last < 0 && has_head(l);
+	if (!fresh || r->config->by_source)
+		return false;
+	memset(r->counts, 0, (size_t)ranks_of(r) * r->config->bank->experts * sizeof(uint32_t));
+	FOREACH_LANE(r, l)
+	if (l->taken)
+		add_counts(r, l);
+	FOREACH_LANE(r, l)
+	if (l->last < 0 && has_head(l))
+		twice |= add_counts(r, l);
+	return twice;
+}
+
+static void take_others(struct fw_rounds *r)
+{
+	struct lane *earliest = NULL;
+	bool any = false;
+
+	r->fix.other_life = is_other_life(r);
+	FOREACH_LANE(r, l)
+	{
+		while (is_late(r, l))
+			fw_lane_skip(r, l);
+		if (!l->taken && has_head(l))
+			l->taken = fits(r, l);
+		any |= l->taken;
+		if (has_head(l) &&
+			(earliest == NULL ||
+				fw_head_of(r, l, l->next).first_ns <
+					fw_head_of(r, earliest, earliest->next).first_ns))
+			earliest = l;
+	}
+	/* times that contradict each other (a capture may have any): every round takes something */
+	if (!any && earliest != NULL)
+		earliest->taken = true;
+}
+
+/** No lane is sure: what begins first says which parity this round has. */
+static void fix_by_first(struct fw_rounds *r)
+{
+	uint64_t first = UINT64_MAX;
+
+	FOREACH_LANE(r, l)
+	{
+		struct head h;
+
+		if (!has_head(l))
+			continue;
+		h = fw_head_of(r, l, l->next);
+		if (h.first_ns < first) {
+			r->fix.begin_ns = first = h.first_ns;
+			r->fix.parity = h.parity;
+		}
+		if (l->newest != l->next)
+			r->fix.any_next_ns =
+				RTE_MIN(r->fix.any_next_ns, fw_head_of(r, l, l->next + 1).first_ns);
+	}
+}
+
+/** The job began anew: so does its step. */
+static void begin_step(struct fw_rounds *r, bool new_flows)
+{
+	uint64_t number = r->number;
+
+	if (r->first)
+		return;
+	r->number = fw_next_step(r->config->bank, number);
+	/* new queue pairs are a new job; a jump of PSNs may also be a long loss of sight */
+	r->align = new_flows ? false : r->align || r->number != number;
+}
+
+/**
+ * Every lane has packets missing: whole rounds may be. How many, by parity, else by how many PSNs
+ * are missing; where the two leave doubt, layer and step are assumptions from here on.
+ */
+static void lost_sight(struct fw_rounds *r)
+{
+	uint64_t jumped = 0, usual = 0;
+	double rounds, most = 0; /* of all lanes together, of the lane that misses most */
+	double some = r->config->by_source ? SOME_SOURCES_ROUND : SOME_ROUND;
+	uint32_t lost, psns;
+
+	FOREACH_LANE(r, l)
+	{
+		if (!has_head(l) || l->span == 0)
+			continue;
+		psns = r->config->by_source
+			       ? l->span + fw_gaps_of_phase(r, l, l->next)
+			       : (fw_head_of(r, l, l->next).start_psn - l->start) & FW_PSN_MASK;
+		jumped += psns;
+		usual += l->span;
+		most = RTE_MAX(most, (double)psns / l->span - 1);
+	}
+	rounds = usual != 0 ? (double)jumped / (double)usual - 1 : 0;
+	if (r->alternates) {
+		lost = r->fix.parity == r->last_parity;
+		/* of a round that is lost, all PSNs may be missing or only those of its dispatch;
+		 * by parity, one more or less would be two */
+		r->align |= usual == 0 || rounds > (lost ? 0.9 : 0.3) || most > (lost ? 1.2 : 0.5);
+	} else {
+		lost = rounds > some ? (uint32_t)(rounds + 0.5) : 0;
+		r->align |= usual == 0 || rounds > some || most > 0.9;
+	}
+	/* rounds have no usual size, but they have a pace */
+	r->align |= r->fix.begin_ns > r->begun_ns &&
+		    (double)(r->fix.begin_ns - r->begun_ns) > (lost + 1.5) * r->pace_ns;
+	for (uint32_t i = 0; i < RTE_MIN(lost, FW_LAG); i++)
+		fw_close_lost(r);
+	r->sighted = r->number;
+}
+
+void fw_heads_take(struct fw_rounds *r)
+{
+	bool fresh = false, known = false, resync = false;
+
+	take_clean(r);
+	if (r->fix.clean == 0) {
+		FOREACH_LANE(r, l)
+		{
+			enum life life;
+
+			if (!has_head(l))
+				continue;
+			life = life_of(r, l);
+			fresh |= life == LIFE_NEW;
+			resync |= life == LIFE_JUMPED;
+			known |= life == LIFE_SAME;
+		}
+		fix_by_first(r);
+		if ((fresh || resync) && !known)
+			begin_step(r, !resync);
+		else if (known && !r->first && r->sighted != r->number)
+			lost_sight(r);
+	}
+	take_others(r);
+}
