@@ -534,6 +534,16 @@ static bool has_waited(const struct fw_tables *t, const struct fw_flow *f, const
 		       t->sources[fw_key_src(f->key)].label - b->item[0].value >= FW_HOLD_LABELS);
 }
 
+/** Epochs that wait in the block of a flow that is starting: how often this count came. */
+static uint32_t epochs_waiting(const struct fw_block *b, const struct fw_item *count)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < b->count; i++)
+		n += b->item[i].what == FW_COUNT && b->item[i].expert == count->expert;
+	return n;
+}
+
 /** Not its turn: it waits, sorted. */
 static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
 {
@@ -562,6 +572,8 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 		it.value = t->sources[fw_key_src(f->key)].label;
 	}
 	block_insert(b, at, &it);
+	if (f->flags & FW_FLOW_STARTING && it.what == FW_COUNT)
+		core->fast |= epochs_waiting(b, &it) == FW_START_LABEL;
 	if (has_waited(t, f, b))
 		give_up_first(core, f, b);
 	return out;

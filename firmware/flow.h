@@ -41,7 +41,7 @@
 #define FW_BLOCKS 4096u	    /* of a core */
 #define FW_HOLD_LABELS 3u   /* epochs of a source after which nothing of earlier ones comes */
 #define FW_START 128u	    /* packets after which the first of a new flow must have come */
-#define FW_START_LABEL 32u  /* epochs of the fastest flow after which all must have started */
+#define FW_START_LABEL 32u  /* epochs of a flow, also waiting ones, after which all must start */
 #define FW_RESYNC (1 << 16) /* a larger jump in PSNs is another life of the queue pair */
 #define FW_WAIT_MS 100u
 #define FW_PSN_MASK 0xffffffu

@@ -315,6 +315,16 @@ static bool flows_passed(const struct fw_rounds *r, const struct lane *l)
 	return true;
 }
 
+/** Whether a flow is held back to find its first packet: it may be of this round. */
+static bool any_starting(const struct fw_rounds *r)
+{
+	FOREACH_LANE(r, l)
+	if (l->newest == 0 && l->flows != NULL &&
+		__atomic_load_n(&l->flows->f->flags, __ATOMIC_RELAXED) & FW_FLOW_STARTING)
+		return true;
+	return false;
+}
+
 /** Whether everything that this round will ever have is there. */
 static bool is_whole(const struct fw_rounds *r)
 {
@@ -610,6 +620,8 @@ static void close_round(struct fw_rounds *r, bool timeout)
 {
 	add_lanes(r);
 	judge(r);
+	if (any_starting(r))
+		r->round->quality |= MT_Q_GAP;
 	r->align |= began_before(r);
 	follow_parity(r);
 	FOREACH_LANE(r, l)
@@ -634,7 +646,7 @@ static bool try_close(struct fw_rounds *r)
 	fw_heads_take(r);
 	add_lanes(r);
 	judge(r);
-	if (!is_whole(r) && lead < FW_LAG)
+	if (!is_whole(r) && (lead < FW_LAG || (lead < FW_LAG_START && any_starting(r))))
 		return false;
 	close_round(r, false);
 	return true;

@@ -14,6 +14,8 @@
  *   dispatching then) and either every count came and equals the tokens counted, or every lane has
  *   gone on, so that all its packets were seen or given up. Else when some lane is FW_LAG epochs
  *   further, or when nothing came for the map's idle gap. What is missing is said in its quality.
+ *   While some flow is still held back to find its first packet, nobody knows what it has of the
+ *   round; so then FW_LAG_START, by which all flows are told to start, and a gap.
  *
  * Without counts a last packet that was lost shows only in the next one of its flow. So there, a
  * round also waits (up to FW_LAG) until every flow of its lanes was seen to go on.
@@ -26,7 +28,8 @@
 #include "page.h"
 #include "poll.h"
 
-#define FW_LAG 48u /* epochs that a round may wait for late packets; less than FW_EPOCHS */
+#define FW_LAG 48u	 /* epochs that a round may wait for late packets; less than FW_EPOCHS */
+#define FW_LAG_START 60u /* and for flows to start */
 
 struct fw_rounds;
 
