@@ -132,11 +132,53 @@ static void block_insert(struct fw_block *b, uint32_t at, const struct fw_item *
 	b->count++;
 }
 
+/** PSNs are missing, nobody knows how many (0), that may be of any phase from @p from to @p to. */
+static void gap_in_phases(struct fw_source *s, uint32_t from, uint32_t to, uint32_t missing)
+{
+	if (to - s->label == 1)
+		s->carry += missing;
+	to = to - s->label == 1 ? s->label : to;
+	from = s->label - from < FW_EPOCHS ? from : to;
+	for (uint32_t l = RTE_MAX(from, 1u); l <= to; l++) {
+		s->phase[l & (FW_EPOCHS - 1)].gaps += missing;
+		s->phase[l & (FW_EPOCHS - 1)].jumped |= missing == 0;
+	}
+}
+
 /** Packets that did not come in their order stretch their epoch's times both ways. */
 static void stretch_times(struct fw_flow *f, const struct fw_item *it)
 {
 	if ((it->what == FW_DISPATCH || it->what == FW_COUNT) && it->ns < f->epoch->first_ns)
 		f->epoch->first_ns = it->ns;
+}
+
+/** The packets of a message whose payload counts go to its expert, not to that of the last one. */
+static void go_on_with(struct fw_flow *f, const struct fw_item *it)
+{
+	f->message = it->message;
+	if (it->message != FW_MSG_ADDS)
+		return;
+	f->expert = it->expert;
+	f->window_bytes = 0;
+}
+
+/**
+ * A packet of a message whose first packet was not seen when it came: now it is known whether its
+ * payload counts. If its source went on since then, its epoch is not to be had any more: a gap.
+ */
+static void apply_unknown(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	const struct fw_tables *t = core->tables;
+	struct fw_source *s = &t->sources[fw_key_src(f->key)];
+
+	if (f->message == FW_MSG_ADDS && f->label != 0) {
+		if (!t->config->by_source || (f->label == it->value && s->label == it->value))
+			f->epoch->cell[f->expert].bytes += it->bytes;
+		else
+			gap_in_phases(s, it->value, s->label, 1);
+	}
+	if (it->message != FW_MSG_UNKNOWN)
+		f->message = it->message;
 }
 
 /** It is the turn of a packet that waited. */
@@ -145,6 +187,10 @@ static void apply_waiting(struct fw_core *core, struct fw_flow *f, const struct 
 	uint64_t last_ns = f->last_ns;
 	uint32_t label = f->label;
 
+	if (it->unknown)
+		apply_unknown(core, f, it);
+	else
+		go_on_with(f, it);
 	fw_apply(core, f, it);
 	stretch_times(f, it);
 	if (f->label == label && last_ns > f->last_ns)
@@ -167,19 +213,6 @@ static void block_drain(struct fw_core *core, struct fw_flow *f, struct fw_block
 	b->opened_tsc = core->tsc;
 	if (b->count == 0)
 		block_give_back(core->tables, f, b);
-}
-
-/** PSNs are missing, nobody knows how many (0), that may be of any phase from @p from to @p to. */
-static void gap_in_phases(struct fw_source *s, uint32_t from, uint32_t to, uint32_t missing)
-{
-	if (to - s->label == 1)
-		s->carry += missing;
-	to = to - s->label == 1 ? s->label : to;
-	from = s->label - from < FW_EPOCHS ? from : to;
-	for (uint32_t l = RTE_MAX(from, 1u); l <= to; l++) {
-		s->phase[l & (FW_EPOCHS - 1)].gaps += missing;
-		s->phase[l & (FW_EPOCHS - 1)].jumped |= missing == 0;
-	}
 }
 
 /**
@@ -544,6 +577,30 @@ static uint32_t epochs_waiting(const struct fw_block *b, const struct fw_item *c
 	return n;
 }
 
+/** What a packet means that belongs at @p at in the block: it may go on with the one before it. */
+static unsigned int classify_early(const struct fw_core *core, struct fw_flow *f,
+	const struct fw_block *b, uint32_t at, const struct fw_packet *p, struct fw_item *it)
+{
+	const struct fw_item *before = at > 0 ? &b->item[at - 1] : NULL;
+	uint8_t message = f->message;
+	unsigned int out;
+	bool unknown;
+
+	f->message = FW_MSG_UNKNOWN;
+	if (before != NULL && ((before->psn + before->span) & FW_PSN_MASK) == p->psn)
+		go_on_with(f, before);
+	unknown = f->message == FW_MSG_UNKNOWN;
+	out = fw_classify(core->tables, f, p, it);
+	it->message = f->message;
+	it->unknown = unknown && out == MT_OUT_BODY;
+	if (it->unknown) {
+		it->bytes = p->payload;
+		out = message == FW_MSG_NONE ? MT_OUT_ORPHAN : MT_OUT_BODY;
+	}
+	f->message = message;
+	return out;
+}
+
 /** Not its turn: it waits, sorted. */
 static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
 {
@@ -564,7 +621,7 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 			f->epoch->duplicates++;
 		return MT_OUT_DUPLICATE;
 	}
-	out = fw_classify(t, f, p, &it);
+	out = classify_early(core, f, b, at, p, &it);
 	if (t->config->by_source) {
 		fw_apply(core, f, &it);
 		it.counted = it.what == FW_DISPATCH;

@@ -109,7 +109,7 @@ struct fw_flow {
 	uint8_t window_parity;
 	uint8_t parity;	  /**< of the current epoch */
 	uint8_t flags;	  /**< enum fw_flow_flag */
-	uint8_t message;  /**< enum fw_message */
+	uint8_t message;  /**< enum fw_message, before the PSN expected */
 	uint8_t mtu_log2; /**< path MTU, once a FIRST packet showed it; 0: not yet */
 	uint8_t reserved;
 };
@@ -129,7 +129,12 @@ struct fw_cold {
 #define FW_NO_EPOCH 0xfeu  /* parity of a flow before its first epoch: no packet has it */
 
 /** What the packets that follow a FIRST go on with. */
-enum fw_message { FW_MSG_NONE, FW_MSG_OPEN, FW_MSG_ADDS /**< payload counts packet by packet */ };
+enum fw_message {
+	FW_MSG_NONE,
+	FW_MSG_OPEN,
+	FW_MSG_ADDS,	/**< payload counts packet by packet */
+	FW_MSG_UNKNOWN, /**< of a packet that waits: the one before it was not seen yet */
+};
 
 /** What a packet does to the counters once it is its turn. */
 enum fw_what {
@@ -154,8 +159,9 @@ struct fw_item {
 	uint8_t what;	 /**< enum fw_what */
 	uint8_t parity;
 	bool fraction;
-	bool counted; /**< it was a dispatch, counted before its turn */
-	uint8_t reserved[2];
+	bool counted;	 /**< it was a dispatch, counted before its turn */
+	uint8_t message; /**< of one that waits: enum fw_message, after it */
+	bool unknown;	 /**< of one that waits: it goes on with a message that is not known yet */
 };
 _Static_assert(sizeof(struct fw_item) == 32, "FW_BLOCK of them are 6 KiB");
 
