@@ -91,8 +91,9 @@ bool fw_lane_breaks(const struct fw_rounds *r, const struct lane *l)
 {
 	const struct fw_epoch *e;
 
+	/* the combine that ended it may be missing, and the dispatch after that is in it too */
 	if (r->config->by_source)
-		return false;
+		return fw_gaps_of_phase(r, l, l->next) != 0;
 	e = epoch_of(r, l->flows, l->next);
 	return e->gaps != 0 || (e->flags & FW_EPOCH_OVERRUN) != 0;
 }

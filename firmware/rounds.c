@@ -240,12 +240,12 @@ static void add_lanes(struct fw_rounds *r)
 	{
 		if (r->config->by_source && has_head(l))
 			add_source(r, l); /* not of this round: it may be missing in it */
+		/* packets are missing right before, and no parity says that they are not of
+		 * this round; what a source has of it may have run together with the one before */
+		if (l->suspect && (r->config->by_source ? !l->taken : l->taken && !r->alternates))
+			r->round->quality |= MT_Q_GAP;
 		if (!l->taken)
 			continue;
-		/* packets are missing right before, and no parity says that they are not of
-		 * this round */
-		if (l->suspect && !r->alternates)
-			r->round->quality |= MT_Q_GAP;
 		FOREACH_FLOW(l, f)
 		add_epoch(r, l, f);
 	}
