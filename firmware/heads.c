@@ -117,12 +117,17 @@ static void note_fix(struct fw_rounds *r, const struct lane *l)
 	x->any_next_ns = RTE_MIN(x->any_next_ns, ns);
 }
 
-/** After note_fix() for all: an epoch that ends after others began the next is two run together. */
+/**
+ * After note_fix() for all: an epoch that ends after others began the next is two run together; so
+ * may be one with packets missing.
+ */
 static void note_last(struct fw_rounds *r, const struct lane *l)
 {
 	uint64_t ns = last_ns_of(r, l, l->next);
 	struct fix *x = &r->fix;
 
+	if (fw_lane_breaks(r, l))
+		return;
 	if (ns < x->next_ns[l->src])
 		x->last_ns[l->src] = RTE_MAX(x->last_ns[l->src], ns);
 	if (ns < x->any_next_ns)
@@ -217,10 +222,12 @@ static bool fits(const struct fw_rounds *r, const struct lane *l)
 	}
 	if (l->last < 0 && x->clean != 0 && x->other_life)
 		return false;
-	if (x->next_ns[l->src] != UINT64_MAX)
+	if (x->next_ns[l->src] != UINT64_MAX && x->last_ns[l->src] != 0)
 		return h.first_ns < middle(x->last_ns[l->src], x->next_ns[l->src]);
+	if (x->clean == 0 && !l->suspect) /* ranks may begin at very different times */
+		return h.first_ns < x->any_next_ns;
 	return h.first_ns <
-	       (x->clean != 0 ? middle(x->any_last_ns, x->any_next_ns) : x->any_next_ns);
+	       middle(RTE_MAX(x->any_last_ns, x->clean != 0 ? x->first_ns : 0), x->any_next_ns);
 }
 
 /** Whether the oldest unread epoch of a lane belongs to a round that was closed without it. */
@@ -297,10 +304,12 @@ static void take_others(struct fw_rounds *r)
 		earliest->taken = true;
 }
 
-/** No lane is sure: what begins first says which parity this round has. */
+/** No lane is sure: what begins first says which parity this round has, and when it ends. */
 static void fix_by_first(struct fw_rounds *r)
 {
-	uint64_t first = UINT64_MAX;
+	struct lane *first = NULL;
+	struct fix *x = &r->fix;
+	uint64_t ns;
 
 	FOREACH_LANE(r, l)
 	{
@@ -309,14 +318,19 @@ static void fix_by_first(struct fw_rounds *r)
 		if (!has_head(l))
 			continue;
 		h = fw_head_of(r, l, l->next);
-		if (h.first_ns < first) {
-			r->fix.begin_ns = first = h.first_ns;
-			r->fix.parity = h.parity;
+		if (first == NULL || h.first_ns < x->begin_ns) {
+			first = l;
+			x->begin_ns = h.first_ns;
+			x->parity = h.parity;
 		}
 		if (l->newest != l->next)
-			r->fix.any_next_ns =
-				RTE_MIN(r->fix.any_next_ns, fw_head_of(r, l, l->next + 1).first_ns);
+			x->any_next_ns =
+				RTE_MIN(x->any_next_ns, fw_head_of(r, l, l->next + 1).first_ns);
 	}
+	if (first == NULL)
+		return;
+	ns = last_ns_of(r, first, first->next);
+	x->any_last_ns = RTE_MAX(ns < x->any_next_ns ? ns : 0, x->begin_ns);
 }
 
 /** The job began anew: so does its step. */
@@ -361,7 +375,8 @@ static void lost_sight(struct fw_rounds *r)
 		r->align |= usual == 0 || rounds > (lost ? 0.9 : 0.3) || most > (lost ? 1.2 : 0.5);
 	} else {
 		lost = rounds > some ? (uint32_t)(rounds + 0.5) : 0;
-		r->align |= usual == 0 || rounds > some || most > 0.9;
+		/* one count of each flow is enough to be missing, and no flow says that it is not */
+		r->align |= !r->config->by_source || usual == 0 || rounds > some || most > 0.9;
 	}
 	/* rounds have no usual size, but they have a pace */
 	r->align |= r->fix.begin_ns > r->begun_ns &&

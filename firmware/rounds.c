@@ -536,7 +536,8 @@ static void follow_pace(struct fw_rounds *r, const struct mt_round *m)
 	if (r->begun_ns != 0)
 		r->pace_ns += (since - r->pace_ns) / (r->pace_ns == 0 ? 1 : 8);
 	r->begun_ns = m->first_ns;
-	r->fix.before_ns = m->last_ns;
+	/* an epoch with packets missing may reach into the next round: rather by those without */
+	r->fix.before_ns = r->fix.any_last_ns != 0 ? r->fix.any_last_ns : m->last_ns;
 }
 
 static void publish(struct fw_rounds *r, bool timeout)

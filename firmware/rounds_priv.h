@@ -46,7 +46,7 @@ struct fix {
 	uint32_t parity;   /* FW_NO_PARITY: not known */
 	uint64_t *last_ns; /* [ranks]: when a source ended it, as far as is known */
 	uint64_t *next_ns; /* [ranks]: when it began the round after, UINT64_MAX: not yet */
-	/* of any source; the round before: as it was published */
+	/* of any source, 0: not known; of the round before: when it ended */
 	uint64_t first_ns, any_last_ns, any_next_ns, before_ns;
 	uint64_t begin_ns; /* when no lane is sure: of the first */
 	bool other_life;   /* lanes that are new cannot be of this round: see is_other_life() */
