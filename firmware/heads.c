@@ -375,7 +375,8 @@ static void lost_sight(struct fw_rounds *r)
 		r->align |= usual == 0 || rounds > (lost ? 0.9 : 0.3) || most > (lost ? 1.2 : 0.5);
 	} else {
 		lost = rounds > some ? (uint32_t)(rounds + 0.5) : 0;
-		/* one count of each flow is enough to be missing, and no flow says that it is not */
+		/* one count of each flow is enough to be missing, and no flow says that it is not
+		 */
 		r->align |= !r->config->by_source || usual == 0 || rounds > some || most > 0.9;
 	}
 	/* rounds have no usual size, but they have a pace */

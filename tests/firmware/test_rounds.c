@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* From epochs of flows to rounds: when they close, what their quality says, where in a step they
+ * are. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+#include "sim.h"
+
+static const struct job counted = {
+	.ranks = 2, .experts = 2, .layers = 2, .parity = true, .counts = true, .combine = true};
+static const struct job uncounted = {
+	.ranks = 2, .experts = 1, .layers = 2, .parity = true, .combine = true};
+static const struct job no_parity = {
+	.ranks = 3, .experts = 2, .layers = 2, .counts = true, .combine = true};
+
+static struct path path;
+static uint32_t psn[2][2];
+static uint64_t now;
+
+static uint32_t draw(void *arg)
+{
+	uint64_t *state = arg;
+
+	*state = *state * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(*state >> 32);
+}
+
+/** @param started flows are not held back to find their first packet */
+static void use(const struct job *j, uint32_t cores, bool started)
+{
+	path_use(&path, job_bank(j), cores, 64);
+	for (uint32_t i = 0; started && i < cores; i++)
+		fw_start_all(path.core[i]);
+	memset(psn, 0, sizeof(psn));
+	now = 1700000000000000000ull;
+}
+
+/** The next packet of a queue pair; @p seen by the tap. */
+static void put(struct frame f, bool seen)
+{
+	f.psn = psn[f.src][f.dst]++;
+	f.ns = now += 1000;
+	if (seen)
+		path_send(&path, &f);
+}
+
+/** Two ranks send n tokens to expert 0 of each other, and combine. */
+static void round_of(const struct job *j, uint32_t n, uint32_t parity)
+{
+	for (uint32_t src = 0; src < 2; src++) {
+		for (uint32_t i = 0; i < n; i++)
+			put(job_token(j, src, !src, 0, i, parity), true);
+		if (j->counts)
+			put(job_count(j, src, !src, 0, n, parity), true);
+	}
+	for (uint32_t src = 0; src < 2; src++)
+		put(job_combine(j, src, !src, 0, parity), true);
+	path_pump(&path);
+}
+
+/** Only rank 0 sends: what is seen of tokens and count is asked bit by bit. */
+static void half_of(
+	const struct job *j, uint32_t n, uint32_t parity, uint32_t tokens_seen, bool count_seen)
+{
+	for (uint32_t i = 0; i < n; i++)
+		put(job_token(j, 0, 1, 0, i, parity), tokens_seen >> i & 1);
+	put(job_count(j, 0, 1, 0, n, parity), count_seen);
+	path_pump(&path);
+}
+
+static struct mt_round *round_at(uint32_t i)
+{
+	assert_true(i < path.published);
+	return path.round[i];
+}
+
+/** The n-th epoch of every lane makes round n; it is closed when all are two epochs further. */
+static void test_parity(void **state)
+{
+	(void)state;
+	use(&uncounted, 1, true);
+	for (uint32_t i = 0; i < 6; i++) {
+		round_of(&uncounted, i + 1, i % 2);
+		assert_int_equal(path.published, i < 2 ? 0 : i - 1);
+	}
+	path_end(&path);
+	assert_int_equal(path.published, 6);
+	for (uint32_t i = 0; i < 6; i++) {
+		assert_int_equal(round_at(i)->round, i);
+		assert_int_equal(round_at(i)->tokens, 2 * (i + 1));
+		assert_int_equal(mt_round_tokens(round_at(i))[1], i + 1);
+		assert_int_equal(round_at(i)->quality, 0);
+	}
+	path_drop(&path);
+}
+
+/** All that was announced is there: exact. */
+static void test_counts(void **state)
+{
+	(void)state;
+	use(&no_parity, 1, true);
+	for (uint32_t i = 0; i < 4; i++)
+		half_of(&no_parity, i, 0, UINT32_MAX, true);
+	path_end(&path);
+	assert_int_equal(path.published, 4);
+	for (uint32_t i = 0; i < 4; i++) {
+		assert_int_equal(round_at(i)->tokens, i);
+		/* expert 1 of rank 1 has a count in no round */
+		assert_int_equal(round_at(i)->counts_missing, 1);
+		assert_int_equal(round_at(i)->disagreements, 0);
+	}
+	path_drop(&path);
+}
+
+static void test_gap(void **state)
+{
+	(void)state;
+	use(&counted, 1, true);
+	half_of(&counted, 3, 0, UINT32_MAX, true);
+	half_of(&counted, 3, 1, 5, true);	    /* a token is lost */
+	half_of(&counted, 3, 0, UINT32_MAX, false); /* the count is */
+	half_of(&counted, 3, 1, UINT32_MAX, true);
+	path_end(&path);
+	assert_int_equal(path.published, 4);
+	assert_int_equal(round_at(0)->gaps, 0);
+	assert_int_equal(round_at(0)->tokens, 3);
+	assert_int_equal(round_at(1)->tokens, 2);
+	assert_int_equal(round_at(1)->gaps, 1);
+	assert_int_equal(round_at(1)->tokens_unseen, 1);
+	assert_int_equal(round_at(1)->quality, MT_Q_GAP | MT_Q_DISAGREE);
+	assert_int_equal(round_at(2)->tokens, 3);
+	assert_int_equal(round_at(2)->counts_missing, 2);
+	assert_int_equal(round_at(2)->quality & MT_Q_GAP, MT_Q_GAP);
+	assert_int_equal(round_at(3)->tokens, 3);
+	assert_int_equal(round_at(3)->disagreements, 0);
+	path_drop(&path);
+}
+
+/**
+ * A simulated job with up to @p tokens to an expert, of which round @p lost is lost.
+ *
+ * @return rounds that are not exact
+ */
+static uint32_t play(const struct job *j, uint32_t cores, uint32_t tokens, uint32_t lost,
+	uint32_t rounds, bool exact)
+{
+	uint64_t seed = 7;
+	uint32_t n = 0;
+	struct sim s;
+
+	path_what = "a simulated job";
+	use(j, cores, false);
+	sim_begin(&s, j, draw, &seed);
+	s.tokens = tokens;
+	s.retransmit = 500;
+	for (uint32_t i = 0; i < rounds; i++)
+		sim_round(&s);
+	sim_sort(&s);
+	if (lost != UINT32_MAX)
+		sim_lose_round(&s, lost, UINT32_MAX, true);
+	sim_play(&s, &path, 1);
+	sim_check(&s, &path, exact);
+	for (uint32_t i = 0; i < path.published; i++)
+		n += (path.round[i]->quality & MT_Q_INEXACT) != 0;
+	sim_free(&s);
+	return n;
+}
+
+/** Epochs of a flow are opened many at once when its first packet was found: rounds wait for
+ * others. */
+static void test_starting(void **state)
+{
+	const struct job j = {.ranks = 4,
+		.experts = 4,
+		.layers = 2,
+		.parity = true,
+		.counts = true,
+		.combine = true};
+
+	(void)state;
+	assert_int_equal(play(&j, 2, 0, UINT32_MAX, 70, true), 0);
+	assert_int_equal(path.published, 70);
+	path_drop(&path);
+}
+
+static void test_lost_round(void **state)
+{
+	(void)state;
+	/* the parity tells that it was one */
+	assert_true(play(&counted, 1, 4, 9, 20, false) >= 1);
+	assert_int_equal(path.published, 20);
+	assert_int_equal(round_at(9)->tokens, 0);
+	assert_int_equal(round_at(9)->quality & MT_Q_GAP, MT_Q_GAP);
+	assert_int_equal(round_at(7)->quality & MT_Q_INEXACT, 0); /* 8 may have lost its end */
+	path_drop(&path);
+	/* without, it is not known how many: layer and step are assumed */
+	assert_true(play(&no_parity, 1, 4, 9, 20, false) >= 1);
+	assert_int_equal(path.round[path.published - 1]->quality & MT_Q_ALIGN, MT_Q_ALIGN);
+	path_drop(&path);
+}
+
+static void check_steps(const char *pattern, const uint32_t (*at)[2], uint32_t n)
+{
+	struct job j = uncounted;
+
+	j.pattern = pattern;
+	j.layers = 3;
+	play(&j, 1, 4, UINT32_MAX, 2 * n, true);
+	assert_int_equal(path.published, 2 * n);
+	for (uint32_t i = 0; i < 2 * n; i++) {
+		assert_int_equal(round_at(i)->step, i / n);
+		assert_int_equal(round_at(i)->layer, at[i % n][0]);
+		assert_int_equal(round_at(i)->pass, at[i % n][1]);
+	}
+	path_drop(&path);
+}
+
+static void test_steps(void **state)
+{
+	enum { F = MT_PASS_FORWARD, B = MT_PASS_BACKWARD, R = MT_PASS_RECOMPUTE };
+	static const uint32_t inference[][2] = {{0, F}, {1, F}, {2, F}};
+	static const uint32_t training[][2] = {{0, F}, {1, F}, {2, F}, {2, B}, {1, B}, {0, B}};
+	static const uint32_t recompute[][2] = {
+		{0, F}, {1, F}, {2, F}, {2, R}, {2, B}, {1, R}, {1, B}, {0, R}, {0, B}};
+
+	(void)state;
+	check_steps("inference", inference, RTE_DIM(inference));
+	check_steps("training", training, RTE_DIM(training));
+	check_steps("training-recompute", recompute, RTE_DIM(recompute));
+}
+
+static void test_two_cores(void **state)
+{
+	static const struct job *const jobs[] = {&uncounted, &no_parity};
+
+	(void)state;
+	for (uint32_t i = 0; i < RTE_DIM(jobs); i++) {
+		assert_int_equal(play(jobs[i], 2, 4, UINT32_MAX, 120, true), 0);
+		assert_int_equal(path.published, 120);
+		/* both had something to do */
+		assert_true(path.core[0]->tables->used != 0 && path.core[1]->tables->used != 0);
+		path_drop(&path);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_parity),
+		cmocka_unit_test(test_counts),
+		cmocka_unit_test(test_gap),
+		cmocka_unit_test(test_starting),
+		cmocka_unit_test(test_lost_round),
+		cmocka_unit_test(test_steps),
+		cmocka_unit_test(test_two_cores),
+	};
+
+	path_start_dpdk();
+	path_init(&path);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
