@@ -18,7 +18,7 @@ static const struct job no_parity = {
 	.ranks = 3, .experts = 2, .layers = 2, .counts = true, .combine = true};
 
 static struct path path;
-static uint32_t psn[2][2];
+static uint32_t psn[SIM_RANKS][SIM_RANKS];
 static uint64_t now;
 
 static uint32_t draw(void *arg)
@@ -94,6 +94,34 @@ static void test_parity(void **state)
 		assert_int_equal(round_at(i)->tokens, 2 * (i + 1));
 		assert_int_equal(mt_round_tokens(round_at(i))[1], i + 1);
 		assert_int_equal(round_at(i)->quality, 0);
+	}
+	path_drop(&path);
+}
+
+/** A source without tokens in a round is not seen in it; its next epoch is of the next round. */
+static void test_silent_source(void **state)
+{
+	static const struct job j = {.ranks = 3, .experts = 1, .layers = 2, .combine = true};
+
+	(void)state;
+	path_what = "a silent source";
+	use(&j, 1, true);
+	for (uint32_t i = 0; i < 8; i++) {
+		for (uint32_t src = 0; src < 3; src++)
+			if (src != 2 || i != 3)
+				put(job_token(&j, src, (src + 1) % 3, 0, i, 0), true);
+		now += 50000;
+		for (uint32_t src = 0; src < 3; src++)
+			put(job_combine(&j, src, (src + 1) % 3, 0, 0), true);
+		now += 50000;
+		path_pump(&path);
+	}
+	path_end(&path);
+	assert_int_equal(path.published, 8);
+	for (uint32_t i = 0; i < 8; i++) {
+		assert_int_equal(mt_round_tokens(round_at(i))[2 * 3 + 0], i != 3);
+		assert_int_equal(round_at(i)->tokens, i != 3 ? 3 : 2);
+		assert_int_equal(round_at(i)->quality & MT_Q_INEXACT, 0);
 	}
 	path_drop(&path);
 }
@@ -251,6 +279,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_parity),
+		cmocka_unit_test(test_silent_source),
 		cmocka_unit_test(test_counts),
 		cmocka_unit_test(test_gap),
 		cmocka_unit_test(test_starting),
