@@ -77,9 +77,10 @@ static enum life life_of(const struct fw_rounds *r, const struct lane *l)
 	return life;
 }
 
-bool fw_lane_is_clean(const struct fw_rounds *r, const struct lane *l)
+/** Nothing is missing between the epoch of a lane that went into the last round and its next. */
+static bool is_clean(const struct fw_rounds *r, const struct lane *l)
 {
-	if (l->last < 0 || (uint64_t)l->last + 1 != r->number || l->suspect || !l->sure)
+	if (l->last < 0 || (uint64_t)l->last + 1 != r->number || l->suspect)
 		return false;
 	/* a source's packets that are missing may have been a whole round */
 	if (r->config->by_source && fw_gaps_of_phase(r, l, l->next) != 0)
@@ -105,8 +106,6 @@ static void note_fix(struct fw_rounds *r, const struct lane *l)
 	uint64_t ns;
 
 	x->clean++;
-	/* before an epoch's end, gaps in it may be to come */
-	x->solid |= r->config->by_source || (l->newest != l->next && !fw_lane_breaks(r, l));
 	if (x->parity == FW_NO_PARITY)
 		x->parity = h.parity;
 	x->first_ns = RTE_MIN(x->first_ns, h.first_ns);
@@ -187,14 +186,13 @@ static void leave_early_sources(struct fw_rounds *r)
 static void take_clean(struct fw_rounds *r)
 {
 	r->fix.clean = 0;
-	r->fix.solid = false;
 	r->fix.parity = FW_NO_PARITY;
 	r->fix.first_ns = r->fix.any_next_ns = UINT64_MAX;
 	r->fix.any_last_ns = 0;
 	memset(r->fix.last_ns, 0, ranks_of(r) * sizeof(uint64_t));
 	memset(r->fix.next_ns, 0xff, ranks_of(r) * sizeof(uint64_t));
 	FOREACH_LANE(r, l)
-	l->taken = has_head(l) && fw_lane_is_clean(r, l);
+	l->taken = has_head(l) && is_clean(r, l);
 	if (r->config->by_source)
 		leave_early_sources(r);
 	FOREACH_LANE(r, l)
@@ -375,9 +373,8 @@ static void lost_sight(struct fw_rounds *r)
 		r->align |= usual == 0 || rounds > (lost ? 0.9 : 0.3) || most > (lost ? 1.2 : 0.5);
 	} else {
 		lost = rounds > some ? (uint32_t)(rounds + 0.5) : 0;
-		/* one count of each flow is enough to be missing, and no flow says that it is not
-		 */
-		r->align |= !r->config->by_source || usual == 0 || rounds > some || most > 0.9;
+		/* where a count of each flow is missing, that may have been all of a round */
+		r->align |= !r->config->by_source || usual == 0 || rounds > some;
 	}
 	/* rounds have no usual size, but they have a pace */
 	r->align |= r->fix.begin_ns > r->begun_ns &&

@@ -387,8 +387,6 @@ static void follow_source(const struct fw_rounds *r, struct lane *l)
 static void lane_read(struct fw_rounds *r, struct lane *l)
 {
 	bool suspect = fw_lane_breaks(r, l);
-	/* sure by itself, by others that are, or because all are told anew (lost_sight) */
-	bool sure = fw_lane_is_clean(r, l) || r->fix.clean == 0 || r->fix.solid;
 	uint32_t label = l->next;
 
 	if (!r->config->by_source) {
@@ -400,7 +398,6 @@ static void lane_read(struct fw_rounds *r, struct lane *l)
 	} else {
 		follow_source(r, l);
 	}
-	l->sure = sure;
 	l->suspect = suspect;
 	l->last = (int64_t)r->number;
 	l->next++;
@@ -603,11 +600,8 @@ static void follow_parity(struct fw_rounds *r)
 	{
 		uint32_t p = l->taken ? fw_head_of(r, l, l->next).parity : FW_NO_PARITY;
 
-		if (p == FW_NO_PARITY)
-			continue;
-		/* sources that disagree on the parity: one of them lost a whole round */
-		r->align |= r->config->by_source && parity != FW_NO_PARITY && p != parity;
-		parity = p;
+		if (p != FW_NO_PARITY)
+			parity = p;
 	}
 	if (!r->first && parity != FW_NO_PARITY && r->last_parity != FW_NO_PARITY) {
 		r->steady &= parity != r->last_parity;

@@ -34,7 +34,6 @@ struct lane {
 	uint32_t read_gaps;	/* gaps in it at that time */
 	uint32_t read_messages; /* messages in it at that time */
 	bool suspect;		/* packets are missing between the epoch read last and the next */
-	bool sure;		/* the round that its last epoch went into was the right one */
 	bool taken;		/* its oldest unread epoch belongs to the round at hand */
 	struct flow *flows;
 };
@@ -42,7 +41,6 @@ struct lane {
 /** What is known of the round at hand from the lanes that are sure. */
 struct fix {
 	uint32_t clean;	   /* lanes that are sure */
-	bool solid;	   /* one of them has an epoch without gaps: others can be told by it */
 	uint32_t parity;   /* FW_NO_PARITY: not known */
 	uint64_t *last_ns; /* [ranks]: when a source ended it, as far as is known */
 	uint64_t *next_ns; /* [ranks]: when it began the round after, UINT64_MAX: not yet */
@@ -134,9 +132,6 @@ void fw_heads_take(struct fw_rounds *r);
 
 /** How an epoch of a lane, which it has, begins. */
 struct head fw_head_of(const struct fw_rounds *r, const struct lane *l, uint32_t label);
-
-/** Nothing is missing between the epoch of a lane that went into the last round and its next. */
-bool fw_lane_is_clean(const struct fw_rounds *r, const struct lane *l);
 
 /** Packets may be missing between the epoch at hand of a flow and its next one. */
 bool fw_lane_breaks(const struct fw_rounds *r, const struct lane *l);
