@@ -151,6 +151,8 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	for (uint32_t i = 0; i < copy->ranks; i++)
 		c->max_experts = RTE_MAX(c->max_experts, mt_bank_ranks(copy)[i].experts);
 	c->heads = copy->tap == MT_TAP_HEADS;
+	if (!c->by_source) /* heads: a first packet takes the PSNs of the whole message */
+		c->hit_kinds = 1u << FW_KIND_WRITE | (c->heads ? 0 : 1u << FW_KIND_WRITE_FIRST);
 	c->idle_gap_ns = copy->idle_gap_ns;
 	return c;
 fail:

@@ -51,6 +51,7 @@ struct fw_config {
 	struct fw_v6 *v6;
 	uint32_t writes, sends, atomics; /**< rules in the lists below */
 	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], atomic[MT_MAX_RULES];
+	uint32_t hit_kinds; /**< bits 1 << enum fw_kind that fw_hit() may count */
 	bool heads;
 	bool by_source;	      /**< no counts are announced: epochs are a source's, see flow.h */
 	uint8_t split;	      /**< enum fw_split, where epochs are a source's */
@@ -61,41 +62,28 @@ struct fw_config {
 	const struct mt_bank *bank; /**< a private copy, owned by this struct */
 };
 
-/** A flow's key: source rank, destination rank, destination QPN. Never 0: ranks differ. */
-static inline uint64_t fw_key(uint32_t src, uint32_t dst, uint32_t qpn)
+/*
+ * A flow is known by its addresses and its destination's queue pair: 64 bits of IPv4 addresses as
+ * on the wire, so that no rank has to be looked up for a packet of a known flow; of IPv6, the two
+ * ranks. The word with the QPN says which (FW_KEY_V4, FW_KEY_V6), and is never 0.
+ */
+_Static_assert(RTE_BYTE_ORDER == RTE_LITTLE_ENDIAN, "the source is in the lower half");
+/** Key of an IPv6 packet, like fw_packet.ips. */
+static inline uint64_t fw_key_v6(uint32_t src, uint32_t dst)
 {
-	return (uint64_t)src << 44 | (uint64_t)dst << 24 | qpn;
+	return (uint64_t)dst << 32 | src;
 }
 
-static inline uint32_t fw_key_src(uint64_t key)
+/**
+ * Spread a flow over 32 bits. The two halves of a product of 64 x 64 bits, each of which depends on
+ * all bits of both, as in Wang Yi's wyhash (public domain).
+ */
+static inline uint32_t fw_hash(uint64_t ips, uint32_t qpn)
 {
-	return (uint32_t)(key >> 44);
-}
+	unsigned __int128 m = (unsigned __int128)(ips ^ 0x9e3779b97f4a7c15ull) *
+			      ((uint64_t)qpn * 0xd6e8feb86659fd93ull ^ 0xa0761d6478bd642full);
 
-static inline uint32_t fw_key_dst(uint64_t key)
-{
-	return (uint32_t)(key >> 24) & 0xfffff;
-}
-
-/** Spread a key over 32 bits (Knuth, The Art of Computer Programming 3, 6.4, multiplicative). */
-static inline uint32_t fw_hash(uint64_t key)
-{
-	key *= 0x9e3779b97f4a7c15ULL;
-	return (uint32_t)(key >> 32 ^ key);
-}
-
-static inline uint32_t fw_key_qpn(uint64_t key)
-{
-	return (uint32_t)key & 0xffffff;
-}
-
-/** Which of @p cores poll cores counts a flow. */
-static inline uint32_t fw_owner(
-	const struct fw_config *c, uint64_t key, uint32_t hash, uint32_t cores)
-{
-	if (c->by_source)
-		return fw_key_src(key) % cores;
-	return (uint32_t)((uint64_t)hash * cores >> 32);
+	return (uint32_t)(m >> 64) ^ (uint32_t)m;
 }
 
 static inline uint32_t fw_hash_v6(const uint8_t *ip)
@@ -103,7 +91,8 @@ static inline uint32_t fw_hash_v6(const uint8_t *ip)
 	uint64_t w[2];
 
 	memcpy(w, ip, sizeof(w));
-	return fw_hash(w[0] * 0x9e3779b97f4a7c15ULL ^ w[1]);
+	w[0] = (w[0] * 0x9e3779b97f4a7c15ull ^ w[1]) * 0x9e3779b97f4a7c15ull;
+	return (uint32_t)(w[0] >> 32 ^ w[0]);
 }
 
 static inline uint32_t fw_hash_v4(const struct fw_config *c, uint32_t ip)
@@ -126,6 +115,17 @@ static inline uint32_t fw_rank_v6(const struct fw_config *c, const uint8_t *ip)
 	while (c->v6[i].rank_plus_1 != 0 && memcmp(c->v6[i].ip, ip, 16) != 0)
 		i = (i + 1) & c->v6_mask;
 	return c->v6[i].rank_plus_1;
+}
+
+/** Ranks + 1 of a flow by its key, 0: nobody's. */
+static inline uint32_t fw_key_src(const struct fw_config *c, uint64_t ips, uint32_t qpn)
+{
+	return qpn & FW_KEY_V6 ? (uint32_t)ips + 1 : fw_rank_v4(c, (uint32_t)ips);
+}
+
+static inline uint32_t fw_key_dst(const struct fw_config *c, uint64_t ips, uint32_t qpn)
+{
+	return qpn & FW_KEY_V6 ? (uint32_t)(ips >> 32) + 1 : fw_rank_v4(c, (uint32_t)(ips >> 32));
 }
 
 /**

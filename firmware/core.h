@@ -28,18 +28,17 @@ enum fw_order {
 struct fw_tables {
 	const struct fw_config *config;
 	struct fw_flow *flows; /**< open-addressed, mask + 1 of them */
-	uint32_t mask, max;    /**< max: flows that may be in use, half of the table */
+	uint32_t mask, max;    /**< max: flows that may be in use */
 	uint32_t used;
 	uint32_t experts;	   /**< cells a flow and bank */
 	struct fw_flow **by_index; /**< [max] */
-	struct fw_cold *cold;	   /**< [max] */
+	struct fw_cold *cold;	   /**< [mask + 1], beside flows */
 	char *banks;		   /**< struct fw_epoch with its cells, bank_bytes each */
 	uint32_t bank_bytes, banks_max;
 	uint32_t banks_touched; /**< banks from this one on were never used */
 	uint32_t *free_banks;	/**< stack of banks given back, [banks_max] */
 	uint32_t free_count;
 	struct fw_source *sources; /**< [ranks], where labels are a source's */
-	uint32_t *consumed;	   /**< [max] or [ranks]: highest label read; by the control core */
 	struct fw_block *blocks;   /**< [FW_BLOCKS] */
 	uint32_t free_block;	   /**< 1 + first free one, 0: none */
 	uint32_t blocks_touched;   /**< blocks from this one on were never used */
@@ -88,6 +87,23 @@ void fw_tables_free(struct fw_tables *t);
 static inline struct fw_epoch *fw_bank(const struct fw_tables *t, uint32_t bank)
 {
 	return (struct fw_epoch *)(t->banks + (size_t)bank * t->bank_bytes);
+}
+
+/**
+ * A cell of an epoch of a flow as it is now, with the messages that the flow still has apart. For
+ * the control core, at any time; waits while the poll core adds those to the cell.
+ */
+struct fw_cell fw_cell_now(const struct fw_flow *f, const struct fw_epoch *e, uint32_t expert);
+
+static inline struct fw_cold *fw_cold_of(const struct fw_tables *t, const struct fw_flow *f)
+{
+	return &t->cold[f - t->flows];
+}
+
+/** The epoch that a flow is counting; before its first, one that stays zero. */
+static inline struct fw_epoch *fw_epoch_of(const struct fw_tables *t, const struct fw_flow *f)
+{
+	return fw_bank(t, f->epoch);
 }
 
 #endif

@@ -9,6 +9,8 @@
 #ifndef MOETAP_FW_COUNT_H
 #define MOETAP_FW_COUNT_H
 
+#include <rte_prefetch.h>
+
 #include "core.h"
 
 /**
@@ -19,8 +21,8 @@
 unsigned int fw_take_slow(
 	struct fw_core *core, struct fw_flow *f, const struct fw_packet *p, int32_t ahead);
 
-/** Find room for a new flow; NULL: there is none. */
-struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, uint32_t psn);
+/** Make the flow of a packet; NULL: its addresses are no ranks', or there is no room; counted. */
+struct fw_flow *fw_flow_new(struct fw_core *core, const struct fw_packet *p);
 
 /**
  * Open epoch @p label of a flow at @p it. Where no bank is free, the old one goes on, flagged; a
@@ -76,32 +78,53 @@ static inline uint32_t fw_wrap(uint32_t a, uint32_t n, struct rte_reciprocal rec
 	return a - rte_reciprocal_divide(a, reciprocal) * n;
 }
 
-/** Index of the expert at the destination, FW_NO_EXPERT: it cannot be. */
+/** The destination of a flow, by its key: that is at hand, where its cold part may not be. */
+static inline const struct mt_rank *fw_rank_of(const struct fw_config *c, const struct fw_flow *f)
+{
+	return &mt_bank_ranks(c->bank)[fw_key_dst(c, f->ips, f->qpn) - 1];
+}
+
+/** Index of the expert at the destination @p dst, FW_NO_EXPERT: it cannot be. */
 static inline uint16_t fw_rule_expert(const struct fw_tables *t, const struct fw_rule *r,
-	const struct fw_flow *f, uint64_t inside)
+	const struct fw_flow *f, const struct mt_rank *dst, uint64_t inside)
 {
 	uint32_t expert = r->expert_fixed, source;
 
 	if (r->type == MT_RULE_QP)
-		return t->cold[f->index].expert;
+		return fw_cold_of(t, f)->expert;
 	if (r->source_count != 0) {
 		source = fw_wrap((uint32_t)rte_reciprocal_divide_u64(inside, &r->source_div),
 			r->source_count, r->source_wrap);
-		if (unlikely(source != fw_key_src(f->key)))
+		if (unlikely(source + 1 != fw_key_src(t->config, f->ips, f->qpn)))
 			return FW_NO_EXPERT;
 	}
 	if (r->expert_count != 0)
 		expert = fw_wrap((uint32_t)rte_reciprocal_divide_u64(inside, &r->expert_div),
 			r->expert_count, r->expert_wrap);
-	return expert < mt_bank_ranks(t->config->bank)[fw_key_dst(f->key)].experts
-		       ? (uint16_t)expert
-		       : FW_NO_EXPERT;
+	return expert < dst->experts ? (uint16_t)expert : FW_NO_EXPERT;
+}
+
+/** Give the messages in the window of @p f, counted apart so far, to their cell. */
+static inline void fw_add_hits(const struct fw_tables *t, struct fw_flow *f)
+{
+	struct fw_cell *cell = &fw_epoch_of(t, f)->cell[f->expert];
+	uint32_t hits = f->hits;
+
+	__atomic_store_n(&f->hits, hits | FW_ADDING, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	cell->bytes += (uint64_t)hits * f->window_length;
+	cell->tokens += hits * f->window_tokens;
+	cell->messages += hits;
+	__atomic_store_n(&f->hits, 0, __ATOMIC_RELEASE);
 }
 
 static inline unsigned int fw_as_dispatch(const struct fw_tables *t, struct fw_flow *f,
-	const struct fw_rule *r, uint64_t va, uint64_t inside, struct fw_item *it)
+	const struct fw_rule *r, const struct mt_rank *dst, uint64_t va, uint64_t inside,
+	struct fw_item *it)
 {
-	it->expert = fw_rule_expert(t, r, f, inside);
+	if (f->hits != 0)
+		fw_add_hits(t, f);
+	it->expert = fw_rule_expert(t, r, f, dst, inside);
 	f->expert = it->expert;
 	f->window_bytes = 0;
 	if (unlikely(it->expert == FW_NO_EXPERT)) {
@@ -125,7 +148,8 @@ static inline unsigned int fw_as_dispatch(const struct fw_tables *t, struct fw_f
 static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_rule *rules,
 	uint32_t n, struct fw_flow *f, uint64_t va, struct fw_item *it)
 {
-	uint64_t offset = va - mt_bank_ranks(t->config->bank)[fw_key_dst(f->key)].base, inside = 0;
+	const struct mt_rank *dst = fw_rank_of(t->config, f);
+	uint64_t offset = va - dst->base, inside = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		const struct fw_rule *r = &rules[i];
@@ -133,7 +157,7 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 		if (!fw_rule_matches(r, offset, it->bytes, &inside, &it->parity))
 			continue;
 		if (r->phase == MT_PHASE_DISPATCH)
-			return fw_as_dispatch(t, f, r, va, inside, it);
+			return fw_as_dispatch(t, f, r, dst, va, inside, it);
 		it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
 		return MT_OUT_DISPATCH + r->phase;
 	}
@@ -145,8 +169,8 @@ static inline unsigned int fw_classify_atomic(
 	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
 {
 	const struct fw_config *c = t->config;
-	uint64_t base = mt_bank_ranks(c->bank)[fw_key_dst(f->key)].base;
-	uint64_t offset = fw_be64(p->ext) - base, inside = 0, raw = fw_be64(p->ext + 12);
+	const struct mt_rank *dst = fw_rank_of(c, f);
+	uint64_t offset = fw_be64(p->ext) - dst->base, inside = 0, raw = fw_be64(p->ext + 12);
 
 	for (uint32_t i = 0; i < c->atomics; i++) {
 		const struct fw_rule *r = &c->atomic[i];
@@ -162,7 +186,7 @@ static inline unsigned int fw_classify_atomic(
 		tokens = operand < -INT32_MAX || operand > INT32_MAX
 				 ? -1
 				 : operand * r->value_scale + r->value_add;
-		it->expert = fw_rule_expert(t, r, f, inside);
+		it->expert = fw_rule_expert(t, r, f, dst, inside);
 		if (unlikely(it->expert == FW_NO_EXPERT || tokens < 0 || tokens > INT32_MAX)) {
 			it->what = FW_CONTRADICT;
 			return MT_OUT_CONTRADICT;
@@ -196,7 +220,8 @@ static inline unsigned int fw_classify_write(const struct fw_tables *t, struct f
 		if (t->config->heads)
 			it->span = fw_span(it->bytes, f->mtu_log2);
 	}
-	if (likely(va - f->window < f->window_bytes && it->bytes == f->window_length)) {
+	if (t->config->by_source && va - f->window < f->window_bytes &&
+		it->bytes == f->window_length) {
 		it->what = FW_DISPATCH;
 		it->expert = f->expert;
 		it->parity = f->window_parity;
@@ -242,13 +267,13 @@ static inline unsigned int fw_classify(
 	const struct fw_opcode *op = &fw_opcodes[p->opcode];
 
 	*it = (struct fw_item){.ns = p->ns, .psn = p->psn, .span = 1};
-	if (unlikely(p->cut)) {
+	switch (p->kind) {
+	case FW_KIND_CUT:
 		f->message = op->more ? FW_MSG_OPEN : FW_MSG_NONE;
 		it->what = FW_TRUNCATED;
 		return MT_OUT_TRUNCATED;
-	}
-	switch (op->kind) {
 	case FW_KIND_WRITE:
+	case FW_KIND_WRITE_FIRST:
 		return fw_classify_write(t, f, p, op->more, it);
 	case FW_KIND_BODY:
 		return fw_classify_body(f, p, it);
@@ -291,19 +316,22 @@ static inline struct fw_cell *fw_cell_of(
 {
 	const struct fw_tables *t = core->tables;
 	struct fw_source *s;
+	uint32_t src;
 
 	if (likely(!t->config->by_source)) {
-		if (unlikely(it->parity != f->parity || f->epoch->cell[it->expert].counts != 0))
+		if (unlikely(it->parity != f->parity ||
+			     fw_epoch_of(t, f)->cell[it->expert].counts != 0))
 			fw_flow_step(core, f, it);
 	} else {
-		s = &t->sources[fw_key_src(f->key)];
+		src = fw_cold_of(t, f)->src;
+		s = &t->sources[src];
 		if (unlikely(s->label == 0 || fw_source_ends(t->config, s, it)))
-			fw_source_open(core, s, fw_key_src(f->key), it);
+			fw_source_open(core, s, src, it);
 		s->last_ns = RTE_MAX(s->last_ns, it->ns);
 		if (unlikely(f->label != s->label))
 			fw_epoch_open(core, f, it, s->label);
 	}
-	return &f->epoch->cell[it->expert];
+	return &fw_epoch_of(t, f)->cell[it->expert];
 }
 
 static inline void fw_apply_dispatch(
@@ -316,22 +344,28 @@ static inline void fw_apply_dispatch(
 	cell->messages++;
 	f->last_ns = it->ns;
 	if (unlikely(it->fraction))
-		f->epoch->flags |= FW_EPOCH_FRACTION;
+		fw_epoch_of(core->tables, f)->flags |= FW_EPOCH_FRACTION;
 }
 
 static inline void fw_apply_count(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
-	struct fw_cell *cell = fw_cell_of(core, f, it);
+	struct fw_cell *cell;
 
+	/* before the count is there: with it, tokens are compared */
+	if (f->hits != 0)
+		fw_add_hits(core->tables, f);
+	f->window_bytes = 0;
+	cell = fw_cell_of(core, f, it);
 	cell->announced += it->value;
 	cell->counts++;
 	f->last_ns = it->ns;
 }
 
 /** What is not counted, but spoils or explains the quality of the epoch. */
-static inline void fw_apply_other(struct fw_flow *f, const struct fw_item *it)
+static inline void fw_apply_other(
+	const struct fw_tables *t, struct fw_flow *f, const struct fw_item *it)
 {
-	struct fw_epoch *e = f->epoch;
+	struct fw_epoch *e = fw_epoch_of(t, f);
 
 	if (f->label == 0) {
 		if (it->what == FW_TRUNCATED)
@@ -360,14 +394,52 @@ static inline void fw_apply(struct fw_core *core, struct fw_flow *f, const struc
 		break;
 	case FW_COMBINE:
 		if (t->config->by_source)
-			t->sources[fw_key_src(f->key)].combined = true;
+			t->sources[fw_cold_of(t, f)->src].combined = true;
 		break;
 	default:
-		fw_apply_other(f, it);
+		fw_apply_other(t, f, it);
 	}
 }
 
-/** Count a packet of flow @p f. @return outcome */
+/** Whether a packet most likely is a message in the window of its flow: fw_hit() knows. */
+static inline bool fw_may_hit(
+	const struct fw_config *c, const struct fw_flow *f, const struct fw_packet *p)
+{
+	return (c->hit_kinds >> p->kind & 1 & (f->window_bytes != 0)) != 0;
+}
+
+/**
+ * Fetch what fw_take() reads: the cell, and the epoch and what is cold of the flow, since an epoch
+ * may begin. Where fw_hit() most likely needs none of it, what is always at hand is fetched, since
+ * a branch would often be guessed wrong.
+ */
+static inline void fw_prefetch(
+	const struct fw_tables *t, const struct fw_flow *f, const struct fw_packet *p)
+{
+	size_t needed = (size_t)fw_may_hit(t->config, f, p) - 1;
+	size_t cell = sizeof(struct fw_epoch) + f->expert * sizeof(struct fw_cell);
+	const char *epoch = t->banks + (f->epoch * (size_t)t->bank_bytes & needed);
+
+	rte_prefetch0(epoch);
+	rte_prefetch0(epoch + (cell & needed));
+	rte_prefetch0(&t->cold[(size_t)(f - t->flows) & needed]);
+}
+
+/** Count a packet that is a message in the window of its flow, and its turn. @return whether */
+static inline bool fw_hit(const struct fw_config *c, struct fw_flow *f, const struct fw_packet *p)
+{
+	if (p->psn != f->next || f->block != 0 || !fw_may_hit(c, f, p) ||
+		fw_be64(p->ext) - f->window >= f->window_bytes ||
+		fw_be32(p->ext + 12) != f->window_length || f->window_parity != f->parity)
+		return false;
+	f->hits++;
+	f->last_ns = p->ns;
+	f->message = p->kind == FW_KIND_WRITE_FIRST ? FW_MSG_OPEN : FW_MSG_NONE;
+	f->next = (p->psn + 1) & FW_PSN_MASK;
+	return true;
+}
+
+/** Count a packet of flow @p f that fw_hit() did not. @return outcome */
 static inline unsigned int fw_take(
 	struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
 {
@@ -381,20 +453,20 @@ static inline unsigned int fw_take(
 	fw_apply(core, f, &it);
 	f->next = (it.psn + it.span) & FW_PSN_MASK;
 	if (core->tables->config->by_source)
-		core->tables->cold[f->index].passed =
-			core->tables->sources[fw_key_src(f->key)].label;
+		fw_cold_of(core->tables, f)->passed =
+			core->tables->sources[fw_cold_of(core->tables, f)->src].label;
 	return out;
 }
 
-/** The flow of a packet, made if it is new; NULL: no room. */
+/** The flow of a packet, made if it is new; NULL: it has none, which is counted. */
 static inline struct fw_flow *fw_flow_of(struct fw_core *core, const struct fw_packet *p)
 {
 	const struct fw_tables *t = core->tables;
 	uint32_t i = p->hash & t->mask;
 
-	while (likely(t->flows[i].key != p->key)) {
-		if (t->flows[i].key == 0)
-			return fw_flow_new(core, p->key, p->hash, p->psn);
+	while (unlikely(((t->flows[i].ips ^ p->ips) | (t->flows[i].qpn ^ p->qpn)) != 0)) {
+		if (t->flows[i].qpn == 0)
+			return fw_flow_new(core, p);
 		i = (i + 1) & t->mask;
 	}
 	return &t->flows[i];

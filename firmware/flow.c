@@ -43,7 +43,7 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 		return NULL;
 	t->config = config;
 	t->max = max;
-	t->mask = rte_align32pow2(max * 2) - 1;
+	t->mask = rte_align32pow2(max * FW_SPARSE) - 1;
 	t->experts = RTE_MAX(config->max_experts, 1u);
 	t->bank_bytes = (uint32_t)RTE_ALIGN_CEIL(
 		sizeof(struct fw_epoch) + t->experts * sizeof(struct fw_cell), 64);
@@ -51,15 +51,13 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->banks_touched = FW_DUMP_BANK + 1;
 	t->flows = fw_reserve((t->mask + 1ul) * sizeof(*t->flows));
 	t->by_index = fw_reserve(max * sizeof(*t->by_index));
-	t->cold = fw_reserve(max * sizeof(*t->cold));
+	t->cold = fw_reserve((t->mask + 1ul) * sizeof(*t->cold));
 	t->banks = fw_reserve(banks_bytes(t));
 	t->free_banks = fw_reserve(t->banks_max * sizeof(*t->free_banks));
 	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
-	t->consumed = fw_reserve(RTE_MAX(max, config->bank->ranks) * sizeof(*t->consumed));
 	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
 	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
-		t->free_banks == NULL || t->sources == NULL || t->consumed == NULL ||
-		t->blocks == NULL) {
+		t->free_banks == NULL || t->sources == NULL || t->blocks == NULL) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -72,13 +70,34 @@ void fw_tables_free(struct fw_tables *t)
 		return;
 	fw_release(t->flows, (t->mask + 1ul) * sizeof(*t->flows));
 	fw_release(t->by_index, t->max * sizeof(*t->by_index));
-	fw_release(t->cold, t->max * sizeof(*t->cold));
+	fw_release(t->cold, (t->mask + 1ul) * sizeof(*t->cold));
 	fw_release(t->banks, banks_bytes(t));
 	fw_release(t->free_banks, t->banks_max * sizeof(*t->free_banks));
 	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
-	fw_release(t->consumed, RTE_MAX(t->max, t->config->bank->ranks) * sizeof(*t->consumed));
 	fw_release(t->blocks, FW_BLOCKS * sizeof(*t->blocks));
 	free(t);
+}
+
+struct fw_cell fw_cell_now(const struct fw_flow *f, const struct fw_epoch *e, uint32_t expert)
+{
+	struct fw_cell c;
+	uint32_t next, hits;
+
+	if (__atomic_load_n(&f->label, __ATOMIC_ACQUIRE) != e->label)
+		return e->cell[expert]; /* nobody writes to it any more */
+	do {
+		next = __atomic_load_n(&f->next, __ATOMIC_RELAXED);
+		hits = __atomic_load_n(&f->hits, __ATOMIC_ACQUIRE);
+		c = e->cell[expert];
+		if (hits != 0 && f->expert == expert && f->label == e->label) {
+			c.bytes += (uint64_t)hits * f->window_length;
+			c.tokens += hits * f->window_tokens;
+			c.messages += hits;
+		}
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	} while (hits >= FW_ADDING || hits != __atomic_load_n(&f->hits, __ATOMIC_RELAXED) ||
+		 next != __atomic_load_n(&f->next, __ATOMIC_RELAXED));
+	return c;
 }
 
 /* ---- blocks of waiting packets --------------------------------------------------------------- */
@@ -146,18 +165,22 @@ static void gap_in_phases(struct fw_source *s, uint32_t from, uint32_t to, uint3
 }
 
 /** Packets that did not come in their order stretch their epoch's times both ways. */
-static void stretch_times(struct fw_flow *f, const struct fw_item *it)
+static void stretch_times(const struct fw_tables *t, struct fw_flow *f, const struct fw_item *it)
 {
-	if ((it->what == FW_DISPATCH || it->what == FW_COUNT) && it->ns < f->epoch->first_ns)
-		f->epoch->first_ns = it->ns;
+	struct fw_epoch *e = fw_epoch_of(t, f);
+
+	if ((it->what == FW_DISPATCH || it->what == FW_COUNT) && it->ns < e->first_ns)
+		e->first_ns = it->ns;
 }
 
 /** The packets of a message whose payload counts go to its expert, not to that of the last one. */
-static void go_on_with(struct fw_flow *f, const struct fw_item *it)
+static void go_on_with(const struct fw_tables *t, struct fw_flow *f, const struct fw_item *it)
 {
 	f->message = it->message;
 	if (it->message != FW_MSG_ADDS)
 		return;
+	if (f->hits != 0)
+		fw_add_hits(t, f);
 	f->expert = it->expert;
 	f->window_bytes = 0;
 }
@@ -169,11 +192,11 @@ static void go_on_with(struct fw_flow *f, const struct fw_item *it)
 static void apply_unknown(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
 	const struct fw_tables *t = core->tables;
-	struct fw_source *s = &t->sources[fw_key_src(f->key)];
+	struct fw_source *s = &t->sources[fw_cold_of(t, f)->src];
 
 	if (f->message == FW_MSG_ADDS && f->label != 0) {
 		if (!t->config->by_source || (f->label == it->value && s->label == it->value))
-			f->epoch->cell[f->expert].bytes += it->bytes;
+			fw_epoch_of(t, f)->cell[f->expert].bytes += it->bytes;
 		else
 			gap_in_phases(s, it->value, s->label, 1);
 	}
@@ -190,14 +213,14 @@ static void apply_waiting(struct fw_core *core, struct fw_flow *f, const struct 
 	if (it->unknown)
 		apply_unknown(core, f, it);
 	else
-		go_on_with(f, it);
+		go_on_with(core->tables, f, it);
 	fw_apply(core, f, it);
-	stretch_times(f, it);
+	stretch_times(core->tables, f, it);
 	if (f->label == label && last_ns > f->last_ns)
 		f->last_ns = last_ns;
 	f->next = (f->next + it->span) & FW_PSN_MASK;
 	if (core->tables->config->by_source)
-		core->tables->cold[f->index].passed = it->value;
+		fw_cold_of(core->tables, f)->passed = it->value;
 }
 
 /** Apply the packets whose turn it is. */
@@ -224,14 +247,14 @@ static void skip_to(
 {
 	uint32_t missing = (uint32_t)fw_psn_ahead(psn, f->next);
 	const struct fw_tables *t = core->tables;
-	struct fw_cold *cold = &t->cold[f->index];
+	struct fw_cold *cold = fw_cold_of(t, f);
 
 	if (t->config->by_source && label != 0)
 		/* by parity, an even number of rounds may be missing before what seems to go on */
-		gap_in_phases(&t->sources[fw_key_src(f->key)], cold->passed,
+		gap_in_phases(&t->sources[fw_cold_of(t, f)->src], cold->passed,
 			label + (!counted || t->config->split == FW_SPLIT_PARITY), missing);
 	else if (f->label != 0)
-		f->epoch->gaps += missing;
+		fw_epoch_of(t, f)->gaps += missing;
 	else
 		cold->early = (uint16_t)RTE_MIN(cold->early + missing, (uint32_t)UINT16_MAX);
 	cold->gap_psn = (psn - 1) & FW_PSN_MASK;
@@ -242,7 +265,7 @@ static void flow_start(struct fw_core *core, struct fw_flow *f, struct fw_block 
 {
 	f->flags &= (uint8_t)~FW_FLOW_STARTING;
 	f->next = b->item[0].psn;
-	core->tables->cold[f->index].gap_psn = (f->next - 1) & FW_PSN_MASK;
+	fw_cold_of(core->tables, f)->gap_psn = (f->next - 1) & FW_PSN_MASK;
 	block_drain(core, f, b);
 }
 
@@ -301,42 +324,54 @@ static int by_flow(const void *x, const void *y)
 }
 
 /** Index at the destination of the expert that the map gives to a queue pair. */
-static uint16_t mapped_expert(const struct mt_bank *b, uint64_t key)
+static uint16_t mapped_expert(const struct mt_bank *b, const struct mt_flow *want)
 {
-	const struct mt_flow want = {
-		.src = fw_key_src(key), .dst = fw_key_dst(key), .qpn = fw_key_qpn(key)};
-	const struct mt_flow *f = bsearch(&want, mt_bank_flows(b), b->flows, sizeof(want), by_flow);
+	const struct mt_flow *f = bsearch(want, mt_bank_flows(b), b->flows, sizeof(*want), by_flow);
 
 	if (f == NULL || f->expert == MT_NO_EXPERT)
 		return FW_NO_EXPERT;
-	return (uint16_t)(f->expert - mt_bank_ranks(b)[want.dst].first_expert);
+	return (uint16_t)(f->expert - mt_bank_ranks(b)[want->dst].first_expert);
 }
 
-struct fw_flow *fw_flow_new(struct fw_core *core, uint64_t key, uint32_t hash, uint32_t psn)
+/** What of a flow is not in its key. */
+static void fill_flow(struct fw_core *core, struct fw_flow *f, const struct mt_flow *want)
 {
 	struct fw_tables *t = core->tables;
-	const struct mt_bank *bank = t->config->bank;
-	uint32_t i = hash & t->mask;
-	struct fw_flow *f;
 
-	if (t->used == t->max)
-		return NULL;
-	while (t->flows[i].key != 0)
-		i = (i + 1) & t->mask;
-	f = &t->flows[i];
-	*f = (struct fw_flow){.key = key,
-		.next = psn,
+	f->epoch = t->config->by_source ? FW_DUMP_BANK : FW_ZERO_BANK;
+	f->parity = FW_NO_EPOCH;
+	*fw_cold_of(t, f) = (struct fw_cold){.gap_psn = (f->next - 1) & FW_PSN_MASK,
+		.src = want->src,
+		.dst = want->dst,
+		.expert = mapped_expert(t->config->bank, want),
 		.index = t->used,
-		.epoch = fw_bank(t, t->config->by_source ? FW_DUMP_BANK : FW_ZERO_BANK),
-		.parity = FW_NO_EPOCH};
-	t->cold[f->index] = (struct fw_cold){.gap_psn = (psn - 1) & FW_PSN_MASK,
-		.expert = mapped_expert(bank, key),
-		.born = t->sources[fw_key_src(key)].label};
+		.born = t->sources[want->src].label};
 	if (!t->config->by_source && !t->started && block_take(core, f) != NULL)
 		f->flags = FW_FLOW_STARTING;
-	t->by_index[f->index] = f;
+}
+
+struct fw_flow *fw_flow_new(struct fw_core *core, const struct fw_packet *p)
+{
+	struct fw_tables *t = core->tables;
+	uint32_t src = fw_key_src(t->config, p->ips, p->qpn);
+	uint32_t dst = fw_key_dst(t->config, p->ips, p->qpn), i = p->hash & t->mask;
+	struct mt_flow want = {.src = src - 1, .dst = dst - 1, .qpn = p->qpn & FW_KEY_QPN};
+
+	if (src == 0 || dst == 0 || src == dst) {
+		core->outcome[MT_OUT_UNKNOWN_RANK]++;
+		return NULL;
+	}
+	if (t->used == t->max) {
+		core->outcome[MT_OUT_NO_ROOM]++;
+		return NULL;
+	}
+	while (t->flows[i].qpn != 0)
+		i = (i + 1) & t->mask;
+	t->flows[i] = (struct fw_flow){.ips = p->ips, .qpn = p->qpn, .next = p->psn};
+	fill_flow(core, &t->flows[i], &want);
+	t->by_index[t->used] = &t->flows[i];
 	__atomic_store_n(&t->used, t->used + 1, __ATOMIC_RELEASE);
-	return f;
+	return &t->flows[i];
 }
 
 /* ---- rules ----------------------------------------------------------------------------------- */
@@ -384,10 +419,10 @@ static void take_back(struct fw_core *core)
  * Whether an epoch of that label may be opened: the control core is less than FW_EPOCHS behind and
  * has room for a word or two, and there is a bank.
  */
-static bool may_open(struct fw_core *core, uint32_t lane, uint32_t label)
+static bool may_open(struct fw_core *core, const uint32_t *read_to, uint32_t label)
 {
 	const struct fw_tables *t = core->tables;
-	uint32_t read = __atomic_load_n(&t->consumed[lane], __ATOMIC_ACQUIRE);
+	uint32_t read = __atomic_load_n(read_to, __ATOMIC_ACQUIRE);
 
 	if (t->free_count == 0)
 		take_back(core);
@@ -396,18 +431,18 @@ static bool may_open(struct fw_core *core, uint32_t lane, uint32_t label)
 }
 
 /** Wait until an epoch may be opened; false: that does not come to pass. */
-static bool wait_open(struct fw_core *core, uint32_t lane, uint32_t label)
+static bool wait_open(struct fw_core *core, const uint32_t *read_to, uint32_t label)
 {
 	uint64_t begun;
 
-	if (likely(may_open(core, lane, label))) {
+	if (likely(may_open(core, read_to, label))) {
 		core->stuck = false;
 		return true;
 	}
 	begun = rte_rdtsc();
 	while (!core->stuck && rte_rdtsc() - begun < core->wait_tsc) {
 		rte_pause();
-		if (may_open(core, lane, label))
+		if (may_open(core, read_to, label))
 			return true;
 	}
 	core->stuck = true;
@@ -434,45 +469,48 @@ void fw_epoch_open(
 	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label)
 {
 	struct fw_tables *t = core->tables;
-	struct fw_epoch *e;
-	uint32_t bank;
+	struct fw_cold *cold = fw_cold_of(t, f);
+	struct fw_epoch *e = fw_epoch_of(t, f);
 
-	if (!wait_open(core, t->config->by_source ? fw_key_src(f->key) : f->index, label)) {
-		f->epoch->flags |= f->label != 0 ? FW_EPOCH_OVERRUN : 0;
-		f->epoch = f->label != 0 ? f->epoch : fw_bank(t, FW_DUMP_BANK);
+	if (f->hits != 0)
+		fw_add_hits(t, f);
+	if (!wait_open(core, t->config->by_source ? &t->sources[cold->src].read : &cold->read,
+		    label)) {
+		e->flags |= f->label != 0 ? FW_EPOCH_OVERRUN : 0;
+		f->epoch = f->label != 0 ? f->epoch : FW_DUMP_BANK;
 		return;
 	}
 	if (f->label != 0)
-		f->epoch->last_ns = f->last_ns;
-	bank = take_bank(t);
-	e = fw_bank(t, bank);
+		e->last_ns = f->last_ns;
+	f->epoch = take_bank(t);
+	e = fw_epoch_of(t, f);
 	*e = (struct fw_epoch){.first_ns = it->ns,
 		.last_ns = it->ns,
 		.label = label,
 		.start_psn = it->psn,
 		.parity = it->parity,
-		.gaps = t->cold[f->index].early,
+		.gaps = cold->early,
 		.truncated = (f->flags & FW_FLOW_CUT) != 0,
 		.flags = f->flags & FW_FLOW_RESYNC ? FW_EPOCH_RESYNC : 0};
 	for (uint32_t i = 0; i < t->experts; i++)
 		e->cell[i] = (struct fw_cell){0};
 	f->flags &= (uint8_t) ~(FW_FLOW_RESYNC | FW_FLOW_CUT);
-	t->cold[f->index].early = 0;
+	cold->early = 0;
 	f->parity = it->parity;
-	f->epoch = e;
-	f->label = label;
+	__atomic_store_n(&f->label, label, __ATOMIC_RELEASE); /* the one before has all its hits */
 	core->fast |= label == FW_START_LABEL;
-	tell(core, f->index, label, bank);
+	tell(core, cold->index, label, f->epoch);
 }
 
 void fw_flow_step(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
-	bool announced = f->epoch->cell[it->expert].counts != 0;
+	struct fw_epoch *e = fw_epoch_of(core->tables, f);
+	bool announced = e->cell[it->expert].counts != 0;
 
 	if (f->label != 0 && !announced &&
 		(it->parity == FW_NO_PARITY || f->parity == FW_NO_PARITY)) {
 		if (it->parity != FW_NO_PARITY) /* opened by a rule that exposes none */
-			f->parity = f->epoch->parity = it->parity;
+			f->parity = e->parity = it->parity;
 		return;
 	}
 	fw_epoch_open(core, f, it, f->label + 1);
@@ -483,7 +521,7 @@ void fw_source_open(
 {
 	uint32_t label = s->label + 1, at = label & (FW_EPOCHS - 1);
 
-	if (!wait_open(core, source, label))
+	if (!wait_open(core, &s->read, label))
 		return;
 	s->phase[at].first_ns = it->ns;
 	s->phase[at].parity = it->parity;
@@ -502,25 +540,26 @@ void fw_source_open(
 static bool has_epoch(const struct fw_tables *t, const struct fw_flow *f)
 {
 	return f->label != 0 &&
-	       (!t->config->by_source || f->label == t->sources[fw_key_src(f->key)].label);
+	       (!t->config->by_source || f->label == t->sources[fw_cold_of(t, f)->src].label);
 }
 
 static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint32_t psn)
 {
 	const struct fw_tables *t = core->tables;
-	struct fw_cold *cold = &t->cold[f->index];
+	struct fw_cold *cold = fw_cold_of(t, f);
 	/* a PSN that was given up long ago seems to lie ahead after half a turn of the PSNs */
 	bool stale =
 		fw_psn_ahead(f->next, cold->gap_psn) > 0 && fw_psn_ahead(cold->gap_psn, psn) >= 0;
 
 	if (has_epoch(t, f)) {
-		f->epoch->stale += stale;
-		f->epoch->duplicates += !stale;
+		fw_epoch_of(t, f)->stale += stale;
+		fw_epoch_of(t, f)->duplicates += !stale;
 	} else if (stale && f->label == 0) {
 		cold->early += cold->early < UINT16_MAX;
 	} else if (stale) {
-		gap_in_phases(&t->sources[fw_key_src(f->key)], t->sources[fw_key_src(f->key)].label,
-			t->sources[fw_key_src(f->key)].label, 1);
+		gap_in_phases(&t->sources[fw_cold_of(t, f)->src],
+			t->sources[fw_cold_of(t, f)->src].label,
+			t->sources[fw_cold_of(t, f)->src].label, 1);
 	}
 	return stale ? MT_OUT_STALE : MT_OUT_DUPLICATE;
 }
@@ -529,8 +568,8 @@ static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint
 static void resync(struct fw_core *core, struct fw_flow *f, uint32_t psn)
 {
 	const struct fw_tables *t = core->tables;
-	struct fw_source *s = &t->sources[fw_key_src(f->key)];
-	struct fw_cold *cold = &t->cold[f->index];
+	struct fw_source *s = &t->sources[fw_cold_of(t, f)->src];
+	struct fw_cold *cold = fw_cold_of(t, f);
 
 	give_up_flow(core, f);
 	if (t->config->by_source)
@@ -551,7 +590,7 @@ static unsigned int take_next(struct fw_core *core, struct fw_flow *f, const str
 	fw_apply(core, f, &it);
 	f->next = (it.psn + it.span) & FW_PSN_MASK;
 	if (t->config->by_source)
-		t->cold[f->index].passed = t->sources[fw_key_src(f->key)].label;
+		fw_cold_of(t, f)->passed = t->sources[fw_cold_of(t, f)->src].label;
 	if (f->block != 0)
 		block_drain(core, f, &t->blocks[f->block - 1]);
 	return out;
@@ -564,7 +603,8 @@ static bool has_waited(const struct fw_tables *t, const struct fw_flow *f, const
 		return b->count == FW_START;
 	return b->count == FW_BLOCK ||
 	       (t->config->by_source &&
-		       t->sources[fw_key_src(f->key)].label - b->item[0].value >= FW_HOLD_LABELS);
+		       t->sources[fw_cold_of(t, f)->src].label - b->item[0].value >=
+			       FW_HOLD_LABELS);
 }
 
 /** Epochs that wait in the block of a flow that is starting: how often this count came. */
@@ -588,7 +628,7 @@ static unsigned int classify_early(const struct fw_core *core, struct fw_flow *f
 
 	f->message = FW_MSG_UNKNOWN;
 	if (before != NULL && ((before->psn + before->span) & FW_PSN_MASK) == p->psn)
-		go_on_with(f, before);
+		go_on_with(core->tables, f, before);
 	unknown = f->message == FW_MSG_UNKNOWN;
 	out = fw_classify(core->tables, f, p, it);
 	it->message = f->message;
@@ -612,13 +652,13 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 	bool known;
 
 	if (b == NULL) {
-		skip_to(core, f, p->psn, t->sources[fw_key_src(f->key)].label, false);
+		skip_to(core, f, p->psn, t->sources[fw_cold_of(t, f)->src].label, false);
 		return take_next(core, f, p);
 	}
 	at = block_place(b, p->psn, &known);
 	if (known) {
 		if (has_epoch(t, f))
-			f->epoch->duplicates++;
+			fw_epoch_of(t, f)->duplicates++;
 		return MT_OUT_DUPLICATE;
 	}
 	out = classify_early(core, f, b, at, p, &it);
@@ -626,7 +666,7 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 		fw_apply(core, f, &it);
 		it.counted = it.what == FW_DISPATCH;
 		it.what = FW_NOTHING;
-		it.value = t->sources[fw_key_src(f->key)].label;
+		it.value = t->sources[fw_cold_of(t, f)->src].label;
 	}
 	block_insert(b, at, &it);
 	if (f->flags & FW_FLOW_STARTING && it.what == FW_COUNT)

@@ -27,7 +27,7 @@
  * most FW_WAIT_MS, and then lets rounds run together and says so (FW_EPOCH_OVERRUN). Flows beyond
  * the table end as MT_OUT_NO_ROOM.
  *
- * Figures: 64 hot and 16 cold bytes a flow, at a load of at most 1/2; 64 + 32 * experts at the
+ * Figures: 64 hot and 32 cold bytes a flow, at a load of at most 1/4; 64 + 32 * experts at the
  * destination for each epoch that is open or unread, usually three a flow; FW_BLOCKS * 6 KiB a
  * core, only backed where touched.
  */
@@ -37,6 +37,7 @@
 #include "config.h"
 
 #define FW_EPOCHS 64u	    /* epochs of a flow that are open or unread, a power of two */
+#define FW_SPARSE 4u	    /* slots of the table a flow: a second look at it is a wrong guess */
 #define FW_BLOCK 192u	    /* packets of a flow that may wait for an earlier one */
 #define FW_BLOCKS 4096u	    /* of a core */
 #define FW_HOLD_LABELS 3u   /* epochs of a source after which nothing of earlier ones comes */
@@ -91,20 +92,24 @@ enum fw_flow_flag {
  *
  * Messages of a flow mostly go where the last one went: to the same expert's part of the same
  * buffer. The *window* is that part: a message inside, of the same length, means the same, and the
- * rules need not be asked again.
+ * rules need not be asked again. Where labels are a flow's own, its cell need not be touched
+ * either: *hits* counts such messages, and is added to the cell when something else happens
+ * (fw_add_hits()). A window is of the epoch being counted, and of an expert whose count was not
+ * announced in it: a count, and a dispatch elsewhere, end it.
  */
 struct fw_flow {
-	uint64_t key;		/**< 0: free */
+	uint64_t ips;		/**< addresses, see fw_hash() */
+	uint32_t qpn;		/**< destination queue pair, see fw_hash(); 0: free */
+	uint32_t epoch;		/**< bank being counted in; before the first epoch, one of zeros */
 	uint64_t window;	/**< address */
 	uint32_t window_bytes;	/**< 0: there is none */
 	uint32_t window_length; /**< DMA length of the messages that it is about */
-	struct fw_epoch *epoch; /**< being counted; before the first, a bank of zeros */
 	uint64_t last_ns;	/**< last dispatch or count packet */
-	uint32_t next;		/**< PSN expected */
-	uint32_t label;		/**< of the epoch being counted, 0: none yet */
-	uint32_t index;		/**< its name in words to the control core; of its cold part */
-	uint16_t block;		/**< 1 + block of waiting packets, 0: none wait */
-	uint16_t expert;	/**< of the last dispatch message, and of the window */
+	uint32_t hits;	/**< messages in the window that its cell does not have yet; or FW_ADDING */
+	uint32_t next;	/**< PSN expected */
+	uint32_t label; /**< of the epoch being counted, 0: none yet */
+	uint16_t block; /**< 1 + block of waiting packets, 0: none wait */
+	uint16_t expert; /**< of the last dispatch message, and of the window */
 	uint16_t window_tokens;
 	uint8_t window_parity;
 	uint8_t parity;	  /**< of the current epoch */
@@ -120,10 +125,15 @@ struct fw_cold {
 	uint32_t gap_psn; /**< highest PSN that was given up, or the one before the first */
 	uint32_t passed; /**< label of its source at its last packet, where labels are a source's */
 	uint32_t born;	 /**< label of its source at its first packet */
-	uint16_t early;	 /**< PSNs not counted before the first epoch, at most so many */
-	uint16_t expert; /**< rule qp: index at the destination, FW_NO_EXPERT none */
+	uint32_t index;	 /**< name of the flow in words to the control core */
+	uint32_t src, dst; /**< ranks */
+	uint16_t early;	   /**< PSNs not counted before the first epoch, at most so many */
+	uint16_t expert;   /**< rule qp: index at the destination, FW_NO_EXPERT none */
+	uint32_t read;	   /**< highest label that the control core has read; its word */
 };
+_Static_assert(sizeof(struct fw_cold) == 32, "two a cache line");
 
+#define FW_ADDING (1u << 31) /* in fw_flow.hits: they are being added to their cell */
 #define FW_NO_EXPERT 0xffffu
 #define FW_NO_PARITY 0xffu /* the rule that a packet matched exposes none */
 #define FW_NO_EPOCH 0xfeu  /* parity of a flow before its first epoch: no packet has it */
@@ -182,6 +192,7 @@ struct fw_source {
 	bool combined; /**< since its last dispatch */
 	uint8_t reserved[2];
 	uint32_t carry; /**< PSNs given up that may be of the phase to come */
+	uint32_t read;	/**< highest label that the control core has read; its word */
 	struct {
 		uint64_t first_ns;
 		uint8_t parity;

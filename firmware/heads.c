@@ -71,7 +71,7 @@ static enum life life_of(const struct fw_rounds *r, const struct lane *l)
 			continue;
 		if (e->flags & FW_EPOCH_RESYNC)
 			life = LIFE_JUMPED;
-		else if (f->read || l->next - tables_of(r, f->core)->cold[f->f->index].born > 1)
+		else if (f->read || l->next - fw_cold_of(tables_of(r, f->core), f->f)->born > 1)
 			return LIFE_SAME;
 	}
 	return life;

@@ -28,8 +28,9 @@
 #define MAX_SLOTS 4096u
 #define DEFAULT_FLOWS 16384u
 #define HAND_OVER 1024u /* packets on their way from one core to another */
-#define HOLE_MS 20u /* how long a packet is waited for when nothing comes; a capture: to its end   \
-		     */
+#define HOLE_MS                                                                                    \
+	20u /* how long a packet is waited for when nothing comes; a capture: to its end           \
+	     */
 
 struct options {
 	const char *map, *page;

@@ -10,30 +10,34 @@
 #define AETH 4
 #define IMM 4
 
-const struct fw_opcode fw_opcodes[32] = {
-	[0x00] = {FW_KIND_SEND, 0, 0, true, false},		  /* SEND first */
-	[0x01] = {FW_KIND_BODY, 0, 0, false, false},		  /* SEND middle */
-	[0x02] = {FW_KIND_BODY, 0, 0, false, true},		  /* SEND last */
-	[0x03] = {FW_KIND_BODY, IMM, 0, false, true},		  /* SEND last with immediate */
-	[0x04] = {FW_KIND_SEND, 0, 0, false, false},		  /* SEND only */
-	[0x05] = {FW_KIND_SEND, IMM, 0, false, false},		  /* SEND only with immediate */
-	[0x06] = {FW_KIND_WRITE, RETH, RETH, true, false},	  /* WRITE first */
-	[0x07] = {FW_KIND_BODY, 0, 0, false, false},		  /* WRITE middle */
-	[0x08] = {FW_KIND_BODY, 0, 0, false, true},		  /* WRITE last */
-	[0x09] = {FW_KIND_BODY, IMM, 0, false, true},		  /* WRITE last with immediate */
-	[0x0a] = {FW_KIND_WRITE, RETH, RETH, false, false},	  /* WRITE only */
-	[0x0b] = {FW_KIND_WRITE, RETH + IMM, RETH, false, false}, /* WRITE only with immediate */
-	[0x0c] = {FW_KIND_READ, RETH, RETH, false, false},	  /* READ request */
-	[0x0d] = {FW_KIND_RESPONSE, AETH, 0, false, false},	  /* READ response first */
-	[0x0e] = {FW_KIND_RESPONSE, 0, 0, false, false},	  /* READ response middle */
-	[0x0f] = {FW_KIND_RESPONSE, AETH, 0, false, false},	  /* READ response last */
-	[0x10] = {FW_KIND_RESPONSE, AETH, 0, false, false},	  /* READ response only */
-	[0x11] = {FW_KIND_RESPONSE, AETH, 0, false, false},	  /* acknowledge */
-	[0x12] = {FW_KIND_RESPONSE, AETH + 8, 0, false, false},	  /* atomic acknowledge */
-	[0x13] = {FW_KIND_ATOMIC, ATOMIC, ATOMIC_READ, false, false}, /* compare and swap */
-	[0x14] = {FW_KIND_ATOMIC, ATOMIC, ATOMIC_READ, false, false}, /* fetch and add */
-	[0x16] = {FW_KIND_BODY, 4, 0, false, true},	     /* SEND last with invalidate */
-	[0x17] = {FW_KIND_SEND, 4, 0, false, false},	     /* SEND only with invalidate */
-	[0x1c] = {FW_KIND_OTHER, 4 + RETH, 0, false, false}, /* FLUSH: FETH, RETH */
-	[0x1d] = {FW_KIND_OTHER, RETH, 0, false, false},     /* ATOMIC WRITE */
+const struct fw_opcode fw_opcodes[256] = {
+	[0x00] = {FW_KIND_SEND, 0, 0, true, false, {0}},	      /* SEND first */
+	[0x01] = {FW_KIND_BODY, 0, 0, false, false, {0}},	      /* SEND middle */
+	[0x02] = {FW_KIND_BODY, 0, 0, false, true, {0}},	      /* SEND last */
+	[0x03] = {FW_KIND_BODY, IMM, 0, false, true, {0}},	      /* SEND last with immediate */
+	[0x04] = {FW_KIND_SEND, 0, 0, false, false, {0}},	      /* SEND only */
+	[0x05] = {FW_KIND_SEND, IMM, 0, false, false, {0}},	      /* SEND only with immediate */
+	[0x06] = {FW_KIND_WRITE_FIRST, RETH, RETH, true, false, {0}}, /* WRITE first */
+	[0x07] = {FW_KIND_BODY, 0, 0, false, false, {0}},	      /* WRITE middle */
+	[0x08] = {FW_KIND_BODY, 0, 0, false, true, {0}},	      /* WRITE last */
+	[0x09] = {FW_KIND_BODY, IMM, 0, false, true, {0}},	 /* WRITE last with immediate */
+	[0x0a] = {FW_KIND_WRITE, RETH, RETH, false, false, {0}}, /* WRITE only */
+	[0x0b] = {FW_KIND_WRITE, RETH + IMM, RETH, false, false,
+		{0}},						     /* WRITE only with immediate */
+	[0x0c] = {FW_KIND_READ, RETH, RETH, false, false, {0}},	     /* READ request */
+	[0x0d] = {FW_KIND_RESPONSE, AETH, 0, false, false, {0}},     /* READ response first */
+	[0x0e] = {FW_KIND_RESPONSE, 0, 0, false, false, {0}},	     /* READ response middle */
+	[0x0f] = {FW_KIND_RESPONSE, AETH, 0, false, false, {0}},     /* READ response last */
+	[0x10] = {FW_KIND_RESPONSE, AETH, 0, false, false, {0}},     /* READ response only */
+	[0x11] = {FW_KIND_RESPONSE, AETH, 0, false, false, {0}},     /* acknowledge */
+	[0x12] = {FW_KIND_RESPONSE, AETH + 8, 0, false, false, {0}}, /* atomic acknowledge */
+	[0x13] = {FW_KIND_ATOMIC, ATOMIC, ATOMIC_READ, false, false, {0}}, /* compare and swap */
+	[0x14] = {FW_KIND_ATOMIC, ATOMIC, ATOMIC_READ, false, false, {0}}, /* fetch and add */
+	[0x15] = {FW_KIND_NONE, 0, 0, false, false, {0}},
+	[0x16] = {FW_KIND_BODY, 4, 0, false, true, {0}},  /* SEND last with invalidate */
+	[0x17] = {FW_KIND_SEND, 4, 0, false, false, {0}}, /* SEND only with invalidate */
+	[0x18 ... 0x1b] = {FW_KIND_NONE, 0, 0, false, false, {0}},
+	[0x1c] = {FW_KIND_OTHER, 4 + RETH, 0, false, false, {0}}, /* FLUSH: FETH, RETH */
+	[0x1d] = {FW_KIND_OTHER, RETH, 0, false, false, {0}},	  /* ATOMIC WRITE */
+	[0x1e ... 0x1f] = {FW_KIND_NONE, 0, 0, false, false, {0}},
 };

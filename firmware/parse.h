@@ -27,46 +27,51 @@
 #define FW_ICRC_BYTES 4u
 #define FW_IPV6_EXT_MAX 4 /* extension headers walked before a packet is called malformed */
 
-/** What an opcode of the reliable connected transport is. */
+/* In fw_packet.qpn: which key it is part of, see fw_hash(). */
+#define FW_KEY_QPN 0xffffffu
+#define FW_KEY_V4 (1u << 30)
+#define FW_KEY_V6 (1u << 31)
+
+/** What an opcode is. */
 enum fw_kind {
-	FW_KIND_NONE,	  /**< reserved */
-	FW_KIND_WRITE,	  /**< first or only packet of an RDMA WRITE: has RETH */
-	FW_KIND_SEND,	  /**< first or only packet of a SEND */
-	FW_KIND_ATOMIC,	  /**< compare-and-swap or fetch-and-add: has AtomicETH */
-	FW_KIND_READ,	  /**< RDMA READ request: has RETH, takes as many PSNs as its response */
-	FW_KIND_OTHER,	  /**< another request (FLUSH, ATOMIC WRITE) */
-	FW_KIND_BODY,	  /**< goes on with a WRITE or SEND */
-	FW_KIND_RESPONSE, /**< goes back to the requester */
+	FW_KIND_TRANSPORT, /**< of another transport than reliable connected */
+	FW_KIND_NONE,	   /**< reserved */
+	FW_KIND_CUT,   /**< the frame ends before what the rules read: no opcode, fw_parse() says so
+			*/
+	FW_KIND_WRITE, /**< only packet of an RDMA WRITE: has RETH */
+	FW_KIND_WRITE_FIRST, /**< first packet of several */
+	FW_KIND_SEND,	     /**< first or only packet of a SEND */
+	FW_KIND_ATOMIC,	     /**< compare-and-swap or fetch-and-add: has AtomicETH */
+	FW_KIND_READ,	     /**< RDMA READ request: has RETH, takes as many PSNs as its response */
+	FW_KIND_OTHER,	     /**< another request (FLUSH, ATOMIC WRITE) */
+	FW_KIND_BODY,	     /**< goes on with a WRITE or SEND */
+	FW_KIND_RESPONSE,    /**< goes back to the requester */
 };
 
 struct fw_opcode {
-	uint8_t kind; /**< enum fw_kind */
-	uint8_t ext;  /**< bytes of extension headers */
-	uint8_t read; /**< how many of them the rules read */
-	bool more;    /**< FIRST: packets of the message follow */
-	bool last;    /**< LAST: the message ends */
+	uint8_t kind;	   /**< enum fw_kind */
+	uint8_t ext;	   /**< bytes of extension headers */
+	uint8_t read;	   /**< how many of them the rules read */
+	bool more;	   /**< FIRST: packets of the message follow */
+	bool last;	   /**< LAST: the message ends */
+	uint8_t unused[3]; /**< so that one is found by a shift */
 };
 
-/** Opcodes 0x00 to 0x1f, reliable connected (IBTA table "OpCode field", ib_pack.h). */
-extern const struct fw_opcode fw_opcodes[32];
+/** All opcodes (IBTA table "OpCode field", ib_pack.h). */
+extern const struct fw_opcode fw_opcodes[256];
 
 /** A packet on its way through a burst. */
 struct fw_packet {
 	const uint8_t *ext; /**< extension headers, as many bytes as fw_opcode.read */
-	uint64_t key;	    /**< flow, see fw_key() */
+	uint64_t ips;	    /**< IPv4 addresses, source first, as on the wire; see fw_hash() */
 	uint64_t ns;
 	uint64_t tsc; /**< when it was received */
+	uint32_t qpn; /**< of the destination, and FW_KEY_V4 */
 	uint32_t psn;
 	uint32_t payload; /**< bytes of payload, by the IP length */
 	uint32_t hash;
 	uint8_t opcode;
-	bool cut; /**< the frame ends before what the rules read */
-};
-
-/** Where the addresses of a packet lie, as found by fw_parse(). */
-struct fw_ips {
-	const uint8_t *src;
-	bool v6;
+	uint8_t kind; /**< enum fw_kind */
 };
 
 static inline uint32_t fw_be32(const uint8_t *p)
@@ -110,7 +115,7 @@ static inline unsigned int fw_step(struct fw_cursor *c, uint32_t n)
 	return MT_OUTCOMES;
 }
 
-static inline unsigned int fw_parse_ipv4(struct fw_cursor *c, struct fw_ips *ips)
+static inline unsigned int fw_parse_ipv4(struct fw_cursor *c, struct fw_packet *p)
 {
 	const uint8_t *ip = c->at;
 	uint32_t header, total;
@@ -126,12 +131,11 @@ static inline unsigned int fw_parse_ipv4(struct fw_cursor *c, struct fw_ips *ips
 	if (unlikely((fw_be16(ip + 6) & 0x3fffu) != 0)) /* more fragments, or an offset: RFC 791 */
 		return MT_OUT_FRAGMENT;
 	c->left = total;
-	ips->src = ip + 12;
-	ips->v6 = false;
+	memcpy(&p->ips, ip + 12, sizeof(p->ips));
 	return fw_step(c, header);
 }
 
-static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, struct fw_ips *ips)
+static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, const uint8_t **v6)
 {
 	const uint8_t *ip = c->at;
 	unsigned int out;
@@ -143,8 +147,7 @@ static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, struct fw_ips *ips
 		return MT_OUT_MALFORMED;
 	next = ip[6];
 	c->left = 40u + fw_be16(ip + 4);
-	ips->src = ip + 8;
-	ips->v6 = true;
+	*v6 = ip + 8;
 	out = fw_step(c, 40);
 	for (int i = 0; out == MT_OUTCOMES && next != 17; i++) {
 		if (next == 44)
@@ -161,35 +164,33 @@ static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, struct fw_ips *ips
 	return out;
 }
 
-/** BTH and what follows, UDP length already cut to; fills everything of @p p but key, ns, hash. */
-static inline unsigned int fw_parse_bth(struct fw_cursor *c, struct fw_packet *p, uint32_t *qpn)
+/** BTH and what follows, UDP length already cut to; fills what of @p p is there. */
+static inline unsigned int fw_parse_bth(const struct fw_cursor *c, struct fw_packet *p)
 {
 	const uint8_t *bth = c->at;
 	const struct fw_opcode *op;
+	uint64_t low; /* QPN and PSN, a byte above each */
 	uint32_t tail;
-	unsigned int out;
 
-	out = fw_step(c, FW_BTH_BYTES);
-	if (unlikely(out != MT_OUTCOMES))
-		return out;
-	if (unlikely((bth[1] & 0x0f) != 0)) /* transport header version, IBTA 9.2.3 */
-		return MT_OUT_MALFORMED;
-	if (unlikely((bth[0] & 0xe0) != 0))
-		return MT_OUT_TRANSPORT;
+	if (unlikely(RTE_MIN(c->have, c->left) < FW_BTH_BYTES))
+		return c->left < FW_BTH_BYTES ? MT_OUT_MALFORMED : MT_OUT_TRUNCATED;
 	op = &fw_opcodes[bth[0]];
-	tail = op->ext + (bth[1] >> 4 & 3u) + FW_ICRC_BYTES;
-	if (unlikely(op->kind == FW_KIND_NONE || c->left < tail))
-		return MT_OUT_MALFORMED;
-	p->ext = c->at;
-	p->cut = c->have < op->read;
+	low = fw_be64(bth + 4);
+	tail = FW_BTH_BYTES + op->ext + (bth[1] >> 4 & 3u) + FW_ICRC_BYTES;
+	/* low bits of the second byte: transport header version, IBTA 9.2.3 */
+	if (unlikely((bth[1] & 0x0f) != 0 || op->kind <= FW_KIND_NONE || c->left < tail))
+		return (bth[1] & 0x0f) == 0 && op->kind == FW_KIND_TRANSPORT ? MT_OUT_TRANSPORT
+									     : MT_OUT_MALFORMED;
+	p->ext = bth + FW_BTH_BYTES;
+	p->kind = c->have < FW_BTH_BYTES + op->read ? FW_KIND_CUT : op->kind;
 	p->payload = c->left - tail;
 	p->opcode = bth[0];
-	p->psn = fw_be32(bth + 8) & 0xffffff;
-	*qpn = fw_be32(bth + 4) & 0xffffff;
+	p->psn = (uint32_t)low & 0xffffff;
+	p->qpn = (uint32_t)(low >> 32 & 0xffffff) | FW_KEY_V4;
 	return MT_OUTCOMES;
 }
 
-static inline unsigned int fw_parse_udp(struct fw_cursor *c, struct fw_packet *p, uint32_t *qpn)
+static inline unsigned int fw_parse_udp(struct fw_cursor *c, struct fw_packet *p)
 {
 	const uint8_t *udp = c->at;
 	uint32_t length;
@@ -207,7 +208,7 @@ static inline unsigned int fw_parse_udp(struct fw_cursor *c, struct fw_packet *p
 		return MT_OUT_MALFORMED;
 	c->left = length;
 	fw_step(c, 8);
-	return fw_parse_bth(c, p, qpn);
+	return fw_parse_bth(c, p);
 }
 
 #define FW_PLAIN_BYTES (14u + 20u + 8u)
@@ -218,38 +219,26 @@ static inline unsigned int fw_parse_udp(struct fw_cursor *c, struct fw_packet *p
  */
 static inline bool fw_is_plain(const uint8_t *data, uint32_t len)
 {
-	uint32_t udp, differs;
+	uint64_t differs;
+	uint32_t udp;
 
 	if (unlikely(len < FW_PLAIN_BYTES))
 		return false;
 	udp = fw_be16(data + 38);
-	differs = (fw_be16(data + 12) ^ 0x0800u) | (data[14] ^ 0x45u) |
-		  (fw_be16(data + 20) & 0x3fffu) | (data[23] ^ 17u) |
-		  (fw_be16(data + 36) ^ FW_ROCE_PORT);
-	return differs == 0 && udp >= 8 && udp + 20 <= fw_be16(data + 16);
+	differs = ((fw_be32(data + 12) ^ 0x08004500u) & 0xffffff00u) | /* type, version, options */
+		  ((fw_be32(data + 20) ^ 0x00000011u) & 0x3fff00ffu) | /* fragment, protocol */
+		  (fw_be16(data + 36) ^ FW_ROCE_PORT) | (udp + 20u - fw_be16(data + 16));
+	return differs == 0 && udp >= 8;
 }
 
-/**
- * Parse a frame.
- *
- * @param data the frame, @p len bytes of it in one piece
- * @return MT_OUTCOMES: an RC packet, @p p, @p ips and @p qpn are filled; else what it is instead
- */
-static inline unsigned int fw_parse(
-	const uint8_t *data, uint32_t len, struct fw_packet *p, struct fw_ips *ips, uint32_t *qpn)
+/** fw_parse() of a frame that is not plain. */
+static inline unsigned int fw_parse_long(
+	const uint8_t *data, uint32_t len, struct fw_packet *p, const uint8_t **v6)
 {
 	struct fw_cursor c = {.at = data, .have = len, .left = UINT32_MAX};
 	unsigned int out;
 	uint16_t type;
 
-	if (likely(fw_is_plain(data, len))) {
-		ips->src = data + 26;
-		ips->v6 = false;
-		c.at += FW_PLAIN_BYTES;
-		c.have -= FW_PLAIN_BYTES;
-		c.left = fw_be16(data + 38) - 8u;
-		return fw_parse_bth(&c, p, qpn);
-	}
 	if (unlikely(len < 14))
 		return MT_OUT_MALFORMED; /* shorter than any Ethernet frame: nothing cuts so deep */
 	type = fw_be16(data + 12);
@@ -262,14 +251,36 @@ static inline unsigned int fw_parse(
 		fw_step(&c, 4);
 	}
 	if (likely(type == 0x0800))
-		out = fw_parse_ipv4(&c, ips);
+		out = fw_parse_ipv4(&c, p);
 	else if (type == 0x86dd)
-		out = fw_parse_ipv6(&c, ips);
+		out = fw_parse_ipv6(&c, v6);
 	else
 		return MT_OUT_NOT_ROCE;
 	if (unlikely(out != MT_OUTCOMES))
 		return out;
-	return fw_parse_udp(&c, p, qpn);
+	return fw_parse_udp(&c, p);
+}
+
+/**
+ * Parse a frame.
+ *
+ * @param data the frame, @p len bytes of it in one piece
+ * @param v6 set to the IPv6 addresses, source first; of an IPv4 packet, left alone
+ * @return MT_OUTCOMES: an RC packet, @p p is filled but for ns, tsc, hash, and, of an IPv6 packet,
+ * ips; else what it is instead
+ */
+static inline unsigned int fw_parse(
+	const uint8_t *data, uint32_t len, struct fw_packet *p, const uint8_t **v6)
+{
+	struct fw_cursor c;
+
+	if (unlikely(!fw_is_plain(data, len)))
+		return fw_parse_long(data, len, p, v6);
+	memcpy(&p->ips, data + 26, sizeof(p->ips));
+	c.at = data + FW_PLAIN_BYTES;
+	c.have = len - FW_PLAIN_BYTES;
+	c.left = fw_be16(data + 38) - 8u;
+	return fw_parse_bth(&c, p);
 }
 
 #endif

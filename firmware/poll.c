@@ -4,98 +4,104 @@
 #include <rte_cycles.h>
 #include <rte_ethdev.h>
 #include <rte_pause.h>
-#include <rte_prefetch.h>
 
 #include "count.h"
 #include "poll.h"
 
 #define SWEEP_PER_S 1000u /* looks for holes to give up, while nothing comes */
 
-/** Addresses to ranks, key and hash. @return MT_OUTCOMES or MT_OUT_UNKNOWN_RANK */
-static inline unsigned int find_flow(
-	const struct fw_config *c, const struct fw_ips *ips, uint32_t qpn, struct fw_packet *p)
+/** The time of a packet. @p flag: plane->stamp_flag */
+static inline uint64_t stamp(
+	const struct fw_plane *plane, uint64_t flag, const struct rte_mbuf *m, uint64_t now)
 {
-	uint32_t src, dst, ip[2];
-
-	if (likely(!ips->v6)) {
-		memcpy(ip, ips->src, sizeof(ip));
-		src = fw_rank_v4(c, ip[0]);
-		dst = fw_rank_v4(c, ip[1]);
-	} else {
-		src = fw_rank_v6(c, ips->src);
-		dst = fw_rank_v6(c, ips->src + 16);
-	}
-	if (unlikely(src == 0 || dst == 0 || src == dst))
-		return MT_OUT_UNKNOWN_RANK;
-	p->key = fw_key(src - 1, dst - 1, qpn);
-	p->hash = fw_hash(p->key);
-	return MT_OUTCOMES;
-}
-
-static inline uint64_t stamp(const struct fw_plane *plane, const struct rte_mbuf *m, uint64_t now)
-{
-	if (m->ol_flags & plane->stamp_flag)
+	if (m->ol_flags & flag)
 		return *RTE_MBUF_DYNFIELD(m, plane->stamp_offset, const uint64_t *) *
 		       plane->stamp_ns;
 	return now;
 }
 
-/** What is counted before a flow is looked up. @return MT_OUTCOMES: it has a flow to be found */
-static inline unsigned int parse(const struct fw_plane *plane, struct fw_core *core,
-	const struct rte_mbuf *m, uint64_t now, uint64_t tsc, struct fw_packet *p)
+/** The rest of an IPv6 packet's key. @return MT_OUTCOMES or MT_OUT_UNKNOWN_RANK */
+static unsigned int find_v6(const struct fw_config *c, const uint8_t *ips, struct fw_packet *p)
 {
-	struct fw_ips ips;
-	unsigned int out;
-	uint32_t qpn;
+	uint32_t src = fw_rank_v6(c, ips), dst = fw_rank_v6(c, ips + 16);
 
-	out = fw_parse(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len, p, &ips, &qpn);
+	p->ips = fw_key_v6(src - 1, dst - 1);
+	p->qpn ^= FW_KEY_V4 | FW_KEY_V6;
+	return src != 0 && dst != 0 ? MT_OUTCOMES : MT_OUT_UNKNOWN_RANK;
+}
+
+/** What is counted before a flow is looked up. @return MT_OUTCOMES: it has a flow to be found */
+static inline unsigned int parse(
+	const struct fw_config *c, const struct rte_mbuf *m, struct fw_packet *p)
+{
+	const uint8_t *v6 = NULL;
+	unsigned int out;
+
+	out = fw_parse(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len, p, &v6);
 	if (unlikely(out != MT_OUTCOMES))
 		return out;
-	if (fw_opcodes[p->opcode].kind == FW_KIND_RESPONSE)
+	if (p->kind == FW_KIND_RESPONSE)
 		return MT_OUT_RESPONSE;
-	p->ns = stamp(plane, m, now);
-	p->tsc = tsc;
-	return find_flow(core->tables->config, &ips, qpn, p);
+	if (unlikely(v6 != NULL))
+		out = find_v6(c, v6, p);
+	p->hash = fw_hash(p->ips, p->qpn);
+	return out;
+}
+
+/** Which poll core counts a flow. */
+static inline uint32_t owner_of(
+	const struct fw_plane *plane, const struct fw_config *c, const struct fw_packet *p)
+{
+	if (c->by_source)
+		return fw_key_src(c, p->ips, p->qpn) % plane->cores;
+	return (uint32_t)((uint64_t)p->hash * plane->cores >> 32);
 }
 
 /**
  * Count packets whose flows' lines were prefetched, in order of arrival. Flows first, so that the
- * cells that each most likely needs are on their way while the others are looked up.
+ * cells of those that will not be counted in their flow are on their way while the others are
+ * looked up.
  */
-static inline void count(struct fw_core *core, struct fw_packet *const *p, uint32_t n)
+static inline void count(struct fw_core *core, const struct fw_packet *p, uint32_t n)
 {
+	const struct fw_tables *t = core->tables;
+	const struct fw_config *c = t->config;
 	struct fw_flow *f[FW_BURST];
+	uint32_t hits = 0;
 
 	if (n != 0)
-		core->tsc = p[n - 1]->tsc; /* of all: a little late is on the safe side */
+		core->tsc = p[n - 1].tsc; /* of all: a little late is on the safe side */
 	for (uint32_t i = 0; i < n; i++) {
-		f[i] = fw_flow_of(core, p[i]);
+		f[i] = fw_flow_of(core, &p[i]);
 		if (likely(f[i] != NULL))
-			rte_prefetch0(&f[i]->epoch->cell[f[i]->expert]);
+			fw_prefetch(t, f[i], &p[i]);
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		if (unlikely(f[i] == NULL))
-			core->outcome[MT_OUT_NO_ROOM]++;
+			continue;
+		if (likely(fw_hit(c, f[i], &p[i])))
+			hits++;
 		else
-			core->outcome[fw_take(core, f[i], p[i])]++;
+			core->outcome[fw_take(core, f[i], &p[i])]++;
 	}
+	core->outcome[MT_OUT_DISPATCH] += hits;
 }
 
 /** Count what another core received. @return packets */
 static uint32_t take_over(struct fw_core *core, struct rte_ring *ring)
 {
 	const struct fw_tables *t = core->tables;
-	struct fw_packet *p[FW_BURST];
+	struct fw_packet p[FW_BURST];
 	void *m[FW_BURST];
 	uint32_t n;
 
 	n = rte_ring_sc_dequeue_burst(ring, m, FW_BURST, NULL);
-	for (uint32_t i = 0; i < n; i++) {
-		p[i] = rte_mbuf_to_priv(m[i]);
-		rte_prefetch0(p[i]);
-	}
 	for (uint32_t i = 0; i < n; i++)
-		rte_prefetch0(&t->flows[p[i]->hash & t->mask]);
+		rte_prefetch0(rte_mbuf_to_priv(m[i]));
+	for (uint32_t i = 0; i < n; i++) {
+		memcpy(&p[i], rte_mbuf_to_priv(m[i]), sizeof(p[i]));
+		rte_prefetch0(&t->flows[p[i].hash & t->mask]);
+	}
 	count(core, p, n);
 	if (n != 0)
 		rte_pktmbuf_free_bulk((struct rte_mbuf **)m, n);
@@ -140,9 +146,9 @@ void fw_receive(
 		plane->wall_ns + (uint64_t)((double)(tsc - plane->wall_tsc) * plane->ns_per_tsc);
 	const struct fw_tables *t = core->tables;
 	struct rte_mbuf *done[FW_BURST];
-	struct fw_packet own[FW_BURST], *list[FW_BURST];
-	uint32_t owner, owned = 0, freed = 0;
-	uint64_t bytes = 0;
+	struct fw_packet own[FW_BURST];
+	uint32_t owner, owned = 0, freed = 0, cores = plane->cores;
+	uint64_t bytes = 0, flag = plane->stamp_flag;
 
 	prefetch_headers(m, n);
 	for (uint16_t i = 0; i < n; i++) {
@@ -150,24 +156,26 @@ void fw_receive(
 		unsigned int out;
 
 		bytes += m[i]->pkt_len;
-		out = parse(plane, core, m[i], now, tsc, p);
+		done[freed++] = m[i];
+		out = parse(t->config, m[i], p);
 		if (out != MT_OUTCOMES) {
 			core->outcome[out]++;
-			done[freed++] = m[i];
 			continue;
 		}
-		if (plane->cores > 1) {
-			owner = fw_owner(t->config, p->key, p->hash, plane->cores);
+		p->ns = stamp(plane, flag, m[i], now);
+		p->tsc = tsc;
+		if (cores > 1) {
+			owner = owner_of(plane, t->config, p);
 			if (owner != core->id) {
 				hand_over(plane, core, owner, m[i], p);
+				freed--;
 				continue;
 			}
 		}
 		rte_prefetch0(&t->flows[p->hash & t->mask]);
-		done[freed++] = m[i];
-		list[owned++] = p;
+		owned++;
 	}
-	count(core, list, owned);
+	count(core, own, owned);
 	core->packets += n;
 	core->bytes += bytes;
 	rte_pktmbuf_free_bulk(done, freed);

@@ -37,8 +37,8 @@ static void find_flows(struct fw_rounds *r, uint32_t core)
 
 		f->f = t->by_index[i];
 		f->core = core;
-		f->src = fw_key_src(f->f->key);
-		f->dst = fw_key_dst(f->f->key);
+		f->src = fw_cold_of(t, f->f)->src;
+		f->dst = fw_cold_of(t, f->f)->dst;
 		f->psn = load32(&f->f->next);
 		lane_begin(r, core, r->config->by_source ? f->src : i, f->src);
 		l = &r->lanes[core][r->config->by_source ? f->src : i];
@@ -176,12 +176,12 @@ static void add_cells(struct fw_rounds *r, const struct flow *f, const struct fw
 	size_t to = (size_t)f->src * r->config->bank->experts + dst->first_expert;
 
 	for (uint32_t i = 0; i < dst->experts; i++) {
-		const struct fw_cell *c = &e->cell[i];
+		const struct fw_cell c = fw_cell_now(f->f, e, i);
 
-		mt_round_bytes(r->round)[to + i] += __atomic_load_n(&c->bytes, __ATOMIC_RELAXED);
-		mt_round_tokens(r->round)[to + i] += load32(&c->tokens);
-		r->announced[to + i] += load32(&c->announced);
-		r->counts[to + i] += load32(&c->counts);
+		mt_round_bytes(r->round)[to + i] += c.bytes;
+		mt_round_tokens(r->round)[to + i] += c.tokens;
+		r->announced[to + i] += c.announced;
+		r->counts[to + i] += c.counts;
 	}
 }
 
@@ -228,7 +228,7 @@ static void add_source(struct fw_rounds *r, const struct lane *l)
 	if (t->sources[l->index].phase[l->next & (FW_EPOCHS - 1)].jumped)
 		r->round->quality |= MT_Q_RESYNC;
 	FOREACH_FLOW(l, f)
-	if (f->f->block != 0 && load32(&t->cold[f->f->index].passed) <= l->next)
+	if (f->f->block != 0 && load32(&fw_cold_of(t, f->f)->passed) <= l->next)
 		r->round->quality |= MT_Q_GAP; /* a hole that is still open */
 }
 
@@ -307,10 +307,10 @@ static void judge(struct fw_rounds *r)
 /** Whether each of the lane's flows was seen to go on after the round, so nothing is missing. */
 static bool flows_passed(const struct fw_rounds *r, const struct lane *l)
 {
-	const struct fw_cold *cold = tables_of(r, l->core)->cold;
+	const struct fw_tables *t = tables_of(r, l->core);
 
 	FOREACH_FLOW(l, f)
-	if (f->f->block != 0 || load32(&cold[f->f->index].passed) <= l->next)
+	if (f->f->block != 0 || load32(&fw_cold_of(t, f->f)->passed) <= l->next)
 		return false;
 	return true;
 }
@@ -365,7 +365,7 @@ static void sum_epochs(const struct fw_rounds *r, const struct lane *l, uint32_t
 			continue;
 		*gaps += load32(&e->gaps);
 		for (uint32_t i = 0; i < t->experts; i++)
-			*messages += load32(&e->cell[i].messages) + load32(&e->cell[i].counts);
+			*messages += fw_cell_now(f->f, e, i).messages + load32(&e->cell[i].counts);
 	}
 }
 
@@ -381,6 +381,16 @@ static void follow_source(const struct fw_rounds *r, struct lane *l)
 		f->read |= epoch_of(r, f, l->next) != NULL;
 	}
 	l->span = (uint32_t)(l->advanced / l->newest);
+}
+
+/** Let the poll core go on to further epochs. */
+static void tell_read(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	const struct fw_tables *t = tables_of(r, l->core);
+	uint32_t *read = r->config->by_source ? &t->sources[l->index].read
+					      : &fw_cold_of(t, t->by_index[l->index])->read;
+
+	__atomic_store_n(read, label, __ATOMIC_RELEASE);
 }
 
 /** The epoch at hand of a lane is in the round: on to the next. */
@@ -408,7 +418,7 @@ static void lane_read(struct fw_rounds *r, struct lane *l)
 		FOREACH_FLOW(l, f)
 		give_back(r, f, label);
 	}
-	__atomic_store_n(&tables_of(r, l->core)->consumed[l->index], label, __ATOMIC_RELEASE);
+	tell_read(r, l, label);
 }
 
 /** What came to an epoch after it was read is too late for its round. */
@@ -698,7 +708,7 @@ void fw_rounds_flows(const struct fw_rounds *r,
 	for (uint32_t c = 0; c < r->plane->cores; c++)
 		for (uint32_t i = 0; i < r->flows_known[c]; i++)
 			each(arg, r->flows[c][i].src, r->flows[c][i].dst,
-				fw_key_qpn(r->flows[c][i].f->key),
+				r->flows[c][i].f->qpn & FW_KEY_QPN,
 				load32(&r->flows[c][i].f->label));
 }
 

@@ -22,7 +22,7 @@ struct flow {
 };
 
 struct lane {
-	uint32_t core, index;  /* of its labels: fw_tables.consumed */
+	uint32_t core, index;  /* of its labels: the flow's, or the source rank */
 	uint32_t newest, next; /* labels: the newest told, the oldest unread */
 	int64_t last;	       /* round that its last epoch went into, -1: none yet */
 	uint32_t src;

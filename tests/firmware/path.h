@@ -94,7 +94,7 @@ static inline void frame_put(uint8_t **p, uint64_t v, uint32_t bytes)
 /** The heads of a frame, without payload and ICRC. @return bytes */
 static inline uint32_t frame_make(uint8_t *data, const struct frame *f)
 {
-	const struct fw_opcode *op = &fw_opcodes[f->opcode & 31];
+	const struct fw_opcode *op = &fw_opcodes[f->opcode];
 	uint32_t udp = 8 + 12 + op->ext + f->payload + 4;
 	uint8_t *p = data;
 
@@ -345,9 +345,13 @@ static inline struct fw_flow *path_flow(
 	for (uint32_t c = 0; c < p->plane.cores; c++) {
 		const struct fw_tables *t = p->core[c]->tables;
 
-		for (uint32_t i = 0; i < t->used; i++)
-			if (t->by_index[i]->key == fw_key(src, dst, qpn))
-				return t->by_index[i];
+		for (uint32_t i = 0; i < t->used; i++) {
+			struct fw_flow *f = t->by_index[i];
+
+			if (fw_cold_of(t, f)->src == src && fw_cold_of(t, f)->dst == dst &&
+				(f->qpn & FW_KEY_QPN) == qpn)
+				return f;
+		}
 	}
 	return NULL;
 }

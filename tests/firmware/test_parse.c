@@ -40,7 +40,7 @@ static void put16(uint8_t *p, uint32_t v)
 
 static uint32_t extension_bytes(uint8_t opcode)
 {
-	return opcode < 32 ? fw_opcodes[opcode].ext : 0;
+	return fw_opcodes[opcode].ext;
 }
 
 static void make(struct frame *f, const struct spec *s)
@@ -97,9 +97,10 @@ static void make(struct frame *f, const struct spec *s)
 /** What fw_parse() said of a frame, with offsets instead of pointers. */
 struct got {
 	unsigned int out;
-	uint32_t ext, ips, qpn, psn, payload;
+	uint32_t ext, v6, qpn, psn, payload; /* v6: where the addresses are, 0: not IPv6 */
+	uint64_t ips;			     /* of IPv4, as they are in the frame */
 	uint8_t opcode, touched;
-	bool cut, v6;
+	bool cut;
 };
 
 /** Parses in a block of just that size, so that a read behind it is found by the sanitizer. */
@@ -107,25 +108,28 @@ static struct got parse(const uint8_t *data, uint32_t len)
 {
 	uint8_t *block = malloc(len ? len : 1);
 	struct fw_packet p = {.ext = block};
-	struct fw_ips ips = {.src = block};
+	const uint8_t *v6 = NULL;
 	struct got g = {0};
 
 	assert_non_null(block);
 	memcpy(block, data, len);
-	g.out = fw_parse(block, len, &p, &ips, &g.qpn);
+	g.out = fw_parse(block, len, &p, &v6);
 	if (g.out == ROCE) {
+		g.cut = p.kind == FW_KIND_CUT;
 		/* what users go on to read */
-		for (uint32_t i = 0; !p.cut && i < fw_opcodes[p.opcode].read; i++)
+		for (uint32_t i = 0; !g.cut && i < fw_opcodes[p.opcode].read; i++)
 			g.touched ^= p.ext[i];
-		for (uint32_t i = 0; i < (ips.v6 ? 32 : 8); i++)
-			g.touched ^= ips.src[i];
+		for (uint32_t i = 0; v6 != NULL && i < 32; i++)
+			g.touched ^= v6[i];
 		g.ext = (uint32_t)(p.ext - block);
-		g.ips = (uint32_t)(ips.src - block);
+		g.v6 = v6 == NULL ? 0 : (uint32_t)(v6 - block);
+		g.ips = p.ips;
+		g.qpn = p.qpn & FW_KEY_QPN;
 		g.psn = p.psn;
 		g.payload = p.payload;
 		g.opcode = p.opcode;
-		g.cut = p.cut;
-		g.v6 = ips.v6;
+		if (!g.cut)
+			assert_int_equal(p.kind, fw_opcodes[p.opcode].kind);
 	}
 	free(block);
 	return g;
@@ -149,7 +153,7 @@ static const struct {
 	{0x03, FW_KIND_BODY, 4, 0, false, true},
 	{0x04, FW_KIND_SEND, 0, 0, false, false},
 	{0x05, FW_KIND_SEND, 4, 0, false, false},
-	{0x06, FW_KIND_WRITE, 16, 16, true, false},
+	{0x06, FW_KIND_WRITE_FIRST, 16, 16, true, false},
 	{0x07, FW_KIND_BODY, 0, 0, false, false},
 	{0x08, FW_KIND_BODY, 0, 0, false, true},
 	{0x09, FW_KIND_BODY, 4, 0, false, true},
@@ -236,8 +240,11 @@ static void good_packet(const struct spec *s)
 	assert_int_equal(g.psn, PSN);
 	assert_int_equal(g.ext, f.ext);
 	assert_int_equal(g.payload, s->payload - s->pad);
-	assert_int_equal(g.v6, s->v6);
-	assert_int_equal(g.ips, f.ip + (s->v6 ? 8 : 12));
+	if (s->v6)
+		assert_int_equal(g.v6, f.ip + 8);
+	else
+		assert_memory_equal(&g.ips, f.data + f.ip + 12, 8);
+	assert_int_equal(g.v6 != 0, s->v6);
 	assert_false(g.cut);
 }
 
