@@ -10,6 +10,7 @@
 #define IPV6_BYTES 40u
 #define UDP_BTH_BYTES (8u + 12u)
 #define RETH_BYTES 16u
+#define IMM_BYTES 4u
 #define ATOMIC_OPERAND_BYTES 20u /* address, key and the first operand */
 
 uint64_t mt_bank_sum(const struct mt_bank *bank)
@@ -26,19 +27,45 @@ uint64_t mt_bank_sum(const struct mt_bank *bank)
 	return h;
 }
 
+static uint32_t max32(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
+/**
+ * Bytes behind the BTH that a rule reads. Of integers in the payload, as if the message were one
+ * packet with an immediate; in a packet of several, none is further from the start.
+ */
+static uint32_t rule_reads(const struct mt_bank *bank, const struct mt_rule *r)
+{
+	uint32_t values = 0;
+
+	switch (r->type) {
+	case MT_RULE_ATOMIC:
+		return ATOMIC_OPERAND_BYTES;
+	case MT_RULE_IMM:
+		return RETH_BYTES + IMM_BYTES;
+	case MT_RULE_COUNTS:
+		for (uint32_t i = 0; i < bank->ranks; i++)
+			values = max32(values, mt_rule_values(bank, r, i));
+		return RETH_BYTES + IMM_BYTES + r->payload_at + values * r->value_width;
+	default:
+		return RETH_BYTES;
+	}
+}
+
 uint32_t mt_bank_snap(const struct mt_bank *bank)
 {
 	uint32_t start = ETH_VLAN_BYTES + IPV6_BYTES + UDP_BTH_BYTES, need = 0;
 
-	for (uint32_t i = 0; i < bank->rules; i++) {
-		uint32_t n = start + (mt_bank_rules(bank)[i].type == MT_RULE_ATOMIC
-						     ? ATOMIC_OPERAND_BYTES
-						     : RETH_BYTES);
-
-		if (n > need)
-			need = n;
-	}
+	for (uint32_t i = 0; i < bank->rules; i++)
+		need = max32(need, start + rule_reads(bank, &mt_bank_rules(bank)[i]));
 	return need;
+}
+
+uint32_t mt_rule_values(const struct mt_bank *bank, const struct mt_rule *r, uint32_t dst)
+{
+	return r->of == MT_OF_ALL ? bank->experts : mt_bank_ranks(bank)[dst].experts;
 }
 
 static bool part_fits(const struct mt_bank *b, uint32_t off, uint32_t n, size_t item)
@@ -67,6 +94,15 @@ static bool rule_kind_sane(const struct mt_rule *r)
 	case MT_RULE_LENGTH:
 		return r->phase == MT_PHASE_DISPATCH ? r->token_bytes != 0
 						     : r->phase != MT_PHASE_COUNT;
+	case MT_RULE_COUNTS:
+		return (r->phase == MT_PHASE_DISPATCH || r->phase == MT_PHASE_COUNT) &&
+		       r->payload_at <= MT_MAX_PAYLOAD_AT && r->payload_at % r->value_width == 0;
+	case MT_RULE_IMM:
+		return (r->phase != MT_PHASE_COUNT ||
+			       (r->expert_count != 0 && r->value_scale != 0)) &&
+		       r->phase != MT_PHASE_DISPATCH && r->place_unit != 0 &&
+		       r->operand_shift + r->operand_bits <= 32 &&
+		       r->place_shift + r->place_bits <= 32;
 	default:
 		return false;
 	}
@@ -75,12 +111,17 @@ static bool rule_kind_sane(const struct mt_rule *r)
 static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 {
 	static const uint8_t zero[sizeof(r->reserved)];
-	bool region = r->type <= MT_RULE_ATOMIC;
+	bool region = r->type <= MT_RULE_ATOMIC || r->type == MT_RULE_IMM;
 
+	if (r->value_width != 4 && r->value_width != 8)
+		return false;
+	if (r->when >= MT_WHENS || r->encoding >= MT_ENCODINGS || r->of >= MT_OFS ||
+		r->value_signed > 1 || r->reserved2 != 0)
+		return false;
 	if (r->phase >= MT_PHASES || !rule_kind_sane(r) || r->name[sizeof(r->name) - 1] != '\0' ||
 		memcmp(r->reserved, zero, sizeof(zero)) != 0)
 		return false;
-	if (region ? r->size == 0 || r->size > 1ULL << 47 : r->size != 0)
+	if (r->size > 1ULL << 47 || (r->type == MT_RULE_COUNTS ? false : region != (r->size != 0)))
 		return false;
 	if (!field_sane(r->parity_stride, r->parity_count, MT_MAX_PARITY) ||
 		!field_sane(r->expert_stride, r->expert_count, MT_MAX_EXPERTS) ||
@@ -93,7 +134,7 @@ static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 	if (r->value_scale < -MT_MAX_SCALE || r->value_scale > MT_MAX_SCALE ||
 		r->value_add < INT32_MIN || r->value_add > INT32_MAX)
 		return false;
-	return r->value_width == 4 || r->value_width == 8;
+	return true;
 }
 
 /** Ranks hold different experts. */
@@ -155,6 +196,18 @@ static bool flows_sane(const struct mt_bank *b)
 	return true;
 }
 
+int mt_rule_way(const struct mt_rule *r)
+{
+	switch (r->type) {
+	case MT_RULE_VA:
+		return -1;
+	case MT_RULE_COUNTS:
+		return -2;
+	default:
+		return (int)r->token_bytes;
+	}
+}
+
 /** All rules of phase dispatch count in one way, and there is one. */
 static bool rules_sane(const struct mt_bank *b)
 {
@@ -169,8 +222,7 @@ static bool rules_sane(const struct mt_bank *b)
 			continue;
 		if (first == NULL)
 			first = r;
-		if ((first->type == MT_RULE_VA) != (r->type == MT_RULE_VA) ||
-			(r->type != MT_RULE_VA && r->token_bytes != first->token_bytes))
+		if (mt_rule_way(r) != mt_rule_way(first))
 			return false;
 	}
 	return first != NULL;

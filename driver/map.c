@@ -593,10 +593,126 @@ static int value_width(struct build *b, yaml_node_t *n, void *object)
 	return ret == 0 && v != 4 && v != 8 ? bad(b, line_of(n), "a width of 4 or 8 bytes") : ret;
 }
 
+static int get_bits(struct build *b, yaml_node_t *n, uint32_t min, uint32_t max, uint8_t *out)
+{
+	uint32_t v = 0;
+	int ret = get_u32(b, n, min, max, &v);
+
+	*out = (uint8_t)v;
+	return ret;
+}
+
+static int value_shift(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 0, 31, &((struct mt_rule *)object)->operand_shift);
+}
+
+static int value_bits(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 1, 32, &((struct mt_rule *)object)->operand_bits);
+}
+
+static int value_signed(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 0, 1, &((struct mt_rule *)object)->value_signed);
+}
+
 static int rule_value(struct build *b, yaml_node_t *n, void *object)
 {
 	static const struct key keys[] = {{"scale", value_scale, true}, {"add", value_add, false},
-		{"width", value_width, false}, {NULL, NULL, false}};
+		{"width", value_width, false}, {"shift", value_shift, false},
+		{"bits", value_bits, false}, {"signed", value_signed, false}, {NULL, NULL, false}};
+
+	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
+}
+
+static int rule_when(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_word(b, n, mt_when_name, MT_WHENS, &v);
+
+	((struct line_rule *)object)->r.when = (uint8_t)v;
+	return ret;
+}
+
+static int payload_at(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 0, MT_MAX_PAYLOAD_AT, &((struct mt_rule *)object)->payload_at);
+}
+
+static int payload_encoding(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_word(b, n, mt_encoding_name, MT_ENCODINGS, &v);
+
+	((struct mt_rule *)object)->encoding = (uint8_t)v;
+	return ret;
+}
+
+static int payload_of(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_word(b, n, mt_of_name, MT_OFS, &v);
+
+	((struct mt_rule *)object)->of = (uint8_t)v;
+	return ret;
+}
+
+static int rule_payload(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"at", payload_at, false}, {"width", value_width, true},
+		{"encoding", payload_encoding, false}, {"of", payload_of, false},
+		{NULL, NULL, false}};
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+	int ret = walk(b, n, keys, r, NULL);
+
+	if (ret == 0 && r->payload_at % r->value_width != 0)
+		ret = bad(b, line_of(n), "'at' is no multiple of the width, %u", r->value_width);
+	return ret;
+}
+
+static int imm_mask(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 0, UINT32_MAX, &((struct mt_rule *)object)->imm_mask);
+}
+
+static int imm_value(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 0, UINT32_MAX, &((struct mt_rule *)object)->imm_value);
+}
+
+static int rule_imm(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {
+		{"mask", imm_mask, true}, {"value", imm_value, true}, {NULL, NULL, false}};
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+	int ret = walk(b, n, keys, r, NULL);
+
+	if (ret == 0 && (r->imm_value & ~r->imm_mask) != 0)
+		ret = bad(b, line_of(n), "the value 0x%x has bits that the mask 0x%x has not",
+			r->imm_value, r->imm_mask);
+	return ret;
+}
+
+static int place_shift(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 0, 31, &((struct mt_rule *)object)->place_shift);
+}
+
+static int place_bits(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 1, 32, &((struct mt_rule *)object)->place_bits);
+}
+
+static int place_unit(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 1, 1u << 20, &((struct mt_rule *)object)->place_unit);
+}
+
+static int rule_place(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"shift", place_shift, true}, {"bits", place_bits, true},
+		{"unit", place_unit, false}, {NULL, NULL, false}};
 
 	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
 }
@@ -612,7 +728,11 @@ enum {
 	KEY_EXPERT,
 	KEY_SOURCE,
 	KEY_TOKEN_BYTES,
-	KEY_VALUE
+	KEY_VALUE,
+	KEY_WHEN,
+	KEY_PAYLOAD,
+	KEY_IMM,
+	KEY_PLACE
 };
 
 static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
@@ -626,6 +746,10 @@ static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_SOURCE] = {"source", rule_source, false},
 	[KEY_TOKEN_BYTES] = {"token-bytes", rule_token_bytes, false},
 	[KEY_VALUE] = {"value", rule_value, false},
+	[KEY_WHEN] = {"when", rule_when, false},
+	[KEY_PAYLOAD] = {"payload", rule_payload, false},
+	[KEY_IMM] = {"imm", rule_imm, false},
+	[KEY_PLACE] = {"place", rule_place, false},
 	{NULL, NULL, false}};
 
 static int take_rule(struct build *b, yaml_node_t *n)
@@ -635,6 +759,7 @@ static int take_rule(struct build *b, yaml_node_t *n)
 	r->line = line_of(n);
 	r->r.length_max = UINT32_MAX;
 	r->r.value_width = 8;
+	r->r.place_unit = 1;
 	return walk(b, n, rule_keys, r, &r->keys);
 }
 
@@ -853,9 +978,14 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 						       1 << KEY_TOKEN_BYTES},
 		[MT_RULE_ATOMIC] = {1 << KEY_SIZE, 1 << KEY_OFFSET | 1 << KEY_PARITY |
 							   1 << KEY_SOURCE | 1 << KEY_EXPERT |
-							   1 << KEY_VALUE},
+							   1 << KEY_VALUE | 1 << KEY_WHEN},
 		[MT_RULE_QP] = {0, 1 << KEY_LENGTH | 1 << KEY_TOKEN_BYTES},
-		[MT_RULE_LENGTH] = {1 << KEY_LENGTH, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES}};
+		[MT_RULE_LENGTH] = {1 << KEY_LENGTH, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
+		[MT_RULE_COUNTS] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
+			1 << KEY_SIZE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+		[MT_RULE_IMM] = {1 << KEY_IMM | 1 << KEY_PLACE | 1 << KEY_SIZE,
+			1 << KEY_LENGTH | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
+				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN}};
 	uint32_t always = 1 << KEY_NAME | 1 << KEY_RULE | 1 << KEY_PHASE;
 	uint32_t need = by_type[l->r.type].need, may = by_type[l->r.type].may | need | always;
 
@@ -863,9 +993,9 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 		need |= 1 << KEY_EXPERT;
 	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_LENGTH)
 		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
-	if (l->r.phase == MT_PHASE_COUNT)
+	if (l->r.phase == MT_PHASE_COUNT && l->r.type != MT_RULE_COUNTS)
 		need |= 1 << KEY_EXPERT | 1 << KEY_VALUE;
-	else
+	else if (l->r.type != MT_RULE_IMM) /* which operands it takes may need its bits */
 		may &= ~(1u << KEY_VALUE);
 	if (l->r.phase != MT_PHASE_DISPATCH)
 		may &= ~(1u << KEY_TOKEN_BYTES);
@@ -888,7 +1018,7 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 static int judge_rule_experts(struct build *b, const struct line_rule *l)
 {
 	const struct mt_rule *r = &l->r;
-	bool region = r->type <= MT_RULE_ATOMIC;
+	bool region = mt_rule_has_place(r);
 
 	if ((l->keys & 1 << KEY_EXPERT) == 0)
 		return 0;
@@ -914,13 +1044,51 @@ static int judge_rule_experts(struct build *b, const struct line_rule *l)
 	return 0;
 }
 
+/** Whether the integers of a rule fit in its messages, and its bits in an immediate. */
+static int judge_payload(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+	uint64_t end;
+
+	for (uint32_t i = 0; i < b->head.ranks && r->type == MT_RULE_COUNTS; i++) {
+		end = r->payload_at +
+		      (uint64_t)r->value_width *
+			      (r->of == MT_OF_ALL ? b->head.experts : b->ranks[i].r.experts);
+		if (end > r->length_min)
+			return bad(b, l->line,
+				"rule '%s': integers for rank %u end at byte %llu, but messages "
+				"may "
+				"have %u",
+				r->name, i, (unsigned long long)end, r->length_min);
+	}
+	if (r->type != MT_RULE_IMM)
+		return 0;
+	if (r->place_shift + r->place_bits > 32 || r->operand_shift + r->operand_bits > 32)
+		return bad(b, l->line, "rule '%s': an immediate has 32 bits", r->name);
+	if (((l->keys & 1 << KEY_VALUE) || r->when != MT_WHEN_ANY) && r->operand_bits == 0)
+		return bad(b, l->line, "rule '%s' (imm) needs the 'bits' of its value", r->name);
+	return 0;
+}
+
 static int judge_rule(struct build *b, const struct line_rule *l)
 {
 	const struct mt_rule *r = &l->r;
 	int ret;
 
-	if (r->phase == MT_PHASE_COUNT && r->type != MT_RULE_ATOMIC)
-		return bad(b, l->line, "rule '%s': counts are announced by rule atomic", r->name);
+	if (r->phase == MT_PHASE_COUNT && r->type != MT_RULE_ATOMIC && r->type != MT_RULE_COUNTS &&
+		r->type != MT_RULE_IMM)
+		return bad(b, l->line,
+			"rule '%s': counts are announced by rules atomic, payload-counts and imm",
+			r->name);
+	if (r->phase != MT_PHASE_DISPATCH && r->phase != MT_PHASE_COUNT &&
+		r->type == MT_RULE_COUNTS)
+		return bad(b, l->line,
+			"rule '%s': integers are tokens: phase dispatch, or count beside a rule "
+			"that counts messages",
+			r->name);
+	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_IMM)
+		return bad(b, l->line, "rule '%s': an immediate announces tokens: phase count?",
+			r->name);
 	if (r->phase != MT_PHASE_DISPATCH && r->type == MT_RULE_QP)
 		return bad(b, l->line,
 			"rule '%s': a queue pair names experts in phase dispatch only; "
@@ -955,7 +1123,10 @@ static int judge_rule(struct build *b, const struct line_rule *l)
 			"%llu",
 			r->name, r->source_count, (unsigned long long)r->source_stride,
 			(unsigned long long)r->size);
-	for (uint32_t i = 0; i < b->head.ranks && r->type <= MT_RULE_ATOMIC; i++)
+	ret = judge_payload(b, l);
+	if (ret < 0)
+		return ret;
+	for (uint32_t i = 0; i < b->head.ranks && mt_rule_needs_base(r); i++)
 		if (!b->ranks[i].has_base)
 			return bad(b, b->ranks[i].line,
 				"rank %u has no 'base', which rule '%s' needs", i, r->name);
@@ -978,7 +1149,14 @@ static bool rules_meet(const struct mt_rule *r, const struct mt_rule *s)
 		return false;
 	if (r->length_min > s->length_max || s->length_min > r->length_max)
 		return false;
-	if (r->type > MT_RULE_ATOMIC || s->type > MT_RULE_ATOMIC)
+	if (r->when != s->when && r->when != MT_WHEN_ANY && s->when != MT_WHEN_ANY)
+		return false;
+	if ((r->type == MT_RULE_IMM) != (s->type == MT_RULE_IMM))
+		return false; /* rules imm come first */
+	if (r->type == MT_RULE_IMM &&
+		((r->imm_value ^ s->imm_value) & r->imm_mask & s->imm_mask) != 0)
+		return false;
+	if (r->size == 0 || s->size == 0)
 		return true;
 	for (uint32_t i = 0; i < rp; i++)
 		for (uint32_t j = 0; j < sp; j++)
@@ -1028,8 +1206,7 @@ static int judge_rules(struct build *b)
 			continue;
 		if (first == NULL)
 			first = l;
-		else if ((first->r.type == MT_RULE_VA) != (l->r.type == MT_RULE_VA) ||
-			 (l->r.type != MT_RULE_VA && first->r.token_bytes != l->r.token_bytes))
+		else if (mt_rule_way(&first->r) != mt_rule_way(&l->r))
 			return bad(b, l->line, "rules '%s' and '%s' count tokens in different ways",
 				first->r.name, l->r.name);
 	}
@@ -1228,9 +1405,31 @@ int mt_map_load(const char *path, struct mt_bank **bank, struct mt_error *err)
 
 const char *mt_rule_type_name(unsigned int type)
 {
-	static const char *const names[MT_RULE_TYPES] = {"va", "atomic", "qp", "length"};
+	static const char *const names[MT_RULE_TYPES] = {
+		"va", "atomic", "qp", "length", "payload-counts", "imm"};
 
 	return type < MT_RULE_TYPES ? names[type] : "?";
+}
+
+const char *mt_when_name(unsigned int when)
+{
+	static const char *const names[MT_WHENS] = {"any", "negative", "positive"};
+
+	return when < MT_WHENS ? names[when] : "?";
+}
+
+const char *mt_encoding_name(unsigned int encoding)
+{
+	static const char *const names[MT_ENCODINGS] = {"plain", "complement"};
+
+	return encoding < MT_ENCODINGS ? names[encoding] : "?";
+}
+
+const char *mt_of_name(unsigned int of)
+{
+	static const char *const names[MT_OFS] = {"dst", "all"};
+
+	return of < MT_OFS ? names[of] : "?";
 }
 
 const char *mt_phase_name(unsigned int phase)

@@ -15,7 +15,8 @@
 /** Largest map file read, bytes: a million flows fit. */
 #define MT_MAP_FILE_MAX (256u << 20)
 
-#define MT_MAX_SCALE 1000000		  /* of announced counts, and as a negative */
+#define MT_MAX_SCALE 1000000 /* of announced counts, and as a negative */
+#define MT_MAX_PAYLOAD_AT 65536u
 #define MT_MAX_IDLE_GAP_NS 3600000000000u /* an hour */
 
 /**
@@ -63,7 +64,28 @@ uint64_t mt_bank_sum(const struct mt_bank *bank);
  */
 uint32_t mt_bank_snap(const struct mt_bank *bank);
 
+/** How many integers a message of rule payload-counts to rank @p dst holds. */
+uint32_t mt_rule_values(const struct mt_bank *bank, const struct mt_rule *r, uint32_t dst);
+
+/** Whether a rule finds experts by a place: an address, or bits of an immediate. */
+static inline bool mt_rule_has_place(const struct mt_rule *r)
+{
+	return r->type == MT_RULE_VA || r->type == MT_RULE_ATOMIC || r->type == MT_RULE_IMM;
+}
+
+/** Whether places are addresses at a rank. */
+static inline bool mt_rule_needs_base(const struct mt_rule *r)
+{
+	return r->type != MT_RULE_IMM && r->size != 0;
+}
+
+/** How a rule of phase dispatch counts: by messages, by integers, or by bytes a token. */
+int mt_rule_way(const struct mt_rule *r);
+
 const char *mt_rule_type_name(unsigned int type);
+const char *mt_when_name(unsigned int when);
+const char *mt_encoding_name(unsigned int encoding);
+const char *mt_of_name(unsigned int of);
 const char *mt_phase_name(unsigned int phase);
 const char *mt_pattern_name(unsigned int pattern);
 const char *mt_tap_name(unsigned int tap);

@@ -34,7 +34,7 @@
 
 #define MT_PAGE_MAGIC 0x313045474150544dULL /* "MTPAGE01", little-endian */
 #define MT_BANK_MAGIC 0x3130304b4e41424dULL /* "MBANK001" */
-#define MT_PAGE_VERSION 1u
+#define MT_PAGE_VERSION 2u
 #define MT_PAGE_PREFIX "/moetap-" /* of the name in shared memory */
 #define MT_NAME_LEN 64
 
@@ -54,7 +54,28 @@
 #define MT_LOCK_FIRMWARE 0
 #define MT_LOCK_LOADER 1
 
-enum mt_rule_type { MT_RULE_VA, MT_RULE_ATOMIC, MT_RULE_QP, MT_RULE_LENGTH, MT_RULE_TYPES };
+enum mt_rule_type {
+	MT_RULE_VA,	/**< address and length of an RDMA WRITE */
+	MT_RULE_ATOMIC, /**< address and operand of an atomic */
+	MT_RULE_QP,	/**< destination queue pair */
+	MT_RULE_LENGTH, /**< length alone */
+	MT_RULE_COUNTS, /**< integers in the payload of a WRITE: tokens of each expert */
+	MT_RULE_IMM,	/**< bits of the immediate of a WRITE of one packet */
+	MT_RULE_TYPES
+};
+
+/** Which operands a rule atomic or imm takes; others are left to other rules. */
+enum mt_when { MT_WHEN_ANY, MT_WHEN_NEGATIVE, MT_WHEN_POSITIVE, MT_WHENS };
+
+/** How integers in a payload are written, little-endian. */
+enum mt_encoding {
+	MT_ENCODING_PLAIN,	/**< as they are */
+	MT_ENCODING_COMPLEMENT, /**< n as -n - 1, so that 0 is told from nothing */
+	MT_ENCODINGS
+};
+
+/** Whose experts the integers in a payload are of. */
+enum mt_of { MT_OF_DST, MT_OF_ALL, MT_OFS };
 
 /** What a message is for. Only dispatch messages are tokens; count messages announce them. */
 enum mt_phase { MT_PHASE_DISPATCH, MT_PHASE_COMBINE, MT_PHASE_COUNT, MT_PHASE_CONTROL, MT_PHASES };
@@ -79,18 +100,18 @@ enum mt_tap { MT_TAP_ALL, MT_TAP_HEADS, MT_TAPS };
  */
 enum mt_outcome {
 	MT_OUT_DISPATCH,     /**< starts a dispatch message: tokens counted */
-	MT_OUT_COMBINE,      /**< starts a combine message */
-	MT_OUT_COUNT,        /**< announces a count */
-	MT_OUT_CONTROL,      /**< starts a control message */
-	MT_OUT_BODY,         /**< goes on with a message whose start was seen */
-	MT_OUT_ORPHAN,       /**< goes on with a message whose start was not seen */
+	MT_OUT_COMBINE,	     /**< starts a combine message */
+	MT_OUT_COUNT,	     /**< announces a count */
+	MT_OUT_CONTROL,	     /**< starts a control message */
+	MT_OUT_BODY,	     /**< goes on with a message whose start was seen */
+	MT_OUT_ORPHAN,	     /**< goes on with a message whose start was not seen */
 	MT_OUT_RESPONSE,     /**< acknowledge, atomic acknowledge, read response */
 	MT_OUT_DUPLICATE,    /**< its PSN was seen before: retransmission */
-	MT_OUT_STALE,        /**< its PSN is older than the window remembers: not counted */
+	MT_OUT_STALE,	     /**< its PSN is older than the window remembers: not counted */
 	MT_OUT_UNMATCHED,    /**< between ranks of the job, but no rule knows it */
 	MT_OUT_CONTRADICT,   /**< a rule knows it, but its source or expert cannot be */
 	MT_OUT_UNKNOWN_RANK, /**< RoCE, but an address is no rank's */
-	MT_OUT_NO_ROOM,      /**< a flow for which the flow table had no room */
+	MT_OUT_NO_ROOM,	     /**< a flow for which the flow table had no room */
 	MT_OUT_TRUNCATED,    /**< the frame was cut before a field that is needed */
 	MT_OUT_MALFORMED,    /**< lengths or versions in its headers contradict each other */
 	MT_OUT_FRAGMENT,     /**< an IP fragment */
@@ -101,22 +122,22 @@ enum mt_outcome {
 
 /** Quality of a round, as bits. Any of MT_Q_INEXACT: do not trust the counts blindly. */
 enum mt_quality {
-	MT_Q_GAP = 1 << 0,       /**< packets of the round never seen (PSN, or count not seen) */
-	MT_Q_DISAGREE = 1 << 1,  /**< tokens counted differ from tokens announced */
-	MT_Q_STALE = 1 << 2,     /**< packets too old to tell from retransmissions */
-	MT_Q_TRUNCATED = 1 << 3, /**< frames cut before a needed field, while the round was open */
-	MT_Q_NIC_DROP = 1 << 4,  /**< the port dropped packets while the round was open */
-	MT_Q_OVERRUN = 1 << 5,   /**< the control core came too late: rounds ran together */
-	MT_Q_RESYNC = 1 << 6,    /**< a queue pair jumped to other PSNs: restart, or a long gap */
-	MT_Q_LATE = 1 << 7,      /**< tokens arrived for rounds that were published already */
-	MT_Q_NO_ROOM = 1 << 8,   /**< flows were not counted for lack of room */
-	MT_Q_CONTRADICT = 1 << 9,/**< messages whose source or expert cannot be */
-	MT_Q_FRACTION = 1 << 10, /**< bytes are no whole number of tokens */
-	MT_Q_ALIGN = 1 << 11,    /**< layer and step are assumed: the firmware started or lost
-				  *   sight in mid-job */
-	MT_Q_DUPLICATE = 1 << 12,/**< retransmissions were seen and left out: exact */
-	MT_Q_UNMATCHED = 1 << 13,/**< packets that no rule knows: exact if they are no tokens */
-	MT_Q_TIMEOUT = 1 << 14,  /**< closed by silence, not by the traffic */
+	MT_Q_GAP = 1 << 0,	  /**< packets of the round never seen (PSN, or count not seen) */
+	MT_Q_DISAGREE = 1 << 1,	  /**< tokens counted differ from tokens announced */
+	MT_Q_STALE = 1 << 2,	  /**< packets too old to tell from retransmissions */
+	MT_Q_TRUNCATED = 1 << 3,  /**< frames cut before a needed field, while the round was open */
+	MT_Q_NIC_DROP = 1 << 4,	  /**< the port dropped packets while the round was open */
+	MT_Q_OVERRUN = 1 << 5,	  /**< the control core came too late: rounds ran together */
+	MT_Q_RESYNC = 1 << 6,	  /**< a queue pair jumped to other PSNs: restart, or a long gap */
+	MT_Q_LATE = 1 << 7,	  /**< tokens arrived for rounds that were published already */
+	MT_Q_NO_ROOM = 1 << 8,	  /**< flows were not counted for lack of room */
+	MT_Q_CONTRADICT = 1 << 9, /**< messages whose source or expert cannot be */
+	MT_Q_FRACTION = 1 << 10,  /**< bytes are no whole number of tokens */
+	MT_Q_ALIGN = 1 << 11,	  /**< layer and step are assumed: the firmware started or lost
+				   *   sight in mid-job */
+	MT_Q_DUPLICATE = 1 << 12, /**< retransmissions were seen and left out: exact */
+	MT_Q_UNMATCHED = 1 << 13, /**< packets that no rule knows: exact if they are no tokens */
+	MT_Q_TIMEOUT = 1 << 14,	  /**< closed by silence, not by the traffic */
 };
 #define MT_Q_INEXACT ((1u << 12) - 1)
 
@@ -154,22 +175,32 @@ struct mt_flow {
  */
 struct mt_rule {
 	char name[24];
-	uint8_t type;	    /**< enum mt_rule_type */
-	uint8_t phase;	    /**< enum mt_phase */
-	uint8_t value_width;/**< bytes of the operand of an atomic: 4 or 8 */
-	uint8_t reserved[5];
-	uint64_t offset, size;		/**< region, bytes; size 0: any address */
+	uint8_t type;	     /**< enum mt_rule_type */
+	uint8_t phase;	     /**< enum mt_phase */
+	uint8_t value_width; /**< bytes of the operand of an atomic, or of an integer: 4 or 8 */
+	uint8_t when;	     /**< enum mt_when */
+	uint8_t encoding;    /**< enum mt_encoding */
+	uint8_t of;	     /**< enum mt_of */
+	uint8_t value_signed;
+	uint8_t reserved[1];
+	uint64_t offset, size; /**< region, bytes; size 0: any address */
 	uint64_t parity_stride;
 	uint64_t expert_stride;
 	uint64_t source_stride;
 	uint32_t parity_count;
 	uint32_t expert_count;
 	uint32_t source_count;
-	uint32_t expert_fixed;		/**< rule length: index of the expert at dst */
-	uint32_t length_min, length_max;/**< DMA length of the messages, bytes, inclusive */
-	uint32_t token_bytes;		/**< 0: every message is one token */
-	int32_t value_scale;		/**< tokens announced = scale * operand + add */
+	uint32_t expert_fixed;		 /**< rule length: index of the expert at dst */
+	uint32_t length_min, length_max; /**< DMA length of the messages, bytes, inclusive */
+	uint32_t token_bytes;		 /**< 0: every message is one token */
+	int32_t value_scale;		 /**< tokens announced = scale * operand + add */
 	int64_t value_add;
+	uint32_t payload_at;	      /**< where in the message the integers start, bytes */
+	uint32_t imm_mask, imm_value; /**< rule imm: (immediate & mask) == value */
+	/* rule imm: the operand, and in place of VA - base(dst) the place times its unit */
+	uint8_t operand_shift, operand_bits, place_shift, place_bits;
+	uint32_t place_unit;
+	uint32_t reserved2;
 };
 
 /**
@@ -226,13 +257,13 @@ struct mt_round {
 	uint32_t generation; /**< of the map */
 	uint32_t quality;    /**< enum mt_quality, bits */
 	uint64_t first_ns, last_ns, published_ns;
-	uint64_t tokens, bytes;	   /**< sums over the cells */
+	uint64_t tokens, bytes; /**< sums over the cells */
 	uint32_t ranks, experts;
-	uint32_t gaps;		   /**< packets never seen, all pairs */
-	uint32_t duplicates;	   /**< retransmissions left out */
-	uint32_t counts_missing;   /**< cells whose announced count never came */
-	uint32_t disagreements;	   /**< cells whose announced and counted tokens differ */
-	uint64_t tokens_unseen;	   /**< tokens announced and not seen, in those cells */
+	uint32_t gaps;		 /**< packets never seen, all pairs */
+	uint32_t duplicates;	 /**< retransmissions left out */
+	uint32_t counts_missing; /**< cells whose announced count never came */
+	uint32_t disagreements;	 /**< cells whose announced and counted tokens differ */
+	uint64_t tokens_unseen;	 /**< tokens announced and not seen, in those cells */
 	uint32_t unmatched, truncated, stale, nic_drops, contradictions, late;
 };
 
@@ -245,13 +276,13 @@ struct mt_page_state {
 	uint64_t boot_id;      /**< random, new at every start: readers notice a restart */
 	uint64_t heartbeat_ns; /**< CLOCK_REALTIME, at least every 100 ms */
 	uint64_t started_ns;
-	uint64_t head;	       /**< rounds ever published on this page */
-	uint32_t state;	       /**< enum mt_state */
+	uint64_t head;	/**< rounds ever published on this page */
+	uint32_t state; /**< enum mt_state */
 	uint32_t pid;
-	uint32_t generation;   /**< of the map in force; raised by every load */
-	uint32_t bank;	       /**< which bank holds it */
-	uint32_t refused;      /**< generation asked for and refused, 0: none */
-	uint32_t starts;       /**< firmware starts on this page */
+	uint32_t generation; /**< of the map in force; raised by every load */
+	uint32_t bank;	     /**< which bank holds it */
+	uint32_t refused;    /**< generation asked for and refused, 0: none */
+	uint32_t starts;     /**< firmware starts on this page */
 };
 
 /** What hosts ask for. Written by the holder of MT_LOCK_LOADER, and by a pacing reader. */
@@ -265,11 +296,11 @@ struct mt_page_ctl {
 struct mt_page_stats {
 	uint64_t outcome[24]; /**< enum mt_outcome */
 	uint64_t packets;
-	uint64_t bytes;	      /**< of frames on the wire, as far as headers tell */
-	uint64_t nic_drops;   /**< missed by the port, or for lack of buffers */
+	uint64_t bytes;	    /**< of frames on the wire, as far as headers tell */
+	uint64_t nic_drops; /**< missed by the port, or for lack of buffers */
 	uint64_t flows;
 	uint64_t rounds;
-	uint64_t overruns;    /**< rounds that ran together: the control core came too late */
+	uint64_t overruns; /**< rounds that ran together: the control core came too late */
 	uint64_t cores;
 	uint64_t reserved;
 };
@@ -292,7 +323,7 @@ struct mt_page {
 _Static_assert(sizeof(struct mt_rank) == 16, "ABI");
 _Static_assert(sizeof(struct mt_addr) == 24, "ABI");
 _Static_assert(sizeof(struct mt_flow) == 16, "ABI");
-_Static_assert(sizeof(struct mt_rule) == 112, "ABI");
+_Static_assert(sizeof(struct mt_rule) == 136, "ABI");
 _Static_assert(offsetof(struct mt_rule, offset) == 32, "ABI");
 _Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
 _Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");

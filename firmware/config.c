@@ -80,6 +80,11 @@ static struct rte_reciprocal_u64 reciprocal(uint64_t d)
 	return rte_reciprocal_value_u64(d < 2 ? 2 : d); /* 0: the field is not there */
 }
 
+static uint32_t low_bits(uint32_t n)
+{
+	return n == 0 ? 0 : UINT32_MAX >> (32 - n);
+}
+
 static void add_rule(struct fw_config *c, const struct mt_rule *r)
 {
 	struct fw_rule f = {.offset = r->offset,
@@ -104,13 +109,26 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.type = r->type,
 		.phase = r->phase,
 		.value_width = r->value_width,
-		.region = r->type <= MT_RULE_ATOMIC};
+		.region = r->size != 0,
+		.when = r->when,
+		.encoding = r->encoding,
+		.of = r->of,
+		.operand_signed = r->value_signed,
+		.operand_shift = r->operand_shift,
+		.operand_mask = low_bits(r->operand_bits),
+		.place_shift = r->place_shift,
+		.place_mask = low_bits(r->place_bits),
+		.imm_mask = r->imm_mask,
+		.imm_value = r->imm_value,
+		.place_unit = r->place_unit,
+		.payload_at = r->payload_at};
 
+	c->values |= r->type == MT_RULE_COUNTS;
 	if (r->phase == MT_PHASE_DISPATCH && !f.region && r->token_bytes != 0) {
 		f.by_bytes = true;
 		c->by_bytes = r->token_bytes;
 	}
-	if (r->phase == MT_PHASE_COUNT)
+	if (r->phase == MT_PHASE_COUNT || r->type == MT_RULE_COUNTS)
 		c->by_source = false;
 	if (r->phase == MT_PHASE_COMBINE && c->split == FW_SPLIT_IDLE)
 		c->split = FW_SPLIT_COMBINE;
@@ -122,8 +140,12 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		c->atomic[c->atomics++] = f;
 		return;
 	}
+	if (r->type == MT_RULE_IMM) {
+		c->imm[c->imms++] = f;
+		return;
+	}
 	c->write[c->writes++] = f;
-	if (!f.region)
+	if (!f.region && r->type != MT_RULE_COUNTS)
 		c->send[c->sends++] = f;
 }
 

@@ -26,6 +26,11 @@ struct fw_rule {
 	uint32_t token_bytes;
 	uint8_t type, phase, value_width;
 	bool region, by_bytes; /**< by_bytes: tokens are made of bytes when the round closes */
+	uint8_t when, encoding, of;
+	bool operand_signed;
+	uint8_t operand_shift, place_shift;
+	uint32_t operand_mask, place_mask; /**< of an immediate, shifted */
+	uint32_t imm_mask, imm_value, place_unit, payload_at;
 };
 
 /** Two addresses that share a hash; looked at both at once, since a branch would be a guess. */
@@ -49,8 +54,10 @@ struct fw_config {
 	uint32_t v6_mask;		  /**< of an open-addressing table */
 	struct fw_v4 *v4;
 	struct fw_v6 *v6;
-	uint32_t writes, sends, atomics; /**< rules in the lists below */
-	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], atomic[MT_MAX_RULES];
+	uint32_t writes, sends, atomics, imms; /**< rules in the lists below */
+	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], atomic[MT_MAX_RULES],
+		imm[MT_MAX_RULES];
+	bool values;	    /**< there are rules payload-counts */
 	uint32_t hit_kinds; /**< bits 1 << enum fw_kind that fw_hit() may count */
 	bool heads;
 	bool by_source;	      /**< no counts are announced: epochs are a source's, see flow.h */

@@ -43,6 +43,11 @@ struct fw_tables {
 	uint32_t free_block;	   /**< 1 + first free one, 0: none */
 	uint32_t blocks_touched;   /**< blocks from this one on were never used */
 	bool has_blocks;	   /**< some may be in use: worth a sweep */
+	uint8_t *kept; /**< integers of packets that wait, kept_bytes a piece; values.c */
+	uint32_t kept_bytes, kept_max;
+	uint32_t kept_touched; /**< pieces from this one on were never used */
+	uint32_t *kept_free;   /**< stack of pieces given back, [kept_max] */
+	uint32_t kept_free_count;
 	bool started; /**< flows are not held back to find their first packet any more */
 };
 

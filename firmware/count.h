@@ -12,6 +12,7 @@
 #include <rte_prefetch.h>
 
 #include "core.h"
+#include "values.h"
 
 /**
  * A packet that is not the next one of its flow, or of a flow in which others wait.
@@ -146,7 +147,7 @@ static inline unsigned int fw_as_dispatch(const struct fw_tables *t, struct fw_f
 
 /** A message of it->bytes starts at @p va; @p rules are those that could know it. */
 static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_rule *rules,
-	uint32_t n, struct fw_flow *f, uint64_t va, struct fw_item *it)
+	uint32_t n, struct fw_flow *f, const struct fw_packet *p, uint64_t va, struct fw_item *it)
 {
 	const struct mt_rank *dst = fw_rank_of(t->config, f);
 	uint64_t offset = va - dst->base, inside = 0;
@@ -156,6 +157,8 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 
 		if (!fw_rule_matches(r, offset, it->bytes, &inside, &it->parity))
 			continue;
+		if (r->type == MT_RULE_COUNTS)
+			return fw_values_begin(t, f, r, p, it);
 		if (r->phase == MT_PHASE_DISPATCH)
 			return fw_as_dispatch(t, f, r, dst, va, inside, it);
 		it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
@@ -163,6 +166,37 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 	}
 	it->what = FW_UNMATCHED;
 	return MT_OUT_UNMATCHED;
+}
+
+/** Whether a rule takes an operand: 0 announces nothing, so it is neither. */
+static inline bool fw_takes(const struct fw_rule *r, int64_t operand)
+{
+	return r->when == MT_WHEN_ANY || (r->when == MT_WHEN_NEGATIVE ? operand < 0 : operand > 0);
+}
+
+/** A message of rule @p r that announces tokens, or is of another phase than dispatch. */
+static inline unsigned int fw_as_count(const struct fw_tables *t, const struct fw_flow *f,
+	const struct fw_rule *r, const struct mt_rank *dst, uint64_t inside, int64_t operand,
+	struct fw_item *it)
+{
+	int64_t tokens;
+
+	if (r->phase != MT_PHASE_COUNT) {
+		it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
+		return MT_OUT_DISPATCH + r->phase;
+	}
+	/* an operand beyond any count is no count; the bound also keeps the product sane */
+	tokens = operand < -INT32_MAX || operand > INT32_MAX
+			 ? -1
+			 : operand * r->value_scale + r->value_add;
+	it->expert = fw_rule_expert(t, r, f, dst, inside);
+	if (unlikely(it->expert == FW_NO_EXPERT || tokens < 0 || tokens > INT32_MAX)) {
+		it->what = FW_CONTRADICT;
+		return MT_OUT_CONTRADICT;
+	}
+	it->what = FW_COUNT;
+	it->value = (uint32_t)tokens;
+	return MT_OUT_COUNT;
 }
 
 static inline unsigned int fw_classify_atomic(
@@ -174,29 +208,48 @@ static inline unsigned int fw_classify_atomic(
 
 	for (uint32_t i = 0; i < c->atomics; i++) {
 		const struct fw_rule *r = &c->atomic[i];
-		int64_t operand = r->value_width == 4 ? (int32_t)raw : (int64_t)raw, tokens;
+		int64_t operand = r->value_width == 4 ? (int32_t)raw : (int64_t)raw;
 
-		if (!fw_rule_matches(r, offset, r->length_min, &inside, &it->parity))
-			continue;
-		if (r->phase != MT_PHASE_COUNT) {
-			it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
-			return MT_OUT_DISPATCH + r->phase;
-		}
-		/* an operand beyond any count is no count; the bound also keeps the product sane */
-		tokens = operand < -INT32_MAX || operand > INT32_MAX
-				 ? -1
-				 : operand * r->value_scale + r->value_add;
-		it->expert = fw_rule_expert(t, r, f, dst, inside);
-		if (unlikely(it->expert == FW_NO_EXPERT || tokens < 0 || tokens > INT32_MAX)) {
-			it->what = FW_CONTRADICT;
-			return MT_OUT_CONTRADICT;
-		}
-		it->what = FW_COUNT;
-		it->value = (uint32_t)tokens;
-		return MT_OUT_COUNT;
+		if (fw_takes(r, operand) &&
+			fw_rule_matches(r, offset, r->length_min, &inside, &it->parity))
+			return fw_as_count(t, f, r, dst, inside, operand, it);
 	}
 	it->what = FW_UNMATCHED;
 	return MT_OUT_UNMATCHED;
+}
+
+/** The operand of a rule in an immediate. */
+static inline int64_t fw_imm_operand(const struct fw_rule *r, uint32_t imm)
+{
+	uint32_t v = imm >> r->operand_shift & r->operand_mask;
+	uint32_t sign = r->operand_mask ^ r->operand_mask >> 1;
+
+	return r->operand_signed && (v & sign) != 0 ? (int64_t)v - r->operand_mask - 1 : v;
+}
+
+/** Rules imm: what the immediate of a WRITE of one packet means; MT_OUTCOMES: nothing to them. */
+static inline unsigned int fw_classify_imm(
+	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
+{
+	const struct fw_config *c = t->config;
+	uint64_t inside = 0;
+	uint32_t imm;
+
+	if (p->have < 20) {
+		it->what = FW_TRUNCATED;
+		return MT_OUT_TRUNCATED;
+	}
+	imm = fw_be32(p->ext + 16);
+	for (uint32_t i = 0; i < c->imms; i++) {
+		const struct fw_rule *r = &c->imm[i];
+		uint64_t place = (uint64_t)(imm >> r->place_shift & r->place_mask) * r->place_unit;
+		int64_t operand = fw_imm_operand(r, imm);
+
+		if ((imm & r->imm_mask) == r->imm_value && fw_takes(r, operand) &&
+			fw_rule_matches(r, place, it->bytes, &inside, &it->parity))
+			return fw_as_count(t, f, r, fw_rank_of(c, f), inside, operand, it);
+	}
+	return MT_OUTCOMES;
 }
 
 /** PSNs of a message of @p bytes, when its packets other than the first are not to be seen. */
@@ -228,7 +281,13 @@ static inline unsigned int fw_classify_write(const struct fw_tables *t, struct f
 		it->value = f->window_tokens;
 		return MT_OUT_DISPATCH;
 	}
-	return fw_match(t, t->config->write, t->config->writes, f, va, it);
+	if (t->config->imms != 0 && p->opcode == FW_WRITE_ONLY_IMM) {
+		unsigned int out = fw_classify_imm(t, f, p, it);
+
+		if (out != MT_OUTCOMES)
+			return out;
+	}
+	return fw_match(t, t->config->write, t->config->writes, f, p, va, it);
 }
 
 /** A SEND does not say how long it is: its payload is added packet by packet. */
@@ -238,15 +297,18 @@ static inline unsigned int fw_classify_send(const struct fw_tables *t, struct fw
 	unsigned int out;
 
 	it->bytes = p->payload;
-	out = fw_match(t, t->config->send, t->config->sends, f, 0, it);
+	out = fw_match(t, t->config->send, t->config->sends, f, p, 0, it);
 	f->message = !more ? FW_MSG_NONE : it->what == FW_DISPATCH ? FW_MSG_ADDS : FW_MSG_OPEN;
 	return out;
 }
 
 static inline unsigned int fw_classify_body(
-	struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
+	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
 {
 	uint8_t message = f->message;
+
+	if (unlikely(message == FW_MSG_VALUES))
+		return fw_values_go_on(t, f, p, it);
 
 	if (fw_opcodes[p->opcode].last)
 		f->message = FW_MSG_NONE;
@@ -276,7 +338,7 @@ static inline unsigned int fw_classify(
 	case FW_KIND_WRITE_FIRST:
 		return fw_classify_write(t, f, p, op->more, it);
 	case FW_KIND_BODY:
-		return fw_classify_body(f, p, it);
+		return fw_classify_body(t, f, p, it);
 	case FW_KIND_ATOMIC:
 		f->message = FW_MSG_NONE;
 		return fw_classify_atomic(t, f, p, it);
@@ -374,6 +436,7 @@ static inline void fw_apply_other(
 	}
 	if (it->what == FW_BYTES)
 		e->cell[it->expert].bytes += it->bytes;
+	e->gaps += it->what == FW_LOST;
 	e->unmatched += it->what == FW_UNMATCHED;
 	e->contradict += it->what == FW_CONTRADICT;
 	e->truncated += it->what == FW_TRUNCATED;
@@ -395,6 +458,9 @@ static inline void fw_apply(struct fw_core *core, struct fw_flow *f, const struc
 	case FW_COMBINE:
 		if (t->config->by_source)
 			t->sources[fw_cold_of(t, f)->src].combined = true;
+		break;
+	case FW_VALUES:
+		fw_values_apply(core, f, it);
 		break;
 	default:
 		fw_apply_other(t, f, it);

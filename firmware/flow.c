@@ -56,8 +56,16 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->free_banks = fw_reserve(t->banks_max * sizeof(*t->free_banks));
 	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
 	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
+	if (config->values) {
+		t->kept_bytes = t->experts * 8;
+		t->kept_max = (uint32_t)RTE_MIN(
+			FW_KEPT_BYTES / t->kept_bytes, (unsigned long)FW_BLOCKS * FW_BLOCK);
+	}
+	t->kept = fw_reserve((size_t)t->kept_max * t->kept_bytes + 1);
+	t->kept_free = fw_reserve(t->kept_max * sizeof(*t->kept_free) + 1);
 	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
-		t->free_banks == NULL || t->sources == NULL || t->blocks == NULL) {
+		t->free_banks == NULL || t->sources == NULL || t->blocks == NULL ||
+		t->kept == NULL || t->kept_free == NULL) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -75,6 +83,8 @@ void fw_tables_free(struct fw_tables *t)
 	fw_release(t->free_banks, t->banks_max * sizeof(*t->free_banks));
 	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
 	fw_release(t->blocks, FW_BLOCKS * sizeof(*t->blocks));
+	fw_release(t->kept, (size_t)t->kept_max * t->kept_bytes + 1);
+	fw_release(t->kept_free, t->kept_max * sizeof(*t->kept_free) + 1);
 	free(t);
 }
 
@@ -177,6 +187,8 @@ static void stretch_times(const struct fw_tables *t, struct fw_flow *f, const st
 static void go_on_with(const struct fw_tables *t, struct fw_flow *f, const struct fw_item *it)
 {
 	f->message = it->message;
+	if (it->message == FW_MSG_VALUES)
+		f->window = (uint64_t)it->values.rule << 32 | it->values.next;
 	if (it->message != FW_MSG_ADDS)
 		return;
 	if (f->hits != 0)
@@ -194,7 +206,13 @@ static void apply_unknown(struct fw_core *core, struct fw_flow *f, const struct 
 	const struct fw_tables *t = core->tables;
 	struct fw_source *s = &t->sources[fw_cold_of(t, f)->src];
 
-	if (f->message == FW_MSG_ADDS && f->label != 0) {
+	if (f->message == FW_MSG_VALUES) {
+		if (f->label != 0)
+			fw_epoch_of(t, f)->gaps++;
+		else
+			fw_cold_of(t, f)->early++;
+		f->window += it->bytes;
+	} else if (f->message == FW_MSG_ADDS && f->label != 0) {
 		if (!t->config->by_source || (f->label == it->value && s->label == it->value))
 			fw_epoch_of(t, f)->cell[f->expert].bytes += it->bytes;
 		else
@@ -215,6 +233,8 @@ static void apply_waiting(struct fw_core *core, struct fw_flow *f, const struct 
 	else
 		go_on_with(core->tables, f, it);
 	fw_apply(core, f, it);
+	if (it->what == FW_VALUES)
+		fw_values_drop(core->tables, it);
 	stretch_times(core->tables, f, it);
 	if (f->label == label && last_ns > f->last_ns)
 		f->last_ns = last_ns;
@@ -613,7 +633,7 @@ static uint32_t epochs_waiting(const struct fw_block *b, const struct fw_item *c
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < b->count; i++)
-		n += b->item[i].what == FW_COUNT && b->item[i].expert == count->expert;
+		n += b->item[i].what == count->what && b->item[i].expert == count->expert;
 	return n;
 }
 
@@ -622,6 +642,7 @@ static unsigned int classify_early(const struct fw_core *core, struct fw_flow *f
 	const struct fw_block *b, uint32_t at, const struct fw_packet *p, struct fw_item *it)
 {
 	const struct fw_item *before = at > 0 ? &b->item[at - 1] : NULL;
+	uint64_t window = f->window;
 	uint8_t message = f->message;
 	unsigned int out;
 	bool unknown;
@@ -638,6 +659,10 @@ static unsigned int classify_early(const struct fw_core *core, struct fw_flow *f
 		out = message == FW_MSG_NONE ? MT_OUT_ORPHAN : MT_OUT_BODY;
 	}
 	f->message = message;
+	if (message == FW_MSG_VALUES) { /* the message that is open: how far it is */
+		f->window = window;
+		f->window_bytes = 0;
+	}
 	return out;
 }
 
@@ -668,8 +693,10 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 		it.what = FW_NOTHING;
 		it.value = t->sources[fw_cold_of(t, f)->src].label;
 	}
+	if (it.what == FW_VALUES)
+		fw_values_keep(core->tables, &it);
 	block_insert(b, at, &it);
-	if (f->flags & FW_FLOW_STARTING && it.what == FW_COUNT)
+	if (f->flags & FW_FLOW_STARTING && (it.what == FW_COUNT || it.what == FW_VALUES))
 		core->fast |= epochs_waiting(b, &it) == FW_START_LABEL;
 	if (has_waited(t, f, b))
 		give_up_first(core, f, b);

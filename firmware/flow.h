@@ -28,7 +28,7 @@
  * the table end as MT_OUT_NO_ROOM.
  *
  * Figures: 64 hot and 32 cold bytes a flow, at a load of at most 1/4; 64 + 32 * experts at the
- * destination for each epoch that is open or unread, usually three a flow; FW_BLOCKS * 6 KiB a
+ * destination for each epoch that is open or unread, usually three a flow; FW_BLOCKS * 10.5 KiB a
  * core, only backed where touched.
  */
 #ifndef MOETAP_FW_FLOW_H
@@ -143,6 +143,7 @@ enum fw_message {
 	FW_MSG_NONE,
 	FW_MSG_OPEN,
 	FW_MSG_ADDS,	/**< payload counts packet by packet */
+	FW_MSG_VALUES,	/**< payload has integers; fw_flow.window: rule and bytes so far */
 	FW_MSG_UNKNOWN, /**< of a packet that waits: the one before it was not seen yet */
 };
 
@@ -152,10 +153,21 @@ enum fw_what {
 	FW_DISPATCH,
 	FW_COUNT,
 	FW_COMBINE,
-	FW_BYTES, /**< goes on with a dispatch message whose bytes are counted as they come */
+	FW_BYTES,  /**< goes on with a dispatch message whose bytes are counted as they come */
+	FW_VALUES, /**< has integers in its payload, see values.c */
+	FW_LOST,   /**< had some, but there was no room to keep them until its turn */
 	FW_UNMATCHED,
 	FW_CONTRADICT,
 	FW_TRUNCATED,
+};
+
+/** The part of a message with integers that a packet has. */
+struct fw_values {
+	const uint8_t *at; /**< the first byte of it; a copy, while the packet waits */
+	uint32_t from;	   /**< where in the message that lies */
+	uint32_t bytes;
+	uint32_t next; /**< where in the message the next packet begins */
+	uint32_t rule;
 };
 
 struct fw_item {
@@ -172,8 +184,9 @@ struct fw_item {
 	bool counted;	 /**< it was a dispatch, counted before its turn */
 	uint8_t message; /**< of one that waits: enum fw_message, after it */
 	bool unknown;	 /**< of one that waits: it goes on with a message that is not known yet */
+	struct fw_values values; /**< of FW_VALUES */
 };
-_Static_assert(sizeof(struct fw_item) == 32, "FW_BLOCK of them are 6 KiB");
+_Static_assert(sizeof(struct fw_item) == 56, "FW_BLOCK of them are 10.5 KiB");
 
 /** Packets of one flow that wait for an earlier one, sorted by PSN. */
 struct fw_block {

@@ -25,7 +25,8 @@
 #define FW_ROCE_PORT 4791
 #define FW_BTH_BYTES 12u
 #define FW_ICRC_BYTES 4u
-#define FW_IPV6_EXT_MAX 4 /* extension headers walked before a packet is called malformed */
+#define FW_WRITE_ONLY_IMM 0x0b /* opcode: RDMA WRITE Only with Immediate */
+#define FW_IPV6_EXT_MAX 4      /* extension headers walked before a packet is called malformed */
 
 /* In fw_packet.qpn: which key it is part of, see fw_hash(). */
 #define FW_KEY_QPN 0xffffffu
@@ -70,6 +71,7 @@ struct fw_packet {
 	uint32_t psn;
 	uint32_t payload; /**< bytes of payload, by the IP length */
 	uint32_t hash;
+	uint16_t have; /**< bytes from ext on that the frame has, at most so many */
 	uint8_t opcode;
 	uint8_t kind; /**< enum fw_kind */
 };
@@ -182,6 +184,7 @@ static inline unsigned int fw_parse_bth(const struct fw_cursor *c, struct fw_pac
 		return (bth[1] & 0x0f) == 0 && op->kind == FW_KIND_TRANSPORT ? MT_OUT_TRANSPORT
 									     : MT_OUT_MALFORMED;
 	p->ext = bth + FW_BTH_BYTES;
+	p->have = (uint16_t)RTE_MIN(c->have - FW_BTH_BYTES, (uint32_t)UINT16_MAX);
 	p->kind = c->have < FW_BTH_BYTES + op->read ? FW_KIND_CUT : op->kind;
 	p->payload = c->left - tail;
 	p->opcode = bth[0];

@@ -64,16 +64,36 @@ static void refused(const char *text, unsigned int line, const char *words)
 	refused_bytes(text, strlen(text), line, words);
 }
 
-/** good_map with its first `from` made `to`; freed by the caller. */
+static char *base; /* the map that is changed, NULL: good_map */
+
+/** From now on, another example is changed. @p path in the project, NULL: good_map again */
+static void use_base(const char *path)
+{
+	const char *source = getenv("MOETAP_SOURCE");
+	char full[4096];
+	FILE *f;
+
+	free(base);
+	base = NULL;
+	if (path == NULL)
+		return;
+	assert_non_null(source);
+	snprintf(full, sizeof(full), "%s/%s", source, path);
+	base = calloc(1, 65536);
+	f = fopen(full, "r");
+	assert_true(base != NULL && f != NULL && fread(base, 1, 65535, f) > 0);
+	fclose(f);
+}
+
+/** The base with its first `from` made `to`; freed by the caller. */
 static char *changed(const char *from, const char *to)
 {
-	const char *at = strstr(good_map, from);
+	const char *map = base != NULL ? base : good_map, *at = strstr(map, from);
 	char *text;
 
 	if (at == NULL)
 		fail_msg("the good map has no '%s'", from);
-	assert_true(asprintf(&text, "%.*s%s%s", (int)(at - good_map), good_map, to,
-			    at + strlen(from)) > 0);
+	assert_true(asprintf(&text, "%.*s%s%s", (int)(at - map), map, to, at + strlen(from)) > 0);
 	return text;
 }
 
@@ -107,6 +127,7 @@ static void test_good_map(void **unused)
 		.type = MT_RULE_VA,
 		.phase = MT_PHASE_DISPATCH,
 		.value_width = 8,
+		.place_unit = 1,
 		.size = 69632,
 		.parity_stride = 135168,
 		.expert_stride = 17408,
@@ -121,6 +142,7 @@ static void test_good_map(void **unused)
 		.type = MT_RULE_ATOMIC,
 		.phase = MT_PHASE_COUNT,
 		.value_width = 8,
+		.place_unit = 1,
 		.offset = 133120,
 		.size = 64,
 		.parity_stride = 135168,
@@ -219,7 +241,7 @@ static unsigned int load_all(const char *pattern)
 static void test_files(void **unused)
 {
 	(void)unused;
-	assert_true(load_all("docs/maps/*.yaml") >= 4);
+	assert_true(load_all("docs/maps/*.yaml") >= 6);
 	assert_true(load_all("tests/data/*/map.yaml") >= 3);
 }
 
@@ -429,7 +451,7 @@ static void test_rules(void **unused)
 	refused_with("    rule: va\n    phase: combine", "    rule: qp\n    phase: combine", 26,
 		"phase dispatch only");
 	refused_with("    rule: va\n    phase: combine", "    rule: va\n    phase: count", 26,
-		"counts are announced by rule atomic");
+		"counts are announced by rules atomic");
 	refused_with("phase: dispatch", "phase: combine", 16, "has no use for 'expert'");
 	refused_with("length: 544", "length: [545, 544]", 19, "above the second");
 	refused_with("length: 544", "length: [1, 2, 3]", 19, "two numbers");
@@ -467,6 +489,12 @@ static void test_rules(void **unused)
 	refused_with("    size: 133120\n", "    size: 133120\n    value: {scale: 1}\n", 26,
 		"has no use for 'value'");
 	refused_with("    value: {scale: -1, add: -1}\n", "", 32, "needs 'value'");
+	ok_with("{scale: -1, add: -1}", "{scale: -1, add: -1}\n    when: negative");
+	refused_with("{scale: -1, add: -1}", "{scale: -1, add: -1}\n    when: zero", 41,
+		"may be any, negative, positive");
+	refused_with("length: 544", "length: 544\n    when: negative", 16, "no use for 'when'");
+	refused_with("length: 544", "length: 544\n    payload: {width: 4}", 16,
+		"no use for 'payload'");
 	refused_with("{scale: -1, add: -1}", "{add: -1}", 40, "'scale' is missing");
 	refused_with("{scale: -1, add: -1}", "{scale: 0}", 40, "announces nothing");
 	refused_with("{scale: -1, add: -1}", "{scale: 1000001}", 40, "out of range");
@@ -863,11 +891,55 @@ static void test_load(void **unused)
 	rmdir(dir);
 }
 
+/* ---- rules that read payloads and immediates ----------------------------------------------- */
+
+static void test_payload(void **unused)
+{
+	(void)unused;
+	use_base("docs/maps/vectors.yaml");
+	ok_with("at: 32", "at: 36");
+	refused_with("at: 32", "at: 40", 13, "rank 0 end at byte 72, but messages may have 68");
+	refused_with("at: 32", "at: 30", 17, "no multiple of the width, 4");
+	refused_with("at: 32", "at: 65540", 17, "out of range");
+	refused_with("width: 4", "width: 5", 17, "4 or 8");
+	refused_with("width: 4, ", "", 17, "'width' is missing");
+	refused_with("width: 4", "width: 8", 13, "rank 0 end at byte 96");
+	refused_with("of: dst", "of: all", 13, "rank 0 end at byte 128");
+	refused_with("of: dst", "of: src", 17, "may be dst, all");
+	refused_with("plain", "zigzag", 17, "may be plain, complement");
+	refused_with("length: 68 ", "length: [60, 68] ", 13, "messages may have 60");
+	refused_with("phase: dispatch", "phase: combine", 13, "integers are tokens");
+	refused_with("phase: dispatch", "phase: count", 1, "no rule of phase dispatch");
+	refused_with("length: [4096, 2147483647]", "length: [68, 2147483647]", 18,
+		"could be read by rule 'data' and by rule 'counts'");
+	use_base(NULL);
+}
+
+static void test_imm(void **unused)
+{
+	(void)unused;
+	use_base("docs/maps/immediates.yaml");
+	refused_with("value: 0x80000000}", "value: 0xc0000000}", 23, "bits that the mask");
+	refused_with("bits: 13, unit: 8", "bits: 33, unit: 8", 24, "out of range: 1 to 32");
+	refused_with("shift: 0, bits: 13", "shift: 24, bits: 13", 19, "an immediate has 32 bits");
+	refused_with("bits: 15, ", "", 19, "needs the 'bits' of its value");
+	refused_with("unit: 8", "unit: 0", 24, "out of range");
+	refused_with("signed: 1", "signed: 2", 28, "out of range");
+	refused_with("phase: count", "phase: dispatch", 19, "an immediate announces");
+	refused_with("    when: negative\n", "", 29, "by rule 'done' and by rule 'count'");
+	refused_with("    size: 64      ", "    # size: 64      ", 19, "needs 'size'");
+	use_base(NULL);
+}
+
 static void test_names(void **unused)
 {
 	(void)unused;
 	assert_string_equal(mt_rule_type_name(MT_RULE_LENGTH), "length");
 	assert_string_equal(mt_rule_type_name(MT_RULE_TYPES), "?");
+	assert_string_equal(mt_rule_type_name(MT_RULE_IMM), "imm");
+	assert_string_equal(mt_when_name(MT_WHENS), "?");
+	assert_string_equal(mt_encoding_name(MT_ENCODINGS), "?");
+	assert_string_equal(mt_of_name(MT_OFS), "?");
 	assert_string_equal(mt_phase_name(MT_PHASE_CONTROL), "control");
 	assert_string_equal(mt_phase_name(MT_PHASES), "?");
 	assert_string_equal(mt_pattern_name(MT_PATTERN_TRAINING), "training");
@@ -897,6 +969,8 @@ int main(void)
 		cmocka_unit_test(test_nesting),
 		cmocka_unit_test(test_random_changes),
 		cmocka_unit_test(test_load),
+		cmocka_unit_test(test_payload),
+		cmocka_unit_test(test_imm),
 		cmocka_unit_test(test_names),
 	};
 
