@@ -11,6 +11,7 @@
 #define UDP_BTH_BYTES (8u + 12u)
 #define RETH_BYTES 16u
 #define IMM_BYTES 4u
+#define PATH_MTU_MAX 4096u
 #define ATOMIC_OPERAND_BYTES 20u /* address, key and the first operand */
 
 uint64_t mt_bank_sum(const struct mt_bank *bank)
@@ -46,9 +47,12 @@ static uint32_t rule_reads(const struct mt_bank *bank, const struct mt_rule *r)
 	case MT_RULE_IMM:
 		return RETH_BYTES + IMM_BYTES;
 	case MT_RULE_COUNTS:
+	case MT_RULE_DENSE:
 		for (uint32_t i = 0; i < bank->ranks; i++)
 			values = max32(values, mt_rule_values(bank, r, i));
 		return RETH_BYTES + IMM_BYTES + r->payload_at + values * r->value_width;
+	case MT_RULE_INDEX: /* anywhere in a packet of the longest path MTU */
+		return RETH_BYTES + IMM_BYTES + PATH_MTU_MAX;
 	default:
 		return RETH_BYTES;
 	}
@@ -97,6 +101,13 @@ static bool rule_kind_sane(const struct mt_rule *r)
 	case MT_RULE_COUNTS:
 		return (r->phase == MT_PHASE_DISPATCH || r->phase == MT_PHASE_COUNT) &&
 		       r->payload_at <= MT_MAX_PAYLOAD_AT && r->payload_at % r->value_width == 0;
+	case MT_RULE_INDEX:
+	case MT_RULE_DENSE:
+		return r->phase == MT_PHASE_DISPATCH && r->payload_at <= MT_MAX_PAYLOAD_AT &&
+		       r->value_width == 4 && r->payload_at % 4 == 0 &&
+		       r->payload_stride % 4 == 0 && r->payload_stride <= MT_MAX_PAYLOAD_AT &&
+		       (r->type == MT_RULE_DENSE || r->payload_count != 0) &&
+		       r->payload_count <= r->payload_stride / 4;
 	case MT_RULE_IMM:
 		return (r->phase != MT_PHASE_COUNT ||
 			       (r->expert_count != 0 && r->value_scale != 0)) &&
@@ -121,7 +132,7 @@ static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 	if (r->phase >= MT_PHASES || !rule_kind_sane(r) || r->name[sizeof(r->name) - 1] != '\0' ||
 		memcmp(r->reserved, zero, sizeof(zero)) != 0)
 		return false;
-	if (r->size > 1ULL << 47 || (r->type == MT_RULE_COUNTS ? false : region != (r->size != 0)))
+	if (r->size > 1ULL << 47 || (mt_rule_reads_payload(r) ? false : region != (r->size != 0)))
 		return false;
 	if (!field_sane(r->parity_stride, r->parity_count, MT_MAX_PARITY) ||
 		!field_sane(r->expert_stride, r->expert_count, MT_MAX_EXPERTS) ||
@@ -203,6 +214,9 @@ int mt_rule_way(const struct mt_rule *r)
 		return -1;
 	case MT_RULE_COUNTS:
 		return -2;
+	case MT_RULE_INDEX:
+	case MT_RULE_DENSE:
+		return -3;
 	default:
 		return (int)r->token_bytes;
 	}

@@ -658,10 +658,21 @@ static int payload_of(struct build *b, yaml_node_t *n, void *object)
 	return ret;
 }
 
+static int payload_count(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 1, MT_MAX_PAYLOAD_AT / 4, &((struct mt_rule *)object)->payload_count);
+}
+
+static int payload_stride(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 4, MT_MAX_PAYLOAD_AT, &((struct mt_rule *)object)->payload_stride);
+}
+
 static int rule_payload(struct build *b, yaml_node_t *n, void *object)
 {
 	static const struct key keys[] = {{"at", payload_at, false}, {"width", value_width, true},
 		{"encoding", payload_encoding, false}, {"of", payload_of, false},
+		{"count", payload_count, false}, {"stride", payload_stride, false},
 		{NULL, NULL, false}};
 	struct mt_rule *r = &((struct line_rule *)object)->r;
 	int ret = walk(b, n, keys, r, NULL);
@@ -983,6 +994,10 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 		[MT_RULE_LENGTH] = {1 << KEY_LENGTH, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
 		[MT_RULE_COUNTS] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
 			1 << KEY_SIZE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+		[MT_RULE_INDEX] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
+			1 << KEY_SIZE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+		[MT_RULE_DENSE] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
+			1 << KEY_SIZE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
 		[MT_RULE_IMM] = {1 << KEY_IMM | 1 << KEY_PLACE | 1 << KEY_SIZE,
 			1 << KEY_LENGTH | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
 				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN}};
@@ -1044,13 +1059,50 @@ static int judge_rule_experts(struct build *b, const struct line_rule *l)
 	return 0;
 }
 
+/** What the payload of rules payload-index and payload-dense can be. */
+static int judge_lists(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+	const char *type = mt_rule_type_name(r->type);
+
+	if (r->type != MT_RULE_INDEX && (r->payload_count != 0 || r->payload_stride != 0))
+		return bad(b, l->line, "rule '%s' (%s) has no use for 'count' and 'stride'",
+			r->name, type);
+	if (r->type != MT_RULE_INDEX && r->type != MT_RULE_DENSE)
+		return 0;
+	if (r->value_width != 4 || r->encoding != MT_ENCODING_PLAIN)
+		return bad(b, l->line, "rule '%s' (%s): a width of 4, plain", r->name, type);
+	if (r->type == MT_RULE_DENSE)
+		return 0;
+	if (r->payload_count == 0 || r->payload_stride == 0)
+		return bad(b, l->line,
+			"rule '%s' (%s): payload needs 'count', numbers of a token, and 'stride', "
+			"from token to token",
+			r->name, type);
+	if (r->payload_stride % 4 != 0 || r->payload_count > r->payload_stride / 4)
+		return bad(b, l->line,
+			"rule '%s': %u numbers of 4 bytes do not fit in a stride of %u, which is a "
+			"multiple of 4",
+			r->name, r->payload_count, r->payload_stride);
+	if (r->payload_at + (uint64_t)r->payload_count * 4 > r->length_min)
+		return bad(b, l->line,
+			"rule '%s': numbers end at byte %u, but messages may have %u", r->name,
+			r->payload_at + r->payload_count * 4, r->length_min);
+	return 0;
+}
+
 /** Whether the integers of a rule fit in its messages, and its bits in an immediate. */
 static int judge_payload(struct build *b, const struct line_rule *l)
 {
 	const struct mt_rule *r = &l->r;
 	uint64_t end;
+	int ret;
 
-	for (uint32_t i = 0; i < b->head.ranks && r->type == MT_RULE_COUNTS; i++) {
+	ret = judge_lists(b, l);
+	if (ret < 0)
+		return ret;
+	for (uint32_t i = 0;
+		i < b->head.ranks && (r->type == MT_RULE_COUNTS || r->type == MT_RULE_DENSE); i++) {
 		end = r->payload_at +
 		      (uint64_t)r->value_width *
 			      (r->of == MT_OF_ALL ? b->head.experts : b->ranks[i].r.experts);
@@ -1086,6 +1138,8 @@ static int judge_rule(struct build *b, const struct line_rule *l)
 			"rule '%s': integers are tokens: phase dispatch, or count beside a rule "
 			"that counts messages",
 			r->name);
+	if (r->phase != MT_PHASE_DISPATCH && (r->type == MT_RULE_INDEX || r->type == MT_RULE_DENSE))
+		return bad(b, l->line, "rule '%s': a list names experts: phase dispatch", r->name);
 	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_IMM)
 		return bad(b, l->line, "rule '%s': an immediate announces tokens: phase count?",
 			r->name);
@@ -1405,8 +1459,8 @@ int mt_map_load(const char *path, struct mt_bank **bank, struct mt_error *err)
 
 const char *mt_rule_type_name(unsigned int type)
 {
-	static const char *const names[MT_RULE_TYPES] = {
-		"va", "atomic", "qp", "length", "payload-counts", "imm"};
+	static const char *const names[MT_RULE_TYPES] = {"va", "atomic", "qp", "length",
+		"payload-counts", "imm", "payload-index", "payload-dense"};
 
 	return type < MT_RULE_TYPES ? names[type] : "?";
 }

@@ -73,6 +73,12 @@ static inline bool mt_rule_has_place(const struct mt_rule *r)
 	return r->type == MT_RULE_VA || r->type == MT_RULE_ATOMIC || r->type == MT_RULE_IMM;
 }
 
+/** Whether a rule reads the payload of messages. */
+static inline bool mt_rule_reads_payload(const struct mt_rule *r)
+{
+	return r->type == MT_RULE_COUNTS || r->type == MT_RULE_INDEX || r->type == MT_RULE_DENSE;
+}
+
 /** Whether places are addresses at a rank. */
 static inline bool mt_rule_needs_base(const struct mt_rule *r)
 {

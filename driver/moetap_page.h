@@ -61,6 +61,8 @@ enum mt_rule_type {
 	MT_RULE_LENGTH, /**< length alone */
 	MT_RULE_COUNTS, /**< integers in the payload of a WRITE: tokens of each expert */
 	MT_RULE_IMM,	/**< bits of the immediate of a WRITE of one packet */
+	MT_RULE_INDEX,	/**< numbers of experts in the payload of a WRITE: a list a token */
+	MT_RULE_DENSE,	/**< floats in the payload of a WRITE: what is not 0 is a token */
 	MT_RULE_TYPES
 };
 
@@ -200,6 +202,8 @@ struct mt_rule {
 	/* rule imm: the operand, and in place of VA - base(dst) the place times its unit */
 	uint8_t operand_shift, operand_bits, place_shift, place_bits;
 	uint32_t place_unit;
+	uint32_t payload_count;	 /**< rule payload-index: numbers of a token */
+	uint32_t payload_stride; /**< rule payload-index: from token to token, bytes */
 	uint32_t reserved2;
 };
 
@@ -323,7 +327,7 @@ struct mt_page {
 _Static_assert(sizeof(struct mt_rank) == 16, "ABI");
 _Static_assert(sizeof(struct mt_addr) == 24, "ABI");
 _Static_assert(sizeof(struct mt_flow) == 16, "ABI");
-_Static_assert(sizeof(struct mt_rule) == 136, "ABI");
+_Static_assert(sizeof(struct mt_rule) == 144, "ABI");
 _Static_assert(offsetof(struct mt_rule, offset) == 32, "ABI");
 _Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
 _Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "config.h"
+#include "map.h"
 
 #define V4_TRIES 16u /* multipliers, for one size of the table */
 
@@ -121,9 +122,12 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.imm_mask = r->imm_mask,
 		.imm_value = r->imm_value,
 		.place_unit = r->place_unit,
-		.payload_at = r->payload_at};
+		.payload = mt_rule_reads_payload(r),
+		.payload_at = r->payload_at,
+		.payload_count = r->payload_count,
+		.payload_stride = r->payload_stride};
 
-	c->values |= r->type == MT_RULE_COUNTS;
+	c->values |= mt_rule_reads_payload(r);
 	if (r->phase == MT_PHASE_DISPATCH && !f.region && r->token_bytes != 0) {
 		f.by_bytes = true;
 		c->by_bytes = r->token_bytes;
@@ -145,7 +149,7 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		return;
 	}
 	c->write[c->writes++] = f;
-	if (!f.region && r->type != MT_RULE_COUNTS)
+	if (!f.region && !f.payload)
 		c->send[c->sends++] = f;
 }
 

@@ -27,10 +27,11 @@ struct fw_rule {
 	uint8_t type, phase, value_width;
 	bool region, by_bytes; /**< by_bytes: tokens are made of bytes when the round closes */
 	uint8_t when, encoding, of;
+	bool payload; /**< read by values.h */
 	bool operand_signed;
 	uint8_t operand_shift, place_shift;
 	uint32_t operand_mask, place_mask; /**< of an immediate, shifted */
-	uint32_t imm_mask, imm_value, place_unit, payload_at;
+	uint32_t imm_mask, imm_value, place_unit, payload_at, payload_count, payload_stride;
 };
 
 /** Two addresses that share a hash; looked at both at once, since a branch would be a guess. */
@@ -57,7 +58,7 @@ struct fw_config {
 	uint32_t writes, sends, atomics, imms; /**< rules in the lists below */
 	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], atomic[MT_MAX_RULES],
 		imm[MT_MAX_RULES];
-	bool values;	    /**< there are rules payload-counts */
+	bool values;	    /**< there are rules that read payloads */
 	uint32_t hit_kinds; /**< bits 1 << enum fw_kind that fw_hit() may count */
 	bool heads;
 	bool by_source;	      /**< no counts are announced: epochs are a source's, see flow.h */

@@ -157,7 +157,7 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 
 		if (!fw_rule_matches(r, offset, it->bytes, &inside, &it->parity))
 			continue;
-		if (r->type == MT_RULE_COUNTS)
+		if (r->payload)
 			return fw_values_begin(t, f, r, p, it);
 		if (r->phase == MT_PHASE_DISPATCH)
 			return fw_as_dispatch(t, f, r, dst, va, inside, it);

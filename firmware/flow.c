@@ -57,7 +57,7 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
 	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
 	if (config->values) {
-		t->kept_bytes = t->experts * 8;
+		t->kept_bytes = RTE_MAX(t->experts * 8, FW_KEPT_LEAST);
 		t->kept_max = (uint32_t)RTE_MIN(
 			FW_KEPT_BYTES / t->kept_bytes, (unsigned long)FW_BLOCKS * FW_BLOCK);
 	}
@@ -207,7 +207,9 @@ static void apply_unknown(struct fw_core *core, struct fw_flow *f, const struct 
 	struct fw_source *s = &t->sources[fw_cold_of(t, f)->src];
 
 	if (f->message == FW_MSG_VALUES) {
-		if (f->label != 0)
+		if (t->config->by_source)
+			gap_in_phases(s, it->value, s->label, 1);
+		else if (f->label != 0)
 			fw_epoch_of(t, f)->gaps++;
 		else
 			fw_cold_of(t, f)->early++;
@@ -689,7 +691,7 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 	out = classify_early(core, f, b, at, p, &it);
 	if (t->config->by_source) {
 		fw_apply(core, f, &it);
-		it.counted = it.what == FW_DISPATCH;
+		it.counted = it.what == FW_DISPATCH || it.what == FW_VALUES;
 		it.what = FW_NOTHING;
 		it.value = t->sources[fw_cold_of(t, f)->src].label;
 	}

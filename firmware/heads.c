@@ -3,6 +3,8 @@
  * Which epochs belong to the round at hand: of lanes that are sure the next one; of the others the
  * one that fits to those by parity and time. Where no lane is sure, how many rounds were lost.
  */
+#include <stdlib.h>
+
 #include "rounds_priv.h"
 
 /* Of a round's PSNs missing: its whole dispatch may be. Of a flow, and of a source, of which more
@@ -139,47 +141,53 @@ static uint64_t middle(uint64_t from, uint64_t to)
 	return to == UINT64_MAX || from >= to ? to : from + (to - from) / 2;
 }
 
+static int by_first(const void *a, const void *b)
+{
+	const struct span *x = a, *y = b;
+
+	return x->first_ns < y->first_ns ? -1 : x->first_ns > y->first_ns;
+}
+
+/** When the round after this one begins, as far as the lanes that are taken show. */
+static uint64_t next_begins(const struct fw_rounds *r)
+{
+	uint64_t next = UINT64_MAX;
+
+	FOREACH_LANE(r, l)
+	if (l->taken && l->newest != l->next)
+		next = RTE_MIN(next, fw_head_of(r, l, l->next + 1).first_ns);
+	return next;
+}
+
 /**
  * A source that had nothing to send in this round, or all of which was lost, is at the next one
- * already: it begins when others do so, or has another parity than who began first.
+ * already: it begins when others do so, behind the end of all that began before it, or has another
+ * parity than who began first.
  */
 static void leave_early_sources(struct fw_rounds *r)
 {
-	uint64_t next = UINT64_MAX, last = 0, first = UINT64_MAX;
-	uint32_t parity = FW_NO_PARITY;
+	uint64_t next = next_begins(r), last = 0;
+	uint32_t n = 0, parity;
+	bool left = false;
 
 	FOREACH_LANE(r, l)
-	{
-		struct head h;
+	if (l->taken)
+		r->spans[n++] = (struct span){.lane = l,
+			.first_ns = fw_head_of(r, l, l->next).first_ns,
+			.last_ns = last_ns_of(r, l, l->next)};
+	if (n == 0)
+		return;
+	qsort(r->spans, n, sizeof(*r->spans), by_first);
+	parity = fw_head_of(r, r->spans[0].lane, r->spans[0].lane->next).parity;
+	for (uint32_t i = 0; i < n; i++) {
+		const struct span *s = &r->spans[i];
+		uint32_t own = fw_head_of(r, s->lane, s->lane->next).parity;
 
-		if (!l->taken)
-			continue;
-		h = fw_head_of(r, l, l->next);
-		if (l->newest != l->next)
-			next = RTE_MIN(next, fw_head_of(r, l, l->next + 1).first_ns);
-		if (h.first_ns < first) {
-			first = h.first_ns;
-			parity = h.parity;
-		}
-	}
-	FOREACH_LANE(r, l)
-	{
-		uint64_t ns = l->taken ? last_ns_of(r, l, l->next) : 0;
-
-		if (ns < next)
-			last = RTE_MAX(last, ns);
-	}
-	next = middle(last, next);
-	FOREACH_LANE(r, l)
-	{
-		struct head h;
-
-		if (!l->taken)
-			continue;
-		h = fw_head_of(r, l, l->next);
-		l->taken = h.first_ns == first ||
-			   (h.first_ns < next && (h.parity == parity || h.parity == FW_NO_PARITY ||
-							 parity == FW_NO_PARITY));
+		left |= s->first_ns >= middle(last, next) && i > 0;
+		s->lane->taken = !left && (i == 0 || own == parity || own == FW_NO_PARITY ||
+						  parity == FW_NO_PARITY);
+		if (s->last_ns < next) /* else two rounds that ran together */
+			last = RTE_MAX(last, s->last_ns);
 	}
 }
 

@@ -760,10 +760,11 @@ struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish
 	r->pair_last = calloc(ranks * ranks, sizeof(uint64_t));
 	r->fix.last_ns = calloc(ranks, sizeof(uint64_t));
 	r->fix.next_ns = calloc(ranks, sizeof(uint64_t));
+	r->spans = calloc(ranks, sizeof(*r->spans));
 	good = r->lanes != NULL && r->flows != NULL && r->back != NULL && r->back_count != NULL &&
 	       r->flows_known != NULL && r->lanes_known != NULL && r->round != NULL &&
 	       r->announced != NULL && r->counts != NULL && r->pair_last != NULL &&
-	       r->fix.last_ns != NULL && r->fix.next_ns != NULL;
+	       r->fix.last_ns != NULL && r->fix.next_ns != NULL && r->spans != NULL;
 	for (uint32_t c = 0; good && c < n; c++)
 		good = reserve_core(r, c);
 	if (!good) {
@@ -802,5 +803,6 @@ void fw_rounds_free(struct fw_rounds *r, struct fw_tables *const *tables)
 	free(r->pair_last);
 	free(r->fix.last_ns);
 	free(r->fix.next_ns);
+	free(r->spans);
 	free(r);
 }

@@ -38,6 +38,12 @@ struct lane {
 	struct flow *flows;
 };
 
+/** From the first to the last packet of a lane's oldest unread epoch. */
+struct span {
+	struct lane *lane;
+	uint64_t first_ns, last_ns;
+};
+
 /** What is known of the round at hand from the lanes that are sure. */
 struct fix {
 	uint32_t clean;	   /* lanes that are sure */
@@ -63,6 +69,7 @@ struct fw_rounds {
 	uint32_t *announced, *counts; /* its cells' */
 	uint64_t *pair_last;	      /* [ranks][ranks]: last dispatch ever seen, ns */
 	struct fix fix;
+	struct span *spans; /* [ranks], where lanes are of sources */
 	size_t slot_bytes;
 	uint64_t number;    /* of the round at hand */
 	uint64_t progress;  /* what was received before this tsc was counted, and told */

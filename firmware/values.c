@@ -2,15 +2,51 @@
 #include "count.h"
 #include "map.h"
 
-/** Where in a message of rule @p r to rank @p dst the integers of that rank's experts lie. */
-static void find_own(const struct fw_tables *t, const struct fw_rule *r, uint32_t dst,
+/** The list of a token in a message of rule @p r to rank @p dst: its values, and from list to list.
+ */
+static void find_list(const struct fw_tables *t, const struct fw_rule *r, uint32_t dst,
+	uint32_t *values, uint32_t *stride)
+{
+	const struct mt_bank *b = t->config->bank;
+
+	*values = r->payload_count;
+	*stride = r->payload_stride;
+	if (r->type != MT_RULE_DENSE)
+		return;
+	*values = r->of == MT_OF_ALL ? b->experts : mt_bank_ranks(b)[dst].experts;
+	*stride = RTE_MAX(*values, 1u) * r->value_width;
+}
+
+/**
+ * Where in a message of rule @p r to rank @p dst that is read which lies: integers of that rank's
+ * experts; of lists, up to the end of the last one before byte @p to.
+ */
+static void find_own(const struct fw_tables *t, const struct fw_rule *r, uint32_t dst, uint32_t to,
 	uint32_t *begin, uint32_t *end)
 {
 	const struct mt_rank *rank = &mt_bank_ranks(t->config->bank)[dst];
-	uint32_t skip = r->of == MT_OF_ALL ? rank->first_expert : 0;
+	uint32_t skip = r->of == MT_OF_ALL ? rank->first_expert : 0, values, stride, rest;
 
-	*begin = r->payload_at + skip * r->value_width;
-	*end = *begin + rank->experts * r->value_width;
+	*begin = r->payload_at;
+	if (r->type == MT_RULE_COUNTS) {
+		*begin += skip * r->value_width;
+		*end = *begin + rank->experts * r->value_width;
+		return;
+	}
+	find_list(t, r, dst, &values, &stride);
+	*end = to;
+	if (to <= *begin)
+		return;
+	rest = (to - *begin - 1) % stride + 1;
+	*end -= rest - RTE_MIN(rest, values * r->value_width);
+}
+
+/** Whether packets of its message follow a packet. */
+static bool has_more(const struct fw_packet *p)
+{
+	const struct fw_opcode *op = &fw_opcodes[p->opcode];
+
+	return op->more || (p->kind == FW_KIND_BODY && !op->last);
 }
 
 /** The part of @p p, whose payload begins at byte @p from of its message, that is read. */
@@ -20,13 +56,10 @@ static unsigned int find_part(const struct fw_tables *t, struct fw_flow *f, uint
 	const struct fw_rule *r = &t->config->write[rule];
 	uint32_t begin, end, ext = fw_opcodes[p->opcode].ext;
 
-	find_own(t, r, fw_cold_of(t, f)->dst, &begin, &end);
+	find_own(t, r, fw_cold_of(t, f)->dst, from + p->payload, &begin, &end);
 	begin = RTE_MAX(begin, from);
 	end = RTE_MAX(RTE_MIN(end, from + p->payload), begin);
-	f->message = fw_opcodes[p->opcode].last ||
-				     !(p->kind == FW_KIND_BODY || fw_opcodes[p->opcode].more)
-			     ? FW_MSG_NONE
-			     : FW_MSG_VALUES;
+	f->message = has_more(p) ? FW_MSG_VALUES : FW_MSG_NONE;
 	f->window = (uint64_t)rule << 32 | (from + p->payload);
 	it->what = FW_VALUES;
 	it->values = (struct fw_values){.at = p->ext + ext + (begin - from),
@@ -86,7 +119,7 @@ static void add(const struct fw_rule *r, struct fw_epoch *e, struct fw_cell *cel
 		cell->tokens += (uint32_t)tokens;
 }
 
-void fw_values_apply(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
 	const struct fw_tables *t = core->tables;
 	const struct fw_values *v = &it->values;
@@ -94,17 +127,67 @@ void fw_values_apply(struct fw_core *core, struct fw_flow *f, const struct fw_it
 	struct fw_item first = *it;
 	uint32_t begin, end, n = v->bytes / r->value_width;
 
-	find_own(t, r, fw_cold_of(t, f)->dst, &begin, &end);
+	find_own(t, r, fw_cold_of(t, f)->dst, v->next, &begin, &end);
 	if (n == 0 || v->from < begin)
 		return;
 	first.expert = (uint16_t)((v->from - begin) / r->value_width);
 	fw_cell_of(core, f, &first);
+	f->last_ns = it->ns;
 	for (uint32_t i = 0; i < n; i++)
 		add(r, fw_epoch_of(t, f), &fw_epoch_of(t, f)->cell[first.expert + i],
 			tokens_of(r, v->at + i * r->value_width));
 	if (v->bytes % r->value_width != 0 || (v->from - begin) % r->value_width != 0)
 		fw_epoch_of(t, f)->contradict++; /* packets end inside of an integer */
-	f->last_ns = it->ns;
+}
+
+/** Number of the expert of the i-th value of a list, UINT32_MAX: it names none. */
+static uint32_t expert_of(const struct fw_rule *r, uint32_t i, uint32_t value)
+{
+	if (r->type == MT_RULE_INDEX)
+		return value;
+	return (value & INT32_MAX) != 0 ? i : UINT32_MAX; /* a float; -0 is 0 */
+}
+
+static void apply_lists(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	const struct fw_tables *t = core->tables;
+	const struct fw_values *v = &it->values;
+	const struct fw_rule *r = &t->config->write[v->rule];
+	const struct mt_rank *dst = &mt_bank_ranks(t->config->bank)[fw_cold_of(t, f)->dst];
+	uint32_t first = r->of == MT_OF_ALL ? dst->first_expert : 0, values, stride;
+	struct fw_item one = *it;
+
+	find_list(t, r, fw_cold_of(t, f)->dst, &values, &stride);
+	for (uint32_t at = v->from; at + 4 <= v->from + v->bytes; at += 4) {
+		uint32_t in_list = (at - r->payload_at) % stride / 4, value;
+		struct fw_cell *cell;
+
+		if (in_list >= values)
+			continue;
+		memcpy(&value, v->at + (at - v->from), sizeof(value));
+		value = expert_of(r, in_list, value) - first;
+		if (value >= dst->experts) /* another rank's, or none */
+			continue;
+		one.expert = (uint16_t)value;
+		cell = fw_cell_of(core, f, &one);
+		cell->tokens++;
+		cell->messages++;
+		f->last_ns = it->ns; /* not of a list without tokens: it is of no epoch */
+	}
+	if ((v->from - r->payload_at) % 4 != 0 || v->bytes % 4 != 0)
+		fw_epoch_of(t, f)->contradict += f->label != 0;
+}
+
+void fw_values_apply(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+{
+	const struct fw_rule *r = &core->tables->config->write[it->values.rule];
+
+	if (it->values.bytes == 0)
+		return;
+	if (r->type == MT_RULE_COUNTS)
+		apply_counts(core, f, it);
+	else
+		apply_lists(core, f, it);
 }
 
 void fw_values_keep(struct fw_tables *t, struct fw_item *it)
@@ -113,6 +196,10 @@ void fw_values_keep(struct fw_tables *t, struct fw_item *it)
 
 	if (it->values.bytes == 0)
 		return;
+	if (it->values.bytes > t->kept_bytes) {
+		it->what = FW_LOST;
+		return;
+	}
 	if (t->kept_free_count != 0) {
 		piece = t->kept_free[--t->kept_free_count];
 	} else if (t->kept_touched < t->kept_max) {

@@ -24,12 +24,12 @@ struct vector {
 
 struct wire {
 	uint8_t data[HEADS + 20 + 4096];
-	uint32_t bytes, key;
+	uint32_t bytes, key, pauses; /* pauses: of the job before it */
 };
 
 static struct path path;
 static struct wire *frames;
-static uint32_t frame_count, psn[RANKS][RANKS];
+static uint32_t frame_count, pauses, psn[RANKS][RANKS];
 static uint64_t seed = 1;
 
 static uint32_t draw(uint32_t below)
@@ -96,6 +96,7 @@ static void add(struct frame f, const uint8_t *from, uint32_t payload)
 	heads = frame_make(w->data, &f);
 	memcpy(w->data + heads, from, payload);
 	w->bytes = heads + payload;
+	w->pauses = pauses;
 	w->key = frame_count++;
 }
 
@@ -189,7 +190,8 @@ static void shuffle(uint32_t far)
 static void play(void)
 {
 	for (uint32_t i = 0; i < frame_count; i++) {
-		path_receive(&path, frames[i].data, frames[i].bytes, 1000 * (i + 1));
+		path_receive(&path, frames[i].data, frames[i].bytes,
+			1000 * (i + 1) + 100000ul * frames[i].pauses);
 		path_pump(&path);
 	}
 	path_end(&path);
@@ -332,6 +334,116 @@ static void test_impossible(void **state)
 	}
 }
 
+/* ---- lists ----------------------------------------------------------------------------------- */
+
+/** How a made-up job writes which experts a token goes to. */
+struct list {
+	uint32_t experts, at, count, gap, mtu; /* gap: bytes between lists; dense: count is of a row */
+	bool dense, all;
+};
+
+static struct mt_bank *bank_of_lists(const struct list *l)
+{
+	char text[4096];
+	struct mt_error err = {""};
+	struct mt_bank *bank;
+	size_t n = (size_t)snprintf(text, sizeof(text),
+		"moetap-map: 1\njob: lists\npattern: inference\nlayers: 2\nexperts-per-rank: %u\n"
+		"ranks:\n", l->experts);
+
+	for (uint32_t r = 0; r < RANKS; r++)
+		n += (size_t)snprintf(text + n, sizeof(text) - n,
+			"- {rank: %u, address: 10.0.0.%u}\n", r, r + 1);
+	n += (size_t)snprintf(text + n, sizeof(text) - n,
+		"rules:\n- {name: done, rule: length, phase: combine, length: 7}\n"
+		"- {name: token, rule: payload-%s, phase: dispatch, length: [%u, 65536], payload: {at: "
+		"%u, width: 4, of: %s", l->dense ? "dense" : "index", RTE_MAX(8u, l->at + l->count * 4),
+		l->at, l->all ? "all" : "dst");
+	n += l->dense ? 0 : (size_t)snprintf(text + n, sizeof(text) - n, ", count: %u, stride: %u",
+				l->count, l->count * 4 + l->gap);
+	snprintf(text + n, sizeof(text) - n, "}}\n");
+	MUST_SAY(mt_map_parse(text, strlen(text), "map", &bank, &err) == 0, "%s\n%s", err.text, text);
+	return bank;
+}
+
+/** A message of @p n tokens, adding to @p load what goes to each expert of dst. */
+static void add_lists(const struct list *l, uint32_t src, uint32_t dst, uint32_t n, uint32_t *load)
+{
+	uint32_t words[16384], length = l->at + n * (l->count * 4 + l->gap), part;
+	struct frame f = {.src = src, .dst = dst, .length = length};
+
+	for (uint32_t i = 0; i < RTE_DIM(words); i++)
+		words[i] = draw(4); /* between lists: what could be taken for numbers */
+	for (uint32_t i = 0; i < n * l->count; i++) {
+		uint32_t *w = &words[(l->at + i / l->count * (l->count * 4 + l->gap)) / 4 +
+				     i % l->count];
+		uint32_t e = l->dense ? i % l->count : draw(l->experts * (l->all ? RANKS : 1) + 2);
+		uint32_t own = e - (l->all ? dst * l->experts : 0);
+
+		if (l->dense)
+			*w = draw(3) == 0 ? 0x3f000000 + i : draw(2) << 31; /* 0 and -0 */
+		else
+			*w = e < l->experts * RANKS ? e : UINT32_MAX;
+		if (own < l->experts && (!l->dense || (*w << 1) != 0))
+			load[own]++;
+	}
+	for (uint32_t at = 0; at < length; at += part) {
+		part = RTE_MIN(length - at, l->mtu);
+		f.opcode = length <= l->mtu ? OP_WRITE_ONLY : at == 0 ? OP_WRITE_FIRST
+			   : at + part < length ? OP_WRITE_MIDDLE : OP_WRITE_LAST;
+		add(f, (const uint8_t *)words + at, part);
+	}
+}
+
+static void add_list_round(const struct list *l, uint32_t load[RANKS][RANKS][64])
+{
+	memset(load, 0, sizeof(uint32_t[RANKS][RANKS][64]));
+	pauses++; /* without them, who has nothing to send in a round cannot be told from who is early */
+	for (uint32_t i = 0; i < RANKS * RANKS * 2; i++) {
+		uint32_t src = i % RANKS, dst = i / RANKS % RANKS;
+
+		if (src != dst)
+			add_lists(l, src, dst, 1 + draw(l->dense && l->gap ? 1 : 3), load[src][dst]);
+	}
+	for (uint32_t i = 0; i < RANKS * RANKS; i++)
+		if (i % RANKS != i / RANKS)
+			add((struct frame){.src = i % RANKS, .dst = i / RANKS, .length = 7,
+				    .opcode = OP_WRITE_ONLY}, (uint8_t[8]){0}, 8);
+}
+
+static void test_lists(void **state)
+{
+	static uint32_t load[6][RANKS][RANKS][64];
+
+	(void)state;
+	for (uint32_t i = 0; i < 100; i++) {
+		struct list l = {.experts = 1 + draw(9), .at = 4 * draw(9), .count = 1 + draw(8),
+			.gap = 4 * draw(20), .mtu = 64u << draw(5), .dense = draw(2), .all = draw(2)};
+
+		if (l.dense) { /* a row is as long as there are experts, rows lie side by side */
+			l.count = l.experts * (l.all ? RANKS : 1);
+			l.gap = 0;
+		}
+		path_use(&path, bank_of_lists(&l), 1 + i % 2, 64);
+		memset(psn, 0, sizeof(psn));
+		frame_count = 0;
+		for (uint32_t n = 0; n < RTE_DIM(load); n++)
+			add_list_round(&l, load[n]);
+		shuffle(0); /* some come twice */
+		play();
+		assert_int_equal(path.published, RTE_DIM(load));
+		for (uint32_t n = 0; n < RTE_DIM(load) * RANKS * RANKS * l.experts; n++) {
+			uint32_t e = n % l.experts, dst = n / l.experts % RANKS;
+			uint32_t src = n / l.experts / RANKS % RANKS, at = n / l.experts / RANKS / RANKS;
+
+			assert_int_equal(mt_round_tokens(path.round[at])[(src * RANKS + dst) * l.experts + e],
+				load[at][src][dst][e]);
+			assert_int_equal(path.round[at]->quality & MT_Q_INEXACT, 0);
+		}
+		path_drop(&path);
+	}
+}
+
 /* ---- immediates ------------------------------------------------------------------------------ */
 
 static const char imm_map[] =
@@ -402,6 +514,7 @@ int main(void)
 		cmocka_unit_test(test_cut),
 		cmocka_unit_test(test_lost),
 		cmocka_unit_test(test_impossible),
+		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_imm),
 	};
 
