@@ -48,6 +48,7 @@ struct fw_tables {
 	uint32_t kept_touched; /**< pieces from this one on were never used */
 	uint32_t *kept_free;   /**< stack of pieces given back, [kept_max] */
 	uint32_t kept_free_count;
+	uint32_t cuts, strays, unread; /**< flows without an epoch, by flag: FW_FLOW_CUT ... */
 	bool started; /**< flows are not held back to find their first packet any more */
 };
 

@@ -35,6 +35,9 @@ void fw_epoch_open(
 /** A dispatch or count that may begin an epoch of its flow: opens it if it does. */
 void fw_flow_step(struct fw_core *core, struct fw_flow *f, const struct fw_item *it);
 
+/** What was seen of a flow before its first epoch, which it may never have. */
+void fw_mark(struct fw_tables *t, struct fw_flow *f, const struct fw_item *it);
+
 /** Begin the next epoch of a source rank at @p it. */
 void fw_source_open(
 	struct fw_core *core, struct fw_source *s, uint32_t source, const struct fw_item *it);
@@ -424,14 +427,12 @@ static inline void fw_apply_count(struct fw_core *core, struct fw_flow *f, const
 }
 
 /** What is not counted, but spoils or explains the quality of the epoch. */
-static inline void fw_apply_other(
-	const struct fw_tables *t, struct fw_flow *f, const struct fw_item *it)
+static inline void fw_apply_other(struct fw_tables *t, struct fw_flow *f, const struct fw_item *it)
 {
 	struct fw_epoch *e = fw_epoch_of(t, f);
 
 	if (f->label == 0) {
-		if (it->what == FW_TRUNCATED)
-			f->flags |= FW_FLOW_CUT;
+		fw_mark(t, f, it);
 		return;
 	}
 	if (it->what == FW_BYTES)
@@ -444,7 +445,7 @@ static inline void fw_apply_other(
 
 static inline void fw_apply(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
-	const struct fw_tables *t = core->tables;
+	struct fw_tables *t = core->tables;
 
 	switch (it->what) {
 	case FW_NOTHING:

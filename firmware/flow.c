@@ -487,6 +487,36 @@ static uint32_t take_bank(struct fw_tables *t)
 	return t->banks_touched++;
 }
 
+/** The flags of a flow that has no epoch, and how many flows there are with each. */
+static void mark(struct fw_tables *t, struct fw_flow *f, uint8_t flag, bool set)
+{
+	uint32_t *n = flag == FW_FLOW_CUT     ? &t->cuts
+		      : flag == FW_FLOW_STRAY ? &t->strays
+					      : &t->unread;
+
+	if (((f->flags & flag) != 0) == set)
+		return;
+	f->flags ^= flag;
+	__atomic_store_n(n, set ? *n + 1 : *n - 1, __ATOMIC_RELAXED);
+}
+
+void fw_mark(struct fw_tables *t, struct fw_flow *f, const struct fw_item *it)
+{
+	if (it->what == FW_TRUNCATED)
+		mark(t, f, FW_FLOW_CUT, true);
+	if (it->what == FW_CONTRADICT)
+		mark(t, f, FW_FLOW_STRAY, true);
+	if (it->what == FW_UNMATCHED)
+		mark(t, f, FW_FLOW_UNREAD, true);
+}
+
+static void unmark(struct fw_tables *t, struct fw_flow *f)
+{
+	mark(t, f, FW_FLOW_CUT, false);
+	mark(t, f, FW_FLOW_STRAY, false);
+	mark(t, f, FW_FLOW_UNREAD, false);
+}
+
 void fw_epoch_open(
 	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label)
 {
@@ -516,7 +546,8 @@ void fw_epoch_open(
 		.flags = f->flags & FW_FLOW_RESYNC ? FW_EPOCH_RESYNC : 0};
 	for (uint32_t i = 0; i < t->experts; i++)
 		e->cell[i] = (struct fw_cell){0};
-	f->flags &= (uint8_t) ~(FW_FLOW_RESYNC | FW_FLOW_CUT);
+	f->flags &= (uint8_t)~FW_FLOW_RESYNC;
+	unmark(t, f);
 	cold->early = 0;
 	f->parity = it->parity;
 	__atomic_store_n(&f->label, label, __ATOMIC_RELEASE); /* the one before has all its hits */

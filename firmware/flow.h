@@ -82,9 +82,11 @@ _Static_assert(sizeof(struct fw_epoch) == 64, "one cache line, then cells");
 
 enum fw_flow_flag {
 	FW_FLOW_STARTING =
-		1,	    /**< collecting its first packets: the first in PSN order is unknown */
-	FW_FLOW_RESYNC = 2, /**< the next epoch opens after a jump of the PSN */
-	FW_FLOW_CUT = 4,    /**< a head was cut before the first epoch was open */
+		1,	     /**< collecting its first packets: the first in PSN order is unknown */
+	FW_FLOW_RESYNC = 2,  /**< the next epoch opens after a jump of the PSN */
+	FW_FLOW_CUT = 4,     /**< a head was cut before the first epoch was open */
+	FW_FLOW_STRAY = 8,   /**< contradicted the map before the first epoch was open */
+	FW_FLOW_UNREAD = 16, /**< had what no rule knows before the first epoch was open */
 };
 
 /**

@@ -493,7 +493,12 @@ static uint32_t quality_of_cores(struct fw_rounds *r)
 
 	for (uint32_t c = 0; c < r->plane->cores; c++) {
 		const struct fw_core *core = r->plane->core[c];
+		const struct fw_tables *t = core->tables;
 
+		/* of flows of which no epoch says so */
+		q |= load32(&t->cuts) != 0 ? MT_Q_TRUNCATED : 0;
+		q |= load32(&t->strays) != 0 ? MT_Q_CONTRADICT : 0;
+		q |= load32(&t->unread) != 0 ? MT_Q_UNMATCHED : 0;
 		no_room += __atomic_load_n(&core->outcome[MT_OUT_NO_ROOM], __ATOMIC_RELAXED);
 		overruns += __atomic_load_n(&core->overruns, __ATOMIC_RELAXED);
 	}

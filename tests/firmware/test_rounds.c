@@ -275,6 +275,32 @@ static void test_two_cores(void **state)
 	}
 }
 
+/** What rank 1 sends contradicts the map, has no head, or is known to no rule: no epoch says so. */
+static void test_no_epoch(void **state)
+{
+	static const uint32_t flags[] = {MT_Q_CONTRADICT, MT_Q_TRUNCATED, MT_Q_UNMATCHED};
+
+	(void)state;
+	for (uint32_t i = 0; i < RTE_DIM(flags); i++) {
+		use(&counted, 1, true);
+		for (uint32_t n = 0; n < 4; n++) {
+			struct frame f = job_token(&counted, 1, 0, 0, 0, n % 2);
+
+			half_of(&counted, 3, n % 2, 7, true);
+			f.cut = i == 1 ? 60 : 0;
+			f.va = i == 0 ? job_token(&counted, 0, 0, 0, 0, n % 2).va : i == 2 ? 16 : f.va;
+			put(f, true);
+		}
+		path_end(&path);
+		assert_int_equal(path.published, 4);
+		for (uint32_t n = 0; n < 4; n++) {
+			assert_int_equal(round_at(n)->tokens, 3);
+			assert_true(round_at(n)->quality & flags[i]);
+		}
+		path_drop(&path);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -284,6 +310,7 @@ int main(void)
 		cmocka_unit_test(test_gap),
 		cmocka_unit_test(test_starting),
 		cmocka_unit_test(test_lost_round),
+		cmocka_unit_test(test_no_epoch),
 		cmocka_unit_test(test_steps),
 		cmocka_unit_test(test_two_cores),
 	};
