@@ -241,7 +241,7 @@ static unsigned int load_all(const char *pattern)
 static void test_files(void **unused)
 {
 	(void)unused;
-	assert_true(load_all("docs/maps/*.yaml") >= 6);
+	assert_true(load_all("docs/maps/*.yaml") >= 8);
 	assert_true(load_all("tests/data/*/map.yaml") >= 3);
 }
 
@@ -910,8 +910,28 @@ static void test_payload(void **unused)
 	refused_with("length: 68 ", "length: [60, 68] ", 13, "messages may have 60");
 	refused_with("phase: dispatch", "phase: combine", 13, "integers are tokens");
 	refused_with("phase: dispatch", "phase: count", 1, "no rule of phase dispatch");
+	refused_with("of: dst}", "of: dst, count: 2}", 13, "no use for 'count'");
 	refused_with("length: [4096, 2147483647]", "length: [68, 2147483647]", 18,
 		"could be read by rule 'data' and by rule 'counts'");
+	use_base(NULL);
+}
+
+static void test_lists(void **unused)
+{
+	(void)unused;
+	use_base("docs/maps/lists.yaml");
+	refused_with(", count: 4", "", 13, "payload needs 'count'");
+	refused_with(", stride: 2128", "", 13, "payload needs 'count'");
+	refused_with("stride: 2128", "stride: 12", 13, "4 numbers of 4 bytes do not fit in a stride of 12");
+	refused_with("stride: 2128", "stride: 2127", 13, "multiple of 4");
+	refused_with("length: 2128 ", "length: 2127 ", 13, "end at byte 2128, but messages may have 2127");
+	refused_with("width: 4", "width: 8", 13, "a width of 4, plain");
+	refused_with("of: all", "of: all, encoding: complement", 13, "a width of 4, plain");
+	refused_with("phase: dispatch", "phase: combine", 13, "a list names experts: phase dispatch");
+	use_base("docs/maps/rows.yaml");
+	refused_with("length: 64", "length: 60", 12, "rank 0 end at byte 64, but messages may have 60");
+	refused_with("of: dst", "of: all", 12, "rank 0 end at byte 128");
+	refused_with("of: dst}", "of: dst, stride: 64}", 12, "no use for 'count' and 'stride'");
 	use_base(NULL);
 }
 
@@ -970,6 +990,7 @@ int main(void)
 		cmocka_unit_test(test_random_changes),
 		cmocka_unit_test(test_load),
 		cmocka_unit_test(test_payload),
+		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_imm),
 		cmocka_unit_test(test_names),
 	};
