@@ -104,6 +104,7 @@ class Firmware:
                 if p.state == page.RUNNING and p.pid == self.process.pid:
                     return p
             time.sleep(0.01)
+        self.kill()     # nobody else will: its constructor fails
         raise Failure(f"moetap-fw does not run after {seconds} s\n{self.text()}")
 
     def kill(self):
