@@ -34,9 +34,10 @@
 
 #define MT_PAGE_MAGIC 0x313045474150544dULL /* "MTPAGE01", little-endian */
 #define MT_BANK_MAGIC 0x3130304b4e41424dULL /* "MBANK001" */
-#define MT_PAGE_VERSION 2u
+#define MT_PAGE_VERSION 3u
 #define MT_PAGE_PREFIX "/moetap-" /* of the name in shared memory */
 #define MT_NAME_LEN 64
+#define MT_OUTCOME_ROOM 32u /* of the statistics, for enum mt_outcome */
 
 /* Limits. A map beyond them is refused by the loader with the limit named. */
 #define MT_MAX_RANKS 1024u
@@ -117,7 +118,15 @@ enum mt_outcome {
 	MT_OUT_TRUNCATED,    /**< the frame was cut before a field that is needed */
 	MT_OUT_MALFORMED,    /**< lengths or versions in its headers contradict each other */
 	MT_OUT_FRAGMENT,     /**< an IP fragment */
-	MT_OUT_TRANSPORT,    /**< RoCE, but not reliable connected: UC, UD, XRC, CNP, ... */
+	MT_OUT_UC,           /**< RoCEv2, unreliable connected */
+	MT_OUT_RD,           /**< RoCEv2, reliable datagram, or a dynamically connected one */
+	MT_OUT_UD,           /**< RoCEv2, unreliable datagram */
+	MT_OUT_CNP,          /**< RoCEv2, congestion notification */
+	MT_OUT_XRC,          /**< RoCEv2, extended reliable connected */
+	MT_OUT_TRANSPORT,    /**< RoCEv2, of a reserved or a vendor's transport */
+	MT_OUT_ROCEV1,       /**< RoCE of version 1, straight on Ethernet */
+	MT_OUT_VXLAN,        /**< VXLAN with no RoCE inside */
+	MT_OUT_PFC,          /**< priority flow control: the link was paused */
 	MT_OUT_NOT_ROCE,     /**< anything else on the wire */
 	MT_OUTCOMES
 };
@@ -298,7 +307,7 @@ struct mt_page_ctl {
 
 /** Monotonic counters since the firmware started; each is read on its own. */
 struct mt_page_stats {
-	uint64_t outcome[24]; /**< enum mt_outcome */
+	uint64_t outcome[MT_OUTCOME_ROOM]; /**< enum mt_outcome */
 	uint64_t packets;
 	uint64_t bytes;	    /**< of frames on the wire, as far as headers tell */
 	uint64_t nic_drops; /**< missed by the port, or for lack of buffers */
@@ -306,7 +315,7 @@ struct mt_page_stats {
 	uint64_t rounds;
 	uint64_t overruns; /**< rounds that ran together: the control core came too late */
 	uint64_t cores;
-	uint64_t reserved;
+	uint64_t marked;      /**< reliable connected packets that met congestion: ECN, RFC 3168 */
 };
 
 struct mt_page {
@@ -343,8 +352,8 @@ _Static_assert(offsetof(struct mt_page, bank_bytes) == 88, "ABI");
 _Static_assert(offsetof(struct mt_page, state) == 256, "ABI");
 _Static_assert(offsetof(struct mt_page, ctl) == 320, "ABI");
 _Static_assert(offsetof(struct mt_page, stats) == 384, "ABI");
-_Static_assert(sizeof(struct mt_page) == 640, "ABI");
-_Static_assert(MT_OUTCOMES <= 24, "stats.outcome has room");
+_Static_assert(sizeof(struct mt_page) == 704, "ABI");
+_Static_assert(MT_OUTCOMES <= MT_OUTCOME_ROOM, "stats.outcome has room");
 
 /** Bytes of a slot for that many ranks and experts, a multiple of 64. */
 static inline uint64_t mt_slot_bytes(uint64_t ranks, uint64_t experts)

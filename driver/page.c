@@ -429,8 +429,8 @@ const char *mt_outcome_name(unsigned int outcome)
 {
 	static const char *const names[MT_OUTCOMES] = {"dispatch", "combine", "count", "control",
 		"body", "orphan", "response", "duplicate", "stale", "unmatched", "contradiction",
-		"unknown-rank", "no-room", "truncated", "malformed", "fragment", "other-transport",
-		"not-roce"};
+		"unknown-rank", "no-room", "truncated", "malformed", "fragment", "uc", "rd", "ud",
+		"cnp", "xrc", "other-transport", "rocev1", "vxlan", "pfc", "not-roce"};
 
 	return outcome < MT_OUTCOMES ? names[outcome] : "?";
 }

@@ -88,12 +88,14 @@ static void update_stats(struct fw_control *c)
 		sum.packets += load(&core->packets);
 		sum.bytes += load(&core->bytes);
 		sum.overruns += load(&core->overruns);
+		sum.marked += load(&core->marked);
 		sum.flows += __atomic_load_n(&core->tables->used, __ATOMIC_RELAXED);
 	}
 	for (uint32_t o = 0; o < MT_OUTCOMES; o++)
 		store(&s->outcome[o], sum.outcome[o]);
 	store(&s->bytes, sum.bytes);
 	store(&s->overruns, sum.overruns);
+	store(&s->marked, sum.marked);
 	store(&s->flows, sum.flows);
 	store(&s->nic_drops, drops);
 	store(&s->packets, sum.packets);
@@ -140,14 +142,16 @@ static void free_tables(struct fw_tables **t, uint32_t cores)
 }
 
 /** Put @p t in place; @p t gets those that were. */
-static void swap_tables(struct fw_plane *plane, struct fw_tables **t)
+static void swap_tables(struct fw_control *c, struct fw_tables **t)
 {
-	for (uint32_t i = 0; i < plane->cores; i++) {
-		struct fw_tables *old = plane->core[i]->tables;
+	rte_spinlock_lock(&c->tables_lock);
+	for (uint32_t i = 0; i < c->plane->cores; i++) {
+		struct fw_tables *old = c->plane->core[i]->tables;
 
-		plane->core[i]->tables = t[i];
+		c->plane->core[i]->tables = t[i];
 		t[i] = old;
 	}
+	rte_spinlock_unlock(&c->tables_lock);
 }
 
 /** What takes time is done before the poll cores are held and after they go on. */
@@ -167,10 +171,10 @@ int fw_control_use(
 	if (good && old_rounds != NULL)
 		settle(c);
 	if (good) {
-		swap_tables(plane, t);
+		swap_tables(c, t);
 		rounds = fw_rounds_new(plane, publish, c);
 		if (rounds == NULL)
-			swap_tables(plane, t);
+			swap_tables(c, t);
 	}
 	if (rounds != NULL) {
 		if (old_rounds != NULL && old_config->generation == generation)
@@ -197,12 +201,9 @@ int fw_control_use(
 
 void fw_control_free(struct fw_control *c)
 {
-	struct fw_tables *t[FW_MAX_CORES];
+	struct fw_tables *t[FW_MAX_CORES] = {NULL};
 
-	for (uint32_t i = 0; i < c->plane->cores; i++) {
-		t[i] = c->plane->core[i]->tables;
-		c->plane->core[i]->tables = NULL;
-	}
+	swap_tables(c, t);
 	fw_rounds_free(c->rounds, t);
 	free_tables(t, c->plane->cores);
 	fw_config_free(c->config);

@@ -5,6 +5,8 @@
 #ifndef MOETAP_FW_CONTROL_H
 #define MOETAP_FW_CONTROL_H
 
+#include <rte_spinlock.h>
+
 #include "map.h"
 #include "page.h"
 #include "rounds.h"
@@ -14,12 +16,13 @@ struct fw_control {
 	struct mt_page_map page;
 	struct fw_config *config;
 	struct fw_rounds *rounds;
-	uint32_t max_flows;   /**< a core */
-	bool once;	      /**< end when the ports bring nothing more */
-	bool paced;	      /**< wait for the reader of the page */
-	uint64_t drops;	      /**< of the ports, as last looked at */
-	uint64_t no_room;     /**< packets of flows that had no room, as last looked at */
-	uint64_t renewed_tsc; /**< when the tables were last emptied to make room */
+	rte_spinlock_t tables_lock; /**< other threads hold it while they read tables */
+	uint32_t max_flows;	    /**< a core */
+	bool once;		    /**< end when the ports bring nothing more */
+	bool paced;		    /**< wait for the reader of the page */
+	uint64_t drops;		    /**< of the ports, as last looked at */
+	uint64_t no_room;	    /**< packets of flows that had no room, as last looked at */
+	uint64_t renewed_tsc;	    /**< when the tables were last emptied to make room */
 };
 
 /** Set by SIGINT and SIGTERM. */

@@ -24,6 +24,16 @@ enum fw_order {
 	FW_EXIT,
 };
 
+/**
+ * Congestion on the way from one rank to another, as the core that received the packets saw it:
+ * packets marked by a switch (ECN, RFC 3168), and the notifications that their receiver sent back
+ * for them (CNP, IBTA annex A17.9). A tap before the congested switch sees only the second.
+ */
+struct fw_congestion {
+	uint64_t marked;
+	uint64_t notified;
+};
+
 /** Tables of one core for one map; replaced whole when the map is. */
 struct fw_tables {
 	const struct fw_config *config;
@@ -38,11 +48,12 @@ struct fw_tables {
 	uint32_t banks_touched; /**< banks from this one on were never used */
 	uint32_t *free_banks;	/**< stack of banks given back, [banks_max] */
 	uint32_t free_count;
-	struct fw_source *sources; /**< [ranks], where labels are a source's */
-	struct fw_block *blocks;   /**< [FW_BLOCKS] */
-	uint32_t free_block;	   /**< 1 + first free one, 0: none */
-	uint32_t blocks_touched;   /**< blocks from this one on were never used */
-	bool has_blocks;	   /**< some may be in use: worth a sweep */
+	struct fw_source *sources;	  /**< [ranks], where labels are a source's */
+	struct fw_congestion *congestion; /**< [ranks * ranks], source * ranks + destination */
+	struct fw_block *blocks;	  /**< [FW_BLOCKS] */
+	uint32_t free_block;		  /**< 1 + first free one, 0: none */
+	uint32_t blocks_touched;	  /**< blocks from this one on were never used */
+	bool has_blocks;		  /**< some may be in use: worth a sweep */
 	uint8_t *kept; /**< integers of packets that wait, kept_bytes a piece; values.c */
 	uint32_t kept_bytes, kept_max;
 	uint32_t kept_touched; /**< pieces from this one on were never used */
@@ -58,8 +69,9 @@ struct fw_core {
 	uint64_t tsc; /**< when the packet at hand was received */
 	bool stuck;   /**< no bank was free for FW_WAIT_MS: do not wait again until one is */
 	bool fast; /**< a flow came to FW_START_LABEL: flows that are still starting must start */
-	uint64_t outcome[24]; /**< enum mt_outcome */
+	uint64_t outcome[MT_OUTCOME_ROOM]; /**< enum mt_outcome */
 	uint64_t packets, bytes;
+	uint64_t marked; /**< packets that met congestion, see struct fw_congestion */
 	uint64_t overruns;
 	struct rte_ring *events;	   /**< struct fw_event, to the control core */
 	struct rte_ring *back;		   /**< uint32_t, banks given back by the control core */

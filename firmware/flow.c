@@ -35,6 +35,11 @@ static size_t banks_bytes(const struct fw_tables *t)
 	return (size_t)t->banks_max * t->bank_bytes;
 }
 
+static size_t congestion_bytes(const struct fw_tables *t)
+{
+	return (size_t)t->config->bank->ranks * t->config->bank->ranks * sizeof(*t->congestion);
+}
+
 struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 {
 	struct fw_tables *t = calloc(1, sizeof(*t));
@@ -55,6 +60,7 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->banks = fw_reserve(banks_bytes(t));
 	t->free_banks = fw_reserve(t->banks_max * sizeof(*t->free_banks));
 	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
+	t->congestion = fw_reserve(congestion_bytes(t));
 	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
 	if (config->values) {
 		t->kept_bytes = RTE_MAX(t->experts * 8, FW_KEPT_LEAST);
@@ -64,8 +70,8 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->kept = fw_reserve((size_t)t->kept_max * t->kept_bytes + 1);
 	t->kept_free = fw_reserve(t->kept_max * sizeof(*t->kept_free) + 1);
 	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
-		t->free_banks == NULL || t->sources == NULL || t->blocks == NULL ||
-		t->kept == NULL || t->kept_free == NULL) {
+		t->free_banks == NULL || t->sources == NULL || t->congestion == NULL ||
+		t->blocks == NULL || t->kept == NULL || t->kept_free == NULL) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -82,6 +88,7 @@ void fw_tables_free(struct fw_tables *t)
 	fw_release(t->banks, banks_bytes(t));
 	fw_release(t->free_banks, t->banks_max * sizeof(*t->free_banks));
 	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
+	fw_release(t->congestion, congestion_bytes(t));
 	fw_release(t->blocks, FW_BLOCKS * sizeof(*t->blocks));
 	fw_release(t->kept, (size_t)t->kept_max * t->kept_bytes + 1);
 	fw_release(t->kept_free, t->kept_max * sizeof(*t->kept_free) + 1);

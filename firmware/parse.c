@@ -9,6 +9,8 @@
 #define ATOMIC_READ 20 /* address, key, first operand */
 #define AETH 4
 #define IMM 4
+#define DETH 8
+#define CNP 16 /* bytes that are reserved */
 
 const struct fw_opcode fw_opcodes[256] = {
 	[0x00] = {FW_KIND_SEND, 0, 0, true, false, {0}},	      /* SEND first */
@@ -40,4 +42,10 @@ const struct fw_opcode fw_opcodes[256] = {
 	[0x1c] = {FW_KIND_OTHER, 4 + RETH, 0, false, false, {0}}, /* FLUSH: FETH, RETH */
 	[0x1d] = {FW_KIND_OTHER, RETH, 0, false, false, {0}},	  /* ATOMIC WRITE */
 	[0x1e ... 0x1f] = {FW_KIND_NONE, 0, 0, false, false, {0}},
+	/* of other transports, what all packets have: they are counted by name */
+	[0x60 ... 0x7f] = {FW_KIND_TRANSPORT, DETH, 0, false, false, {0}}, /* UD */
+	[0x80 ... 0x9f] = {FW_KIND_TRANSPORT, CNP, 0, false, false, {0}},
 };
+
+const uint8_t fw_transports[8] = {MT_OUTCOMES, MT_OUT_UC, MT_OUT_RD, MT_OUT_UD, MT_OUT_CNP,
+	MT_OUT_XRC, MT_OUT_TRANSPORT, MT_OUT_TRANSPORT};

@@ -5,7 +5,12 @@
  * Formats: Ethernet with up to two VLAN tags (IEEE 802.1Q), IPv4 with options (RFC 791), IPv6
  * with extension headers (RFC 8200), UDP to port 4791, then BTH and its extension headers (IBTA
  * volume 1, chapter 9 and annex A17). Sizes of the extension headers as in the Linux kernel's
- * include/rdma/ib_pack.h and drivers/infiniband/sw/rxe/rxe_hdr.h.
+ * include/rdma/ib_pack.h and drivers/infiniband/sw/rxe/rxe_hdr.h. All that may also lie in a VXLAN
+ * (UDP to port 4789, RFC 7348): a tap in the underlay sees the same packets as one outside of it.
+ *
+ * Known by name only: other transports (the upper three bits of the opcode, IBTA 9.2.1; of
+ * congestion notifications, annex A17.9.3), RoCE of version 1 (ethertype 0x8915: GRH, then BTH;
+ * IBTA annex A16), priority flow control (ethertype 0x8808, IEEE 802.3 annex 31D).
  *
  * A frame may be cut (mirrors cut): lengths come from the IP header, and only the bytes that are
  * really read have to be there. Nothing here allocates, logs or keeps state.
@@ -23,6 +28,7 @@
 #include "moetap_page.h"
 
 #define FW_ROCE_PORT 4791
+#define FW_VXLAN_PORT 4789
 #define FW_BTH_BYTES 12u
 #define FW_ICRC_BYTES 4u
 #define FW_WRITE_ONLY_IMM 0x0b /* opcode: RDMA WRITE Only with Immediate */
@@ -61,6 +67,9 @@ struct fw_opcode {
 /** All opcodes (IBTA table "OpCode field", ib_pack.h). */
 extern const struct fw_opcode fw_opcodes[256];
 
+/** What a packet is by the upper three bits of its opcode; MT_OUTCOMES: reliable connected. */
+extern const uint8_t fw_transports[8];
+
 /** A packet on its way through a burst. */
 struct fw_packet {
 	const uint8_t *ext; /**< extension headers, as many bytes as fw_opcode.read */
@@ -97,6 +106,12 @@ static inline uint16_t fw_be16(const uint8_t *p)
 	return (uint16_t)(p[0] << 8 | p[1]);
 }
 
+/** What else is known of a frame that is not plain, see fw_is_plain(). */
+struct fw_far {
+	const uint8_t *v6; /**< IPv6 addresses, source first; NULL: of IPv4, in fw_packet.ips */
+	bool marked; /**< it met congestion: ECN, RFC 3168; in a VXLAN also outside, RFC 6040 */
+};
+
 /** A place in a frame: the header there, the bytes that the frame has, the bytes that should be. */
 struct fw_cursor {
 	const uint8_t *at;
@@ -117,39 +132,52 @@ static inline unsigned int fw_step(struct fw_cursor *c, uint32_t n)
 	return MT_OUTCOMES;
 }
 
-static inline unsigned int fw_parse_ipv4(struct fw_cursor *c, struct fw_packet *p)
+/** Do @p n bytes lack that are looked at before it is known what they are? As fw_step(). */
+static inline unsigned int fw_lacks(const struct fw_cursor *c, uint32_t n)
+{
+	return c->left < n ? MT_OUT_MALFORMED : c->have < n ? MT_OUT_TRUNCATED : MT_OUTCOMES;
+}
+
+static inline unsigned int fw_parse_ipv4(
+	struct fw_cursor *c, struct fw_packet *p, struct fw_far *far)
 {
 	const uint8_t *ip = c->at;
+	unsigned int out = fw_lacks(c, 20);
 	uint32_t header, total;
 
-	if (unlikely(c->have < 20))
-		return MT_OUT_TRUNCATED;
+	if (unlikely(out != MT_OUTCOMES))
+		return out;
 	header = (ip[0] & 0x0fu) * 4u;
 	total = fw_be16(ip + 2);
-	if (unlikely(ip[0] >> 4 != 4 || header < 20 || total < header))
+	if (unlikely(ip[0] >> 4 != 4 || header < 20 || total < header || total > c->left))
 		return MT_OUT_MALFORMED;
 	if (ip[9] != 17)
 		return MT_OUT_NOT_ROCE;
 	if (unlikely((fw_be16(ip + 6) & 0x3fffu) != 0)) /* more fragments, or an offset: RFC 791 */
 		return MT_OUT_FRAGMENT;
 	c->left = total;
+	far->v6 = NULL;
+	far->marked |= (ip[1] & 3) == 3;
 	memcpy(&p->ips, ip + 12, sizeof(p->ips));
 	return fw_step(c, header);
 }
 
-static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, const uint8_t **v6)
+static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, struct fw_far *far)
 {
 	const uint8_t *ip = c->at;
-	unsigned int out;
+	unsigned int out = fw_lacks(c, 40);
+	uint32_t total;
 	uint8_t next;
 
-	if (unlikely(c->have < 40))
-		return MT_OUT_TRUNCATED;
-	if (unlikely(ip[0] >> 4 != 6))
+	if (unlikely(out != MT_OUTCOMES))
+		return out;
+	total = 40u + fw_be16(ip + 4);
+	if (unlikely(ip[0] >> 4 != 6 || total > c->left))
 		return MT_OUT_MALFORMED;
 	next = ip[6];
-	c->left = 40u + fw_be16(ip + 4);
-	*v6 = ip + 8;
+	c->left = total;
+	far->v6 = ip + 8;
+	far->marked |= (ip[1] >> 4 & 3) == 3; /* version 4, traffic class 8, flow label 20 bits */
 	out = fw_step(c, 40);
 	for (int i = 0; out == MT_OUTCOMES && next != 17; i++) {
 		if (next == 44)
@@ -158,8 +186,9 @@ static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, const uint8_t **v6
 			return MT_OUT_NOT_ROCE;
 		if (i == FW_IPV6_EXT_MAX)
 			return MT_OUT_MALFORMED;
-		if (c->have < 8)
-			return c->left < 8 ? MT_OUT_MALFORMED : MT_OUT_TRUNCATED;
+		out = fw_lacks(c, 8);
+		if (out != MT_OUTCOMES)
+			return out;
 		next = c->at[0];
 		out = fw_step(c, (c->at[1] + 1u) * 8u);
 	}
@@ -181,8 +210,9 @@ static inline unsigned int fw_parse_bth(const struct fw_cursor *c, struct fw_pac
 	tail = FW_BTH_BYTES + op->ext + (bth[1] >> 4 & 3u) + FW_ICRC_BYTES;
 	/* low bits of the second byte: transport header version, IBTA 9.2.3 */
 	if (unlikely((bth[1] & 0x0f) != 0 || op->kind <= FW_KIND_NONE || c->left < tail))
-		return (bth[1] & 0x0f) == 0 && op->kind == FW_KIND_TRANSPORT ? MT_OUT_TRANSPORT
-									     : MT_OUT_MALFORMED;
+		return (bth[1] & 0x0f) == 0 && op->kind == FW_KIND_TRANSPORT && c->left >= tail
+			       ? fw_transports[bth[0] >> 5]
+			       : MT_OUT_MALFORMED;
 	p->ext = bth + FW_BTH_BYTES;
 	p->have = (uint16_t)RTE_MIN(c->have - FW_BTH_BYTES, (uint32_t)UINT16_MAX);
 	p->kind = c->have < FW_BTH_BYTES + op->read ? FW_KIND_CUT : op->kind;
@@ -193,7 +223,8 @@ static inline unsigned int fw_parse_bth(const struct fw_cursor *c, struct fw_pac
 	return MT_OUTCOMES;
 }
 
-static inline unsigned int fw_parse_udp(struct fw_cursor *c, struct fw_packet *p)
+/** To what UDP carries to @p port, if that is RoCEv2 or VXLAN. */
+static inline unsigned int fw_parse_udp(struct fw_cursor *c, uint32_t *port)
 {
 	const uint8_t *udp = c->at;
 	uint32_t length;
@@ -202,7 +233,8 @@ static inline unsigned int fw_parse_udp(struct fw_cursor *c, struct fw_packet *p
 		return MT_OUT_MALFORMED;
 	if (unlikely(c->have < 4))
 		return MT_OUT_TRUNCATED;
-	if (fw_be16(udp + 2) != FW_ROCE_PORT)
+	*port = fw_be16(udp + 2);
+	if (*port != FW_ROCE_PORT && *port != FW_VXLAN_PORT)
 		return MT_OUT_NOT_ROCE;
 	if (unlikely(c->have < 8))
 		return MT_OUT_TRUNCATED;
@@ -210,15 +242,86 @@ static inline unsigned int fw_parse_udp(struct fw_cursor *c, struct fw_packet *p
 	if (unlikely(length < 8 || length > c->left))
 		return MT_OUT_MALFORMED;
 	c->left = length;
-	fw_step(c, 8);
-	return fw_parse_bth(c, p);
+	return fw_step(c, 8);
+}
+
+/** RoCE of version 1: what is there of its GRH has to be one; IBTA 8.3 and annex A16. */
+static inline unsigned int fw_parse_grh(const struct fw_cursor *c)
+{
+	uint32_t have = RTE_MIN(c->have, c->left);
+
+	if ((have > 0 && c->at[0] >> 4 != 6) || (have > 6 && c->at[6] != 0x1b))
+		return MT_OUT_MALFORMED;
+	return c->left < 40 + FW_BTH_BYTES + FW_ICRC_BYTES ? MT_OUT_MALFORMED : MT_OUT_ROCEV1;
+}
+
+/** MAC control: which one is the word behind the type; IEEE 802.3, annexes 31A and 31D. */
+static inline unsigned int fw_parse_mac_control(const struct fw_cursor *c)
+{
+	unsigned int out = fw_lacks(c, 2);
+
+	if (unlikely(out != MT_OUTCOMES))
+		return out;
+	return fw_be16(c->at) == 0x0101 ? MT_OUT_PFC : MT_OUT_NOT_ROCE;
+}
+
+/** From an Ethernet header to what UDP carries. */
+static inline unsigned int fw_parse_ethernet(
+	struct fw_cursor *c, struct fw_packet *p, struct fw_far *far, uint32_t *port)
+{
+	unsigned int out = fw_step(c, 14);
+	uint16_t type = 0x8100;
+
+	for (int tags = 0; out == MT_OUTCOMES; tags++) {
+		type = fw_be16(c->at - 2);
+		if (tags == 2 || (type != 0x8100 && type != 0x88a8 && type != 0x9100))
+			break;
+		out = fw_step(c, 4);
+	}
+	if (unlikely(out != MT_OUTCOMES))
+		return out;
+	switch (type) {
+	case 0x0800:
+		out = fw_parse_ipv4(c, p, far);
+		break;
+	case 0x86dd:
+		out = fw_parse_ipv6(c, far);
+		break;
+	case 0x8915:
+		return fw_parse_grh(c);
+	case 0x8808:
+		return fw_parse_mac_control(c);
+	default:
+		return MT_OUT_NOT_ROCE;
+	}
+	return out != MT_OUTCOMES ? out : fw_parse_udp(c, port);
+}
+
+/** Into a VXLAN, one level deep. */
+static inline unsigned int fw_parse_vxlan(
+	struct fw_cursor *c, struct fw_packet *p, struct fw_far *far)
+{
+	uint32_t port = 0;
+	unsigned int out = fw_lacks(c, 1);
+
+	if (unlikely(out != MT_OUTCOMES))
+		return out;
+	if (!(c->at[0] & 0x08)) /* without a VNI it is none: RFC 7348, section 5 */
+		return MT_OUT_NOT_ROCE;
+	out = fw_step(c, 8);
+	if (out == MT_OUTCOMES)
+		out = fw_parse_ethernet(c, p, far, &port);
+	if (out == MT_OUT_NOT_ROCE || (out == MT_OUTCOMES && port != FW_ROCE_PORT))
+		return MT_OUT_VXLAN;
+	return out;
 }
 
 #define FW_PLAIN_BYTES (14u + 20u + 8u)
 
 /**
- * Whether a frame is what nearly all are: no VLAN tag, IPv4 without options, no fragment, UDP to
- * port 4791, lengths that agree. One comparison in place of ten; others go the long way.
+ * Whether a frame is what nearly all are: no VLAN tag, IPv4 without options, no congestion met, no
+ * fragment, UDP to port 4791, lengths that agree. One comparison in place of eleven; others go the
+ * long way.
  */
 static inline bool fw_is_plain(const uint8_t *data, uint32_t len)
 {
@@ -228,62 +331,49 @@ static inline bool fw_is_plain(const uint8_t *data, uint32_t len)
 	if (unlikely(len < FW_PLAIN_BYTES))
 		return false;
 	udp = fw_be16(data + 38);
-	differs = ((fw_be32(data + 12) ^ 0x08004500u) & 0xffffff00u) | /* type, version, options */
-		  ((fw_be32(data + 20) ^ 0x00000011u) & 0x3fff00ffu) | /* fragment, protocol */
-		  (fw_be16(data + 36) ^ FW_ROCE_PORT) | (udp + 20u - fw_be16(data + 16));
+	/* type, version, options: all zero; then the ECN bits, of which 3 becomes 4 and stays */
+	differs = (((fw_be32(data + 12) ^ 0x08004500u) & 0xffffff03u) + 1u) & 0xfffffffcu;
+	differs |= ((fw_be32(data + 20) ^ 0x00000011u) & 0x3fff00ffu) | /* fragment, protocol */
+		   (fw_be16(data + 36) ^ FW_ROCE_PORT) | (udp + 20u - fw_be16(data + 16));
 	return differs == 0 && udp >= 8;
 }
 
-/** fw_parse() of a frame that is not plain. */
-static inline unsigned int fw_parse_long(
-	const uint8_t *data, uint32_t len, struct fw_packet *p, const uint8_t **v6)
-{
-	struct fw_cursor c = {.at = data, .have = len, .left = UINT32_MAX};
-	unsigned int out;
-	uint16_t type;
-
-	if (unlikely(len < 14))
-		return MT_OUT_MALFORMED; /* shorter than any Ethernet frame: nothing cuts so deep */
-	type = fw_be16(data + 12);
-	fw_step(&c, 14);
-	for (int tags = 0; tags < 2 && (type == 0x8100 || type == 0x88a8 || type == 0x9100);
-		tags++) {
-		if (unlikely(c.have < 4))
-			return MT_OUT_TRUNCATED;
-		type = fw_be16(c.at + 2);
-		fw_step(&c, 4);
-	}
-	if (likely(type == 0x0800))
-		out = fw_parse_ipv4(&c, p);
-	else if (type == 0x86dd)
-		out = fw_parse_ipv6(&c, v6);
-	else
-		return MT_OUT_NOT_ROCE;
-	if (unlikely(out != MT_OUTCOMES))
-		return out;
-	return fw_parse_udp(&c, p);
-}
-
 /**
- * Parse a frame.
+ * Parse a frame for which fw_is_plain() holds.
  *
  * @param data the frame, @p len bytes of it in one piece
- * @param v6 set to the IPv6 addresses, source first; of an IPv4 packet, left alone
- * @return MT_OUTCOMES: an RC packet, @p p is filled but for ns, tsc, hash, and, of an IPv6 packet,
- * ips; else what it is instead
+ * @return MT_OUTCOMES: an RC packet, @p p is filled but for ns, tsc and hash; else what it is
+ * instead, and of that p->ips is filled
  */
-static inline unsigned int fw_parse(
-	const uint8_t *data, uint32_t len, struct fw_packet *p, const uint8_t **v6)
+static inline unsigned int fw_parse_plain(const uint8_t *data, uint32_t len, struct fw_packet *p)
 {
 	struct fw_cursor c;
 
-	if (unlikely(!fw_is_plain(data, len)))
-		return fw_parse_long(data, len, p, v6);
 	memcpy(&p->ips, data + 26, sizeof(p->ips));
 	c.at = data + FW_PLAIN_BYTES;
 	c.have = len - FW_PLAIN_BYTES;
 	c.left = fw_be16(data + 38) - 8u;
 	return fw_parse_bth(&c, p);
+}
+
+/**
+ * As fw_parse_plain(), of any frame. Addresses are those of the inmost IP header; of IPv6 they are
+ * in @p far, and p->ips is not filled.
+ */
+static inline unsigned int fw_parse_long(
+	const uint8_t *data, uint32_t len, struct fw_packet *p, struct fw_far *far)
+{
+	struct fw_cursor c = {.at = data, .have = len, .left = UINT32_MAX};
+	uint32_t port = 0;
+	unsigned int out;
+
+	*far = (struct fw_far){NULL, false};
+	if (unlikely(len < 14))
+		return MT_OUT_MALFORMED; /* shorter than any Ethernet frame: nothing cuts so deep */
+	out = fw_parse_ethernet(&c, p, far, &port);
+	if (out == MT_OUTCOMES && port == FW_VXLAN_PORT)
+		out = fw_parse_vxlan(&c, p, far);
+	return out != MT_OUTCOMES ? out : fw_parse_bth(&c, p);
 }
 
 #endif

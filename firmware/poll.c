@@ -30,20 +30,63 @@ static unsigned int find_v6(const struct fw_config *c, const uint8_t *ips, struc
 	return src != 0 && dst != 0 ? MT_OUTCOMES : MT_OUT_UNKNOWN_RANK;
 }
 
-/** What is counted before a flow is looked up. @return MT_OUTCOMES: it has a flow to be found */
-static inline unsigned int parse(
-	const struct fw_config *c, const struct rte_mbuf *m, struct fw_packet *p)
+/**
+ * Count a packet that tells of congestion at the pair of ranks whose data met it: a marked one
+ * where it goes, a notification (@p out) where it comes from, since it goes back to the sender.
+ */
+static void congested(
+	struct fw_core *core, unsigned int out, const struct fw_packet *p, const uint8_t *v6)
 {
-	const uint8_t *v6 = NULL;
-	unsigned int out;
+	const struct fw_config *c = core->tables->config;
+	uint32_t src = v6 != NULL ? fw_rank_v6(c, v6) : fw_key_src(c, p->ips, FW_KEY_V4);
+	uint32_t dst = v6 != NULL ? fw_rank_v6(c, v6 + 16) : fw_key_dst(c, p->ips, FW_KEY_V4);
+	struct fw_congestion *pairs = core->tables->congestion;
 
-	out = fw_parse(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len, p, &v6);
-	if (unlikely(out != MT_OUTCOMES))
+	core->marked += out != MT_OUT_CNP;
+	if (src == 0 || dst == 0)
+		return;
+	if (out == MT_OUT_CNP)
+		pairs[(size_t)(dst - 1) * c->bank->ranks + src - 1].notified++;
+	else
+		pairs[(size_t)(src - 1) * c->bank->ranks + dst - 1].marked++;
+}
+
+/** parse() of a frame that is not plain. */
+static __rte_noinline unsigned int parse_long(
+	struct fw_core *core, const uint8_t *data, uint32_t len, struct fw_packet *p)
+{
+	struct fw_far far;
+	unsigned int out = fw_parse_long(data, len, p, &far);
+
+	if (out == MT_OUT_CNP || (out == MT_OUTCOMES && far.marked))
+		congested(core, out, p, far.v6);
+	if (out != MT_OUTCOMES)
 		return out;
 	if (p->kind == FW_KIND_RESPONSE)
 		return MT_OUT_RESPONSE;
-	if (unlikely(v6 != NULL))
-		out = find_v6(c, v6, p);
+	if (far.v6 != NULL)
+		out = find_v6(core->tables->config, far.v6, p);
+	p->hash = fw_hash(p->ips, p->qpn);
+	return out;
+}
+
+/** What is counted before a flow is looked up. @return MT_OUTCOMES: it has a flow to be found */
+static inline unsigned int parse(
+	struct fw_core *core, const struct rte_mbuf *m, struct fw_packet *p)
+{
+	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *);
+	unsigned int out;
+
+	if (unlikely(!fw_is_plain(data, m->data_len)))
+		return parse_long(core, data, m->data_len, p);
+	out = fw_parse_plain(data, m->data_len, p);
+	if (unlikely(out != MT_OUTCOMES)) {
+		if (out == MT_OUT_CNP)
+			congested(core, out, p, NULL);
+		return out;
+	}
+	if (p->kind == FW_KIND_RESPONSE)
+		return MT_OUT_RESPONSE;
 	p->hash = fw_hash(p->ips, p->qpn);
 	return out;
 }
@@ -157,7 +200,7 @@ void fw_receive(
 
 		bytes += m[i]->pkt_len;
 		done[freed++] = m[i];
-		out = parse(t->config, m[i], p);
+		out = parse(core, m[i], p);
 		if (out != MT_OUTCOMES) {
 			core->outcome[out]++;
 			continue;

@@ -8,6 +8,8 @@
 
 #include "control.h"
 
+#define SHOWN 128u /* pairs of ranks: an answer has 16 KiB */
+
 static struct fw_control *control;
 
 static uint64_t load(const uint64_t *p)
@@ -45,6 +47,7 @@ static int show_stats(const char *cmd, const char *params, struct rte_tel_data *
 	rte_tel_data_add_dict_uint(d, "flows", load(&s->flows));
 	rte_tel_data_add_dict_uint(d, "rounds", load(&s->rounds));
 	rte_tel_data_add_dict_uint(d, "overruns", load(&s->overruns));
+	rte_tel_data_add_dict_uint(d, "marked", load(&s->marked));
 	for (unsigned int o = 0; o < MT_OUTCOMES; o++)
 		add_outcome(d, o, load(&s->outcome[o]));
 	return 0;
@@ -108,6 +111,87 @@ static int show_cores(const char *cmd, const char *params, struct rte_tel_data *
 	return 0;
 }
 
+struct pair {
+	uint32_t src, dst;
+	struct fw_congestion seen;
+};
+
+/** What all cores saw of a pair of ranks, by its place in their tables. */
+static struct fw_congestion congestion_of(uint64_t at)
+{
+	struct fw_congestion sum = {0};
+
+	for (uint32_t i = 0; i < control->plane->cores; i++) {
+		const struct fw_core *core = control->plane->core[i];
+
+		if (load(&core->marked) + load(&core->outcome[MT_OUT_CNP]) == 0)
+			continue;
+		sum.marked += load(&core->tables->congestion[at].marked);
+		sum.notified += load(&core->tables->congestion[at].notified);
+	}
+	return sum;
+}
+
+/** Keep @p new among the pairs with most, those first. @return their number */
+static uint32_t keep(struct pair *worst, uint32_t n, const struct pair *new)
+{
+	uint64_t weight = new->seen.marked + new->seen.notified;
+	uint32_t i = n < SHOWN ? n++ : SHOWN;
+
+	for (; i > 0 && worst[i - 1].seen.marked + worst[i - 1].seen.notified < weight; i--)
+		if (i < SHOWN)
+			worst[i] = worst[i - 1];
+	if (i < SHOWN)
+		worst[i] = *new;
+	return n;
+}
+
+/** @return pairs of ranks with congestion, at most SHOWN; -1: no map is in force any more */
+static int find_worst(struct pair *worst)
+{
+	const struct fw_tables *t;
+	uint32_t ranks, n = 0;
+
+	rte_spinlock_lock(&control->tables_lock);
+	t = control->plane->core[0]->tables;
+	ranks = t != NULL ? t->config->bank->ranks : 0;
+	for (struct pair p = {0}; p.src < ranks; p.src++)
+		for (p.dst = 0; p.dst < ranks; p.dst++) {
+			p.seen = congestion_of((uint64_t)p.src * ranks + p.dst);
+			if (p.seen.marked + p.seen.notified != 0)
+				n = keep(worst, n, &p);
+		}
+	rte_spinlock_unlock(&control->tables_lock);
+	return t != NULL ? (int)n : -1;
+}
+
+static int show_congestion(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	static const char *const names[] = {"src", "dst", "marked", "notified"};
+	struct rte_tel_data *column[RTE_DIM(names)];
+	struct pair worst[SHOWN];
+	int n = find_worst(worst);
+
+	(void)cmd, (void)params;
+	if (n < 0)
+		return -1;
+	rte_tel_data_start_dict(d);
+	for (uint32_t i = 0; i < RTE_DIM(names); i++) {
+		column[i] = rte_tel_data_alloc();
+		if (column[i] == NULL)
+			return -1;
+		rte_tel_data_start_array(column[i], RTE_TEL_UINT_VAL);
+		rte_tel_data_add_dict_container(d, names[i], column[i], 0);
+	}
+	for (int i = 0; i < n; i++) {
+		rte_tel_data_add_array_uint(column[0], worst[i].src);
+		rte_tel_data_add_array_uint(column[1], worst[i].dst);
+		rte_tel_data_add_array_uint(column[2], worst[i].seen.marked);
+		rte_tel_data_add_array_uint(column[3], worst[i].seen.notified);
+	}
+	return 0;
+}
+
 void fw_telemetry_init(struct fw_control *c)
 {
 	control = c;
@@ -115,4 +199,6 @@ void fw_telemetry_init(struct fw_control *c)
 	rte_telemetry_register_cmd("/moetap/rounds", show_rounds, "Rounds published; the newest.");
 	rte_telemetry_register_cmd("/moetap/map", show_map, "The map in force.");
 	rte_telemetry_register_cmd("/moetap/cores", show_cores, "Packets received, by poll core.");
+	rte_telemetry_register_cmd(
+		"/moetap/congestion", show_congestion, "Pairs of ranks that met congestion.");
 }

@@ -228,7 +228,7 @@ struct moetap_job {
 };
 
 /** Outcomes of packets that struct moetap_stats has room for. */
-#define MOETAP_OUTCOMES_MAX 24u
+#define MOETAP_OUTCOMES_MAX 32u
 
 /** Counters of the firmware since it started. They are read one by one while it runs. */
 struct moetap_stats {
@@ -236,6 +236,7 @@ struct moetap_stats {
 	uint64_t packets, bytes;	       /**< on the wire */
 	uint64_t nic_drops;		       /**< packets that the port missed */
 	uint64_t flows, rounds;
+	uint64_t marked; /**< packets that met congestion (ECN) */
 };
 
 /** How to count a capture. All zero: one poll core, the tap that the map names. */

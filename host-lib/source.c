@@ -336,6 +336,7 @@ void moetap_source_stats(const struct moetap_source *s, struct moetap_stats *sta
 	stats->nic_drops = __atomic_load_n(&from->nic_drops, __ATOMIC_RELAXED);
 	stats->flows = __atomic_load_n(&from->flows, __ATOMIC_RELAXED);
 	stats->rounds = __atomic_load_n(&from->rounds, __ATOMIC_RELAXED);
+	stats->marked = __atomic_load_n(&from->marked, __ATOMIC_RELAXED);
 }
 
 const char *moetap_outcome_name(uint32_t i)

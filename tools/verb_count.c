@@ -165,6 +165,8 @@ static void report_packets(struct count *c, const struct moetap_stats *stats)
 	if (stats->nic_drops > 0)
 		say(c, "%" PRIu64 " packets were dropped by the port: give moetap-fw more cores",
 			stats->nic_drops);
+	if (stats->marked > 0)
+		say(c, "%" PRIu64 " packets met congestion (ECN)", stats->marked);
 	if (stats->outcome[MT_OUT_TRUNCATED] == 0)
 		return;
 	if (c->snap > 0)

@@ -163,7 +163,7 @@ def pages(seed):
     for at in range(40):    # a page whose header lies anywhere: any answer, but no crash
         lying = good[:]
         for _ in range(rng.randint(1, 12)):
-            lying[rng.randrange(12, 640)] = rng.randrange(256)
+            lying[rng.randrange(12, 704)] = rng.randrange(256)
         with open(page.path_of(name), "wb") as f:
             f.write(lying)
             f.truncate(size)

@@ -6,9 +6,9 @@ import os
 import struct
 
 MAGIC = 0x313045474150544D
-VERSION = 2
+VERSION = 3
 STATE, STATS = 256, 384     # struct mt_page_state, struct mt_page_stats
-PACKETS = STATS + 24 * 8
+PACKETS = STATS + 32 * 8
 PAIR_BYTES = 24
 INEXACT = (1 << 12) - 1     # MT_Q_INEXACT
 RUNNING = 1                 # MT_STATE_RUNNING

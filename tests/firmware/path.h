@@ -71,6 +71,7 @@ enum {
 	OP_ACK = 0x11,
 	OP_CAS = 0x13,
 	OP_FETCH_ADD = 0x14,
+	OP_CNP = 0x81,
 };
 
 /** A packet of a job whose rank r has the address 10.0.0.(r + 1). */
@@ -82,6 +83,7 @@ struct frame {
 	uint32_t payload; /* of this packet */
 	uint32_t cut;	  /* bytes that the tap gives, 0: all heads */
 	uint8_t opcode;
+	bool marked; /* it met congestion */
 };
 
 static inline void frame_put(uint8_t **p, uint64_t v, uint32_t bytes)
@@ -101,7 +103,7 @@ static inline uint32_t frame_make(uint8_t *data, const struct frame *f)
 	memset(data, 0, PATH_FRAME);
 	p += 12;
 	frame_put(&p, 0x0800, 2);
-	frame_put(&p, 0x4502, 2);
+	frame_put(&p, f->marked ? 0x4503 : 0x4502, 2);
 	frame_put(&p, 20 + udp, 2);
 	frame_put(&p, 0x4000, 4);
 	frame_put(&p, 0x4011, 2);
@@ -224,7 +226,7 @@ static inline void path_use(struct path *p, struct mt_bank *bank, uint32_t cores
 		c->tables = fw_tables_new(p->config, flows);
 		MUST(c->tables != NULL);
 		memset(c->outcome, 0, sizeof(c->outcome));
-		c->packets = c->bytes = c->overruns = c->tsc = 0;
+		c->packets = c->bytes = c->marked = c->overruns = c->tsc = 0;
 		c->stuck = c->fast = false;
 		c->sent = c->done = c->idle = 0;
 		c->wait_tsc = 0;

@@ -344,6 +344,36 @@ static void test_no_room(void **state)
 	path_drop(&path);
 }
 
+/** A mark counts for the ranks of its packet, a notification for those that it is about. */
+static void test_congestion(void **state)
+{
+	struct frame f = job_token(&counted, 0, 1, 0, 0, 0), cnp = {.src = 1, .opcode = OP_CNP};
+	const struct fw_congestion *pairs;
+
+	(void)state;
+	use(&counted, 4, true);
+	pairs = path.core[0]->tables->congestion;
+	for (f.psn = 0; f.psn < 6; f.psn++) {
+		f.marked = f.psn % 2 != 0;
+		path_send(&path, &f);
+	}
+	for (int i = 0; i < 4; i++)
+		path_send(&path, &cnp);
+	f.src = 7; /* no rank's: its mark has no pair */
+	path_send(&path, &f);
+	cnp.dst = 7;
+	path_send(&path, &cnp);
+	assert_int_equal(cell()->tokens, 6);
+	assert_int_equal(path_outcome(&path, MT_OUT_DISPATCH), 6);
+	assert_int_equal(path_outcome(&path, MT_OUT_CNP), 5);
+	assert_int_equal(path_outcome(&path, MT_OUT_UNKNOWN_RANK), 1);
+	assert_int_equal(path.core[0]->marked, 4);
+	assert_int_equal(pairs[0 * 2 + 1].marked, 3);
+	assert_int_equal(pairs[0 * 2 + 1].notified, 4);
+	assert_int_equal(pairs[1 * 2 + 0].marked + pairs[1 * 2 + 0].notified, 0);
+	path_drop(&path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -363,6 +393,7 @@ int main(void)
 		cmocka_unit_test(test_lost_first),
 		cmocka_unit_test(test_cut),
 		cmocka_unit_test(test_no_room),
+		cmocka_unit_test(test_congestion),
 	};
 
 	path_start_dpdk();

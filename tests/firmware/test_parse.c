@@ -16,20 +16,21 @@
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define QPN 0xabcdefu
 #define PSN 0x123456u
-#define ROCE MT_OUTCOMES /* fw_parse() found a packet of a reliable connection */
+#define ROCE MT_OUTCOMES /* a packet of a reliable connection */
 
 /** A frame to be made; all zero is the smallest one. */
 struct spec {
 	unsigned int tags, options, extensions; /* of VLAN, IPv4 in words, IPv6 */
 	bool v6;
-	uint8_t opcode, pad;
-	uint32_t payload; /* with padding */
-	uint32_t trailer; /* Ethernet padding behind the IP packet */
+	uint8_t opcode, pad, tos; /* tos: or traffic class */
+	uint32_t payload;	  /* with padding */
+	uint32_t trailer;	  /* Ethernet padding behind the IP packet */
 };
 
 struct frame {
 	uint8_t data[1024];
 	uint32_t len, ip, udp, bth, ext; /* where they begin */
+	uint32_t outer_ip, outer_udp, vxlan;
 };
 
 static void put16(uint8_t *p, uint32_t v)
@@ -59,7 +60,7 @@ static void make(struct frame *f, const struct spec *s)
 	if (s->v6) {
 		for (unsigned int i = 0; i < s->extensions; i++)
 			options += 8 * (1 + i % 2);
-		d[at] = 0x60;
+		put16(d + at, 0x6000u | (uint32_t)s->tos << 4);
 		put16(d + at + 4, options + transport);
 		next = d + at + 6;
 		at += 40;
@@ -72,6 +73,7 @@ static void make(struct frame *f, const struct spec *s)
 		*next = 17;
 	} else {
 		d[at] = (uint8_t)(0x45 + s->options);
+		d[at + 1] = s->tos;
 		put16(d + at + 2, 20 + 4 * s->options + transport);
 		put16(d + at + 6, 0x4000);
 		d[at + 9] = 17;
@@ -94,26 +96,60 @@ static void make(struct frame *f, const struct spec *s)
 	assert_true(f->len <= sizeof(f->data));
 }
 
-/** What fw_parse() said of a frame, with offsets instead of pointers. */
+/** Put a frame into a VXLAN, between hosts of IPv4 or IPv6. */
+static void wrap(struct frame *f, bool v6, uint8_t tos)
+{
+	struct spec s = {.v6 = v6, .tos = tos, .payload = f->len};
+	uint32_t *at[] = {&f->ip, &f->udp, &f->bth, &f->ext, &f->len}, more;
+	struct frame outer;
+
+	make(&outer, &s); /* its BTH and ICRC become the VXLAN header */
+	more = outer.bth + 8;
+	assert_true(more + f->len <= sizeof(f->data));
+	put16(outer.data + outer.udp + 2, FW_VXLAN_PORT);
+	put16(outer.data + outer.udp + 4, 16 + f->len);
+	put16(outer.data + outer.ip + (v6 ? 4 : 2), (v6 ? 0 : 20) + 16 + f->len);
+	memset(outer.data + outer.bth, 0, 8);
+	outer.data[outer.bth] = 0x08;
+	memmove(f->data + more, f->data, f->len);
+	memcpy(f->data, outer.data, more);
+	f->outer_ip = outer.ip;
+	f->outer_udp = outer.udp;
+	f->vxlan = outer.bth;
+	for (size_t i = 0; i < COUNT(at); i++)
+		*at[i] += more;
+}
+
+/** What was said of a frame, with offsets instead of pointers. */
 struct got {
 	unsigned int out;
 	uint32_t ext, v6, qpn, psn, payload; /* v6: where the addresses are, 0: not IPv6 */
 	uint64_t ips;			     /* of IPv4, as they are in the frame */
 	uint8_t opcode, touched;
-	bool cut;
+	bool cut, marked;
 };
 
 /** Parses in a block of just that size, so that a read behind it is found by the sanitizer. */
 static struct got parse(const uint8_t *data, uint32_t len)
 {
 	uint8_t *block = malloc(len ? len : 1);
-	struct fw_packet p = {.ext = block};
-	const uint8_t *v6 = NULL;
+	struct fw_packet p, plain;
+	struct fw_far far;
 	struct got g = {0};
+	const uint8_t *v6;
 
 	assert_non_null(block);
 	memcpy(block, data, len);
-	g.out = fw_parse(block, len, &p, &v6);
+	memset(&p, 0, sizeof(p)); /* with what lies between its fields */
+	memset(&plain, 0, sizeof(plain));
+	g.out = fw_parse_long(block, len, &p, &far);
+	v6 = far.v6;
+	g.marked = far.marked;
+	if (fw_is_plain(block, len)) { /* the short way says the same */
+		assert_int_equal(fw_parse_plain(block, len, &plain), g.out);
+		assert_memory_equal(&plain, &p, sizeof(p));
+		assert_true(v6 == NULL && !g.marked);
+	}
 	if (g.out == ROCE) {
 		g.cut = p.kind == FW_KIND_CUT;
 		/* what users go on to read */
@@ -176,6 +212,8 @@ static const struct {
 
 static void test_opcodes(void **unused)
 {
+	static const uint8_t others[] = {0, MT_OUT_UC, MT_OUT_RD, MT_OUT_UD, MT_OUT_CNP, MT_OUT_XRC,
+		MT_OUT_TRANSPORT, MT_OUT_TRANSPORT};
 	uint32_t known = 0;
 
 	(void)unused;
@@ -195,7 +233,7 @@ static void test_opcodes(void **unused)
 
 		make(&f, &s);
 		if (op >= 32)
-			assert_int_equal(outcome(&f), MT_OUT_TRANSPORT);
+			assert_int_equal(outcome(&f), others[op / 32]);
 		else if (known & 1u << op)
 			assert_int_equal(outcome(&f), ROCE);
 		else {
@@ -227,25 +265,34 @@ static void every_spec(void (*f)(const struct spec *s))
 				}
 }
 
-static void good_packet(const struct spec *s)
+static void good_frame(const struct spec *s, const struct frame *frame)
 {
-	struct frame f;
-	struct got g;
+	struct frame f = *frame;
+	struct got g = parse(f.data, f.len);
 
-	make(&f, s);
-	g = parse(f.data, f.len);
 	assert_int_equal(g.out, ROCE);
 	assert_int_equal(g.opcode, s->opcode);
 	assert_int_equal(g.qpn, QPN);
 	assert_int_equal(g.psn, PSN);
 	assert_int_equal(g.ext, f.ext);
 	assert_int_equal(g.payload, s->payload - s->pad);
+	assert_false(g.marked);
 	if (s->v6)
 		assert_int_equal(g.v6, f.ip + 8);
 	else
 		assert_memory_equal(&g.ips, f.data + f.ip + 12, 8);
 	assert_int_equal(g.v6 != 0, s->v6);
 	assert_false(g.cut);
+}
+
+static void good_packet(const struct spec *s)
+{
+	struct frame f;
+
+	make(&f, s);
+	good_frame(s, &f);
+	wrap(&f, (s->options + s->extensions) % 2, 0);
+	good_frame(s, &f);
 }
 
 static void test_good_packets(void **unused)
@@ -255,11 +302,10 @@ static void test_good_packets(void **unused)
 }
 
 /* However short a frame is cut: truncated, or the same as the whole. */
-static void cut_packet(const struct spec *s)
+static void cut_frame(const struct spec *s, const struct frame *frame)
 {
-	struct frame f;
+	struct frame f = *frame;
 
-	make(&f, s);
 	for (uint32_t len = 0; len < f.len; len++) {
 		struct got g = parse(f.data, len);
 
@@ -276,6 +322,16 @@ static void cut_packet(const struct spec *s)
 			assert_int_equal(g.ext, f.ext);
 		}
 	}
+}
+
+static void cut_packet(const struct spec *s)
+{
+	struct frame f;
+
+	make(&f, s);
+	cut_frame(s, &f);
+	wrap(&f, (s->options + s->extensions) % 2, 0);
+	cut_frame(s, &f);
 }
 
 static void test_cut_packets(void **unused)
@@ -400,16 +456,171 @@ static void test_udp_and_bth(void **unused)
 		CHANGED(bth, 1, 0xf0, ROCE); /* solicited, migrated, 3 bytes of padding */
 		CHANGED(bth, 0, 0x15, MT_OUT_MALFORMED);
 		CHANGED(bth, 0, 0x1f, MT_OUT_MALFORMED);
-		CHANGED(bth, 0, 0x2a, MT_OUT_TRANSPORT); /* UC */
-		CHANGED(bth, 0, 0x64, MT_OUT_TRANSPORT); /* UD */
-		CHANGED(bth, 0, 0x81, MT_OUT_TRANSPORT); /* congestion notification */
-		CHANGED(bth, 0, 0xaa, MT_OUT_TRANSPORT); /* XRC */
+		CHANGED(bth, 0, 0x2a, MT_OUT_UC);
+		CHANGED(bth, 0, 0x44, MT_OUT_RD);
+		CHANGED(bth, 0, 0x64, MT_OUT_UD);
+		CHANGED(bth, 0, 0x81, MT_OUT_CNP);
+		CHANGED(bth, 0, 0xaa, MT_OUT_XRC);
+		CHANGED(bth, 0, 0xea, MT_OUT_TRANSPORT);
 	}
 	/* padding that is longer than the payload */
 	s = (struct spec){.opcode = 0x0a, .payload = 0, .pad = 1};
 	CHANGED(udp, 0, 0, MT_OUT_MALFORMED);
 	s.payload = 1;
 	CHANGED(udp, 0, 0, ROCE);
+}
+
+/** Every length that UDP may say of a packet of another transport: malformed up to @p needs. */
+static void lengths(uint8_t opcode, uint32_t needs, unsigned int wanted)
+{
+	struct spec s = {.opcode = opcode, .payload = 8};
+
+	for (unsigned int v6 = 0; v6 <= 1; v6++) {
+		s.v6 = v6;
+		for (uint32_t length = 0; length < 8 + needs; length++)
+			CHANGED(udp, 5, length, MT_OUT_MALFORMED);
+		CHANGED(udp, 5, 8 + needs, wanted);
+		for (unsigned int version = 1; version < 16; version++)
+			CHANGED(bth, 1, version, MT_OUT_MALFORMED);
+	}
+}
+
+static void test_other_transports(void **unused)
+{
+	(void)unused;
+	lengths(0x2a, 12 + 4, MT_OUT_UC);
+	lengths(0x40, 12 + 4, MT_OUT_RD);
+	lengths(0x64, 12 + 8 + 4, MT_OUT_UD);
+	lengths(0x80, 12 + 16 + 4, MT_OUT_CNP);
+	lengths(0x81, 12 + 16 + 4, MT_OUT_CNP);
+	lengths(0xaa, 12 + 4, MT_OUT_XRC);
+	lengths(0xc0, 12 + 4, MT_OUT_TRANSPORT);
+}
+
+/* ECN: 3 is congestion experienced, in one of the headers. */
+static void test_marks(void **unused)
+{
+	struct spec s = {.opcode = 0x0a, .payload = 32};
+	struct frame f;
+
+	(void)unused;
+	for (unsigned int tos = 0; tos < 256; tos++)
+		for (unsigned int v6 = 0; v6 <= 1; v6++) {
+			bool marked = tos % 4 == 3;
+
+			s.v6 = v6;
+			s.tos = (uint8_t)tos;
+			make(&f, &s);
+			assert_int_equal(outcome(&f), ROCE);
+			assert_int_equal(parse(f.data, f.len).marked, marked);
+			assert_int_equal(fw_is_plain(f.data, f.len), !marked && !v6);
+			f.data[f.ip + (v6 ? 6 : 9)] = 6;
+			assert_false(fw_is_plain(f.data, f.len));
+			assert_int_equal(outcome(&f), MT_OUT_NOT_ROCE);
+			make(&f, &s);
+			wrap(&f, tos / 4 % 2, 0xfe);
+			assert_int_equal(parse(f.data, f.len).marked, marked);
+			make(&f, &s);
+			wrap(&f, tos / 4 % 2, 0xff);
+			assert_true(parse(f.data, f.len).marked);
+			assert_int_equal(outcome(&f), ROCE);
+		}
+}
+
+/** As CHANGED(), of a frame in a VXLAN between hosts of IPv4 and of IPv6. */
+#define INSIDE(header, at, value, wanted)                                                          \
+	do {                                                                                       \
+		for (unsigned int v6_ = 0; v6_ <= 1; v6_++) {                                      \
+			struct frame f_;                                                           \
+			make(&f_, &s);                                                             \
+			wrap(&f_, v6_, 0);                                                         \
+			f_.data[f_.header + (at)] = (uint8_t)(value);                              \
+			assert_int_equal(outcome(&f_), wanted);                                    \
+			prefixes(&f_, wanted);                                                     \
+		}                                                                                  \
+	} while (0)
+
+static void test_vxlan(void **unused)
+{
+	struct spec s = {.opcode = 0x0a, .payload = 32};
+	struct frame f;
+
+	(void)unused;
+	for (unsigned int v6 = 0; v6 <= 1; v6++) {
+		s.v6 = v6;
+		INSIDE(vxlan, 0, 0xf7, MT_OUT_NOT_ROCE); /* no VNI */
+		INSIDE(vxlan, 0, 0xff, ROCE);		 /* bits that are to be ignored */
+		INSIDE(outer_udp, 3, 0xb6, MT_OUT_NOT_ROCE);
+		/* no room for its header, the inner Ethernet header, what lies in that */
+		for (unsigned int length = 0; length < 16 + 14 + 20 + 8 + 32 + 32; length++)
+			INSIDE(outer_udp, 5, length, MT_OUT_MALFORMED);
+		INSIDE(ip, -1, 0x06, MT_OUT_VXLAN);
+		INSIDE(ip, v6 ? 6 : 9, 6, MT_OUT_VXLAN);
+		INSIDE(udp, 3, 0xb8, MT_OUT_VXLAN);
+		INSIDE(udp, 5, 8, MT_OUT_MALFORMED);
+		INSIDE(ip, v6 ? 4 : 2, 0x10, MT_OUT_MALFORMED); /* longer than the outer one */
+		INSIDE(bth, 0, 0x2a, MT_OUT_UC);
+		INSIDE(bth, 0, 0x81, MT_OUT_CNP);
+		INSIDE(bth, 0, 0x1f, MT_OUT_MALFORMED);
+		make(&f, &s); /* one in another */
+		wrap(&f, v6, 0);
+		wrap(&f, !v6, 0);
+		assert_int_equal(outcome(&f), MT_OUT_VXLAN);
+		prefixes(&f, MT_OUT_VXLAN);
+	}
+	s.v6 = false;
+	INSIDE(ip, 6, 0x20, MT_OUT_FRAGMENT);
+	INSIDE(outer_ip, 0, 0x15, MT_OUT_MALFORMED);
+	s.tags = 2;
+	INSIDE(vxlan, 7, 0xff, ROCE);
+}
+
+/** A frame of type @p type, of @p len bytes. */
+static void make_typed(struct frame *f, uint32_t type, uint32_t len)
+{
+	memset(f, 0, sizeof(*f));
+	put16(f->data + 12, type);
+	f->ip = 14;
+	f->len = len;
+}
+
+static void test_rocev1(void **unused)
+{
+	struct frame f;
+
+	(void)unused;
+	make_typed(&f, 0x8915, 14 + 40 + 12 + 16 + 4);
+	f.data[f.ip] = 0x60;
+	f.data[f.ip + 6] = 0x1b;
+	for (uint32_t len = 14; len <= f.len; len++)
+		assert_int_equal(parse(f.data, len).out, MT_OUT_ROCEV1);
+	f.data[f.ip + 6] = 17; /* no transport header of InfiniBand */
+	for (uint32_t len = f.ip + 7; len <= f.len; len++)
+		assert_int_equal(parse(f.data, len).out, MT_OUT_MALFORMED);
+	f.data[f.ip + 6] = 0x1b;
+	f.data[f.ip] = 0x45;
+	for (uint32_t len = f.ip + 1; len <= f.len; len++)
+		assert_int_equal(parse(f.data, len).out, MT_OUT_MALFORMED);
+	f.data[f.ip] = 0x60;
+	wrap(&f, false, 0);
+	assert_int_equal(outcome(&f), MT_OUT_ROCEV1);
+	/* the outer packet ends before it */
+	put16(f.data + f.outer_udp + 4, 8 + 8 + 14 + 40 + 12 + 3);
+	assert_int_equal(outcome(&f), MT_OUT_MALFORMED);
+}
+
+static void test_pfc(void **unused)
+{
+	struct frame f;
+
+	(void)unused;
+	make_typed(&f, 0x8808, 60);
+	put16(f.data + f.ip, 0x0101);
+	for (uint32_t len = 14; len <= f.len; len++)
+		assert_int_equal(parse(f.data, len).out, len < 16 ? MT_OUT_TRUNCATED : MT_OUT_PFC);
+	put16(f.data + f.ip, 0x0001); /* a pause of the whole link */
+	assert_int_equal(outcome(&f), MT_OUT_NOT_ROCE);
+	prefixes(&f, MT_OUT_NOT_ROCE);
 }
 
 /* ---- bytes without sense ------------------------------------------------------------------- */
@@ -445,13 +656,18 @@ static void test_random_bytes(void **unused)
 			.v6 = next_random(&seed) & 1,
 			.options = next_random(&seed) % 11,
 			.extensions = next_random(&seed) % 5,
-			.opcode = (uint8_t)(next_random(&seed) % 32),
+			.opcode = (uint8_t)(next_random(&seed) % (i % 4 == 0 ? 256 : 32)),
+			.tos = (uint8_t)next_random(&seed),
 			.pad = (uint8_t)(next_random(&seed) % 4),
 			.payload = next_random(&seed) % 64};
 		uint32_t changes = next_random(&seed) % 4, len;
 		struct got g;
 
 		make(&f, &s);
+		if (next_random(&seed) % 4 == 0)
+			wrap(&f, next_random(&seed) & 1, (uint8_t)next_random(&seed));
+		if (i % 16 == 1)
+			put16(f.data + f.ip - 2, next_random(&seed) & 1 ? 0x8915 : 0x8808);
 		if (i % 16 == 0)
 			for (uint32_t b = 14; b < f.len; b++)
 				f.data[b] = (uint8_t)next_random(&seed);
@@ -467,8 +683,9 @@ static void test_random_bytes(void **unused)
 				    g.psn <= 0xffffff && g.qpn <= 0xffffff);
 	}
 	/* the test reaches them all */
-	assert_true(seen[ROCE] && seen[MT_OUT_MALFORMED] && seen[MT_OUT_TRUNCATED] &&
-		    seen[MT_OUT_FRAGMENT] && seen[MT_OUT_TRANSPORT] && seen[MT_OUT_NOT_ROCE]);
+	for (uint32_t o = MT_OUT_TRUNCATED; o <= MT_OUT_NOT_ROCE; o++)
+		assert_true(seen[o] != 0 || o == MT_OUT_PFC); /* two bytes of chance */
+	assert_true(seen[ROCE]);
 }
 
 int main(void)
@@ -481,6 +698,11 @@ int main(void)
 		cmocka_unit_test(test_ipv4),
 		cmocka_unit_test(test_ipv6),
 		cmocka_unit_test(test_udp_and_bth),
+		cmocka_unit_test(test_other_transports),
+		cmocka_unit_test(test_marks),
+		cmocka_unit_test(test_vxlan),
+		cmocka_unit_test(test_rocev1),
+		cmocka_unit_test(test_pfc),
 		cmocka_unit_test(test_random_bytes),
 	};
 

@@ -106,7 +106,7 @@ static void send_plausible(struct path *p, const struct job *j, struct input *in
 {
 	static const uint8_t opcodes[] = {OP_SEND_FIRST, OP_SEND_MIDDLE, OP_SEND_LAST, OP_SEND_ONLY,
 		OP_WRITE_FIRST, OP_WRITE_MIDDLE, OP_WRITE_LAST, OP_WRITE_LAST_IMM, OP_WRITE_ONLY_IMM,
-		OP_READ, OP_ACK, OP_CAS, 0x1c, 0x15, 0x20, OP_WRITE_ONLY};
+		OP_READ, OP_ACK, OP_CAS, 0x1c, 0x15, OP_CNP, OP_WRITE_ONLY};
 	uint32_t who = byte(in), what = byte(in), src = who % j->ranks, dst = who / 4 % j->ranks;
 	uint32_t e = who / 16 % j->experts, parity = what >> 7, tokens = what >> 4 & 7;
 	uint32_t *next = &m->psn[src][dst][e], extra;
@@ -127,6 +127,7 @@ static void send_plausible(struct path *p, const struct job *j, struct input *in
 		extra = byte(in);
 		f.va += (uint64_t)(int8_t)extra * 64;
 		f.operand = extra < 32 ? (uint64_t)INT64_MIN + extra : f.operand;
+		f.marked = extra % 8 == 1;
 		f.cut = extra % 8 == 0 ? byte(in) % 96 : 0;
 	}
 	f.ns = m->ns;
@@ -158,6 +159,19 @@ static void play_frames(struct path *p, const struct job *j, struct input *in)
 	path_end(p);
 }
 
+/** A pair of ranks has no mark and no notification that no packet had. */
+static void check_congestion(const struct fw_core *core)
+{
+	uint64_t marked = 0, notified = 0, ranks = core->tables->config->bank->ranks;
+
+	for (uint64_t i = 0; i < ranks * ranks; i++) {
+		marked += core->tables->congestion[i].marked;
+		notified += core->tables->congestion[i].notified;
+	}
+	MUST(marked <= core->marked && core->marked <= core->packets);
+	MUST(notified <= core->outcome[MT_OUT_CNP]);
+}
+
 /** A round that is not empty has used up an epoch; of lost ones there are not many in a row. */
 static void check_bounds(const struct path *p)
 {
@@ -166,6 +180,7 @@ static void check_bounds(const struct path *p)
 	for (uint32_t c = 0; c < p->plane.cores; c++) {
 		const struct fw_tables *t = p->core[c]->tables;
 
+		check_congestion(p->core[c]);
 		for (uint32_t i = 0; p->config->by_source && i < p->bank->ranks; i++)
 			epochs += t->sources[i].label;
 		for (uint32_t i = 0; !p->config->by_source && i < t->used; i++)

@@ -239,6 +239,7 @@ static void test_end(void **unused)
 	write_rounds(&map, 1);
 	map.page->stats.packets = 11;
 	map.page->stats.outcome[MT_OUT_DISPATCH] = 5;
+	map.page->stats.marked = 3;
 	mt_page_close(&map);
 	/* What was published before the end is read first; statistics stay. */
 	next(source);
@@ -247,6 +248,7 @@ static void test_end(void **unused)
 	moetap_source_stats(source, &stats);
 	assert_int_equal(stats.packets, 11);
 	assert_int_equal(stats.outcome[0], 5);
+	assert_int_equal(stats.marked, 3);
 	assert_string_equal(moetap_outcome_name(0), "dispatch");
 	assert_null(moetap_outcome_name(MT_OUTCOMES));
 	assert_true(isnan(moetap_source_progress(source)));

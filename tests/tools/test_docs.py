@@ -81,21 +81,21 @@ class Names(unittest.TestCase):
 
     def test_words(self):
         page, firmware, source = (read(p) for p in ("docs/device-page.md", "docs/firmware.md", "driver/page.c"))
-        rows = re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", page, re.M)
-        for function, part in (("mt_outcome_name", rows[:18]), ("mt_quality_names", rows[18:])):
+        rows = re.findall(r"^\| (\d+) \| `([a-z0-9-]+)` \|", page, re.M)
+        for function, part in (("mt_outcome_name", rows[:26]), ("mt_quality_names", rows[26:])):
             table = re.search(r"names\[\w*\] = \{([^}]*)\}", source[source.index(function + "("):])[1]
-            self.assertEqual([w for _, w in part], re.findall(r'"([a-z-]+)"', table))
+            self.assertEqual([w for _, w in part], re.findall(r'"([a-z0-9-]+)"', table))
             self.assertEqual([int(n) for n, _ in part], [*range(len(part))])
         told = firmware.split("\n## Outcomes\n")[1]
         for _, word in rows:
             self.assertRegex(told, rf"(?m)^\|.*`{word}`.*\|")
         quality = told.split("\n## Quality\n")[1]
-        self.assertEqual(re.findall(r"^\| `([a-z-]+)` \|", quality, re.M), [w for _, w in rows[18:]])
+        self.assertEqual(re.findall(r"^\| `([a-z-]+)` \|", quality, re.M), [w for _, w in rows[26:]])
         trust = read(README).split("## How far the counts can be trusted")[1].split("\n## ")[0]
-        for _, word in rows[18:]:
+        for _, word in rows[26:]:
             self.assertIn(f"`{word}`", trust)
         manual = read("docs/man/moetap-count.1.scd")
-        for _, word in rows[18:]:
+        for _, word in rows[26:]:
             self.assertRegex(manual, rf"(?m)[*_]{word}[*_]")
 
 
