@@ -11,7 +11,7 @@ import roce
 from moetap import CAPTURES, DATA, Failure
 
 SEEDS = 20                                                # of the slow suite
-RANDOM = re.compile(r"reorder|duplicate|remove=|remove-burst|truncate")
+RANDOM = re.compile(r"reorder|duplicate|congestion|remove=|remove-burst|truncate")
 
 # What must leave every count exact: case name → (changes, options of `moetap count`).
 EXACT = {
@@ -22,6 +22,10 @@ EXACT = {
     "vlan": (["vlan"], []),
     "qinq": (["qinq"], []),
     "ipv4-options": (["ipv4-options"], []),
+    "vxlan": (["vxlan"], []),
+    "vxlan-tagged-ipv6": (["ipv6", "qinq", "vxlan=6", "vlan"], []),
+    "congestion": (["congestion=0.2"], []),
+    "congestion-in-vxlan": (["congestion=0.2", "vxlan"], []),
     "psn-wrap": (["psn-wrap"], []),
     "psn-wrap-heads": (["psn-wrap", "heads"], ["--tap", "heads"]),
     "reorder-flow-16": (["reorder-flow=16"], []),
@@ -106,6 +110,55 @@ def exact(name, variant, seed):
         for cores in ("1", "2"):
             counts = moetap.count(map_path, capture, "--cores", cores, *options)
             moetap.must_equal(counts, truth, f"{name} {variant}, {cores} poll cores")
+
+
+def others(src, dst):
+    """outcome → a frame between two ranks that ends as that."""
+    def ib(opcode, more=0):
+        return roce.frame(src, dst, 49152, roce.bth(opcode, 0x11, 7), 64 + more, 1 << 16)[0]
+
+    def typed(kind, data):
+        return roce.mac_header(src, dst, 4)[:12] + kind + data
+    grh = roce.ipv6_header(pcapmod.ipv6_of(src), pcapmod.ipv6_of(dst), 12 + 64 + 4, proto=0x1B)
+    arp = typed(b"\x08\x06", bytes(46))
+    return {
+        "uc": ib(0x2A), "rd": ib(0x4A), "ud": ib(0x64, 8), "cnp": ib(0x81, -48), "xrc": ib(0xAA),
+        "other-transport": ib(0xEA),
+        "rocev1": typed(b"\x89\x15", grh + roce.bth(0x0A, 0x11, 7) + bytes(68)),
+        "vxlan": roce.vxlan(arp, len(arp), src, dst),
+        "pfc": typed(b"\x88\x08", b"\x01\x01\x00\x08" + bytes(42)),
+        "not-roce": arp,
+    }
+
+
+def named(name, wrapped):
+    """Packets of other kinds between those of a job: counted under their names, and nothing else is
+    changed. Also in a VXLAN, where what is no RoCE is just that."""
+    data = os.path.join(DATA, name)
+    packets = roce.read_pcap(os.path.join(data, "capture.pcap.gz"))
+    r = next(r for r in map(roce.parse, (p.data for p in packets)) if r is not None)
+    map_path = os.path.join(data, "map.yaml")
+    with tempfile.TemporaryDirectory() as where:
+        capture = os.path.join(where, "capture.pcap")
+        changes = ["vxlan"] if wrapped else []
+        want, told = {}, []
+        roce.write_pcap(capture, pcapmod.apply(packets, changes, 0))
+        told.append(moetap.count(map_path, capture).outcomes())
+        for n, (outcome, frame) in enumerate(others(r.src, r.dst).items(), 1):
+            if wrapped and outcome in ("vxlan", "not-roce"):
+                outcome = "vxlan"
+            want[outcome] = want.get(outcome, 0) + n
+            for i in range(n):
+                at = (n * 37 + i * 11) % len(packets)
+                packets.insert(at, roce.Packet(packets[at].ns, frame))
+        roce.write_pcap(capture, pcapmod.apply(packets, changes, 0))
+        counts = moetap.count(map_path, capture)
+        told.append(counts.outcomes())
+        moetap.must_equal(counts, moetap.read_truth(os.path.join(data, "truth.csv")), f"{name} and others")
+    more = {o: n - told[0].get(o, 0) for o, n in told[1].items() if n != told[0].get(o, 0)}
+    if more != want:
+        raise Failure(f"{name}: {more} in place of {want}")
+    print(f"{name}: {want}")
 
 
 def lossy(name, variant, seed, ended=False):
@@ -203,6 +256,9 @@ def cases():
         out[f"lossy {name} cut-too-short"] = lambda s, n=name: cut_too_short(n)
         for variant in NOISE:
             out[f"noise {name} {variant}"] = lambda s, n=name, v=variant: noise(n, v, s)
+        for wrapped in (False, True):
+            out[f"named {name} {'vxlan' if wrapped else 'plain'}"] = (
+                lambda s, n=name, w=wrapped: named(n, w))
         out[f"totals {name}"] = lambda s, n=name: totals(n)
     out["slow seeds"] = many_seeds
     for variant in GENERATED:

@@ -3,6 +3,7 @@
 and what is left when moetap-fw or a reader is killed at any moment."""
 import collections
 import contextlib
+import ipaddress
 import json
 import os
 import random
@@ -27,7 +28,8 @@ KILLS = 100
 LIVE_TRIES = 5
 OUTCOMES = ("dispatch", "combine", "count", "control", "body", "orphan", "response", "duplicate", "stale",
             "unmatched", "contradiction", "unknown_rank", "no_room", "truncated", "malformed",
-            "fragment", "other_transport", "not_roce")
+            "fragment", "uc", "rd", "ud", "cnp", "xrc", "other_transport", "rocev1", "vxlan", "pfc",
+            "not_roce")
 TOLD = re.compile(r"restart|died|killed", re.IGNORECASE)   # of a firmware, on a reader's stderr
 
 
@@ -306,6 +308,47 @@ def telemetry(seed):
                 raise Failure(f"/moetap/map: {loaded}")
             if sum(ask(fw, "/moetap/cores")) != frames:
                 raise Failure(f"/moetap/cores: {ask(fw, '/moetap/cores')}")
+            fw.stop()
+    for changes in (["congestion=0.2"], ["ipv6", "congestion=0.2"], ["congestion=0.1", "vxlan"]):
+        congestion("rxe-4ranks", changes, seed)
+
+
+def congestion(name, changes, seed):
+    """/moetap/congestion has what a capture has, by pairs of ranks; before a map is loaded anew."""
+    data, tag, pairs = os.path.join(DATA, name), f"congest-{os.getpid()}", {}
+    map_path = os.path.join(data, "map.yaml")
+    packets = pcapmod.apply(roce.read_pcap(os.path.join(data, "capture.pcap.gz")), changes, seed)
+    ranks = {}
+    with open(map_path) as f:
+        for rank, address in re.findall(r"rank: (\d+), address: ([\d.]+)", f.read()):
+            address = ipaddress.ip_address(address)
+            ranks[pcapmod.ipv6_of(address) if "ipv6" in changes else address] = int(rank)
+    for r in map(roce.parse, (p.data for p in packets)):
+        if r is not None and r.op == roce.CNP:
+            pairs.setdefault((ranks[r.dst], ranks[r.src]), [0, 0])[1] += 1
+        elif r is not None and r.tos & 3 == 3:
+            pairs.setdefault((ranks[r.src], ranks[r.dst]), [0, 0])[0] += 1
+    with tempfile.TemporaryDirectory() as where:
+        capture = os.path.join(where, "capture.pcap")
+        roce.write_pcap(capture, packets)
+        if "ipv6" in changes:
+            map_path = pcapmod.map_to_ipv6(map_path, os.path.join(where, "map.yaml"))
+        with started(tag, f"net_pcap0,rx_pcap={capture}", map_path) as fw:
+            wait_until("the whole capture is read", lambda: page.Page(tag).packets == len(packets))
+            told, stats = ask(fw, "/moetap/congestion"), ask(fw, "/moetap/stats")
+            got = {(s, d): [m, n] for s, d, m, n in zip(*(told[k] for k in ("src", "dst", "marked", "notified")))}
+            if got != pairs or len(got) < 2 or len(got) != len(told["src"]):
+                raise Failure(f"{changes}: /moetap/congestion: {told}, not {pairs}")
+            weights = [m + n for m, n in got.values()]
+            if weights != sorted(weights, reverse=True):
+                raise Failure(f"/moetap/congestion: not sorted: {told}")
+            sums = tuple(map(sum, zip(*pairs.values())))
+            if (stats["marked"], stats["cnp"]) != sums:
+                raise Failure(f"{changes}: {stats}, not {sums}")
+            print(f"{changes}: {got}")
+            loaded = moetap.run([moetap.MOETAP, "map", "load", "--page", tag, map_path])
+            if loaded.returncode or ask(fw, "/moetap/congestion")["src"] != []:
+                raise Failure(f"after a map: {loaded.stderr} {ask(fw, '/moetap/congestion')}")
             fw.stop()
 
 

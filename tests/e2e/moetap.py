@@ -84,6 +84,11 @@ class Counts:
             if m and not m[4].startswith(EXACT_WORDS):
                 self.flagged[int(m[2]), int(m[3])].append(m[4])
 
+    def outcomes(self):
+        """{outcome: packets}"""
+        told = re.search(r"\d+ packets: (.*)", self.stderr)[1]
+        return {name: int(n) for n, name in re.findall(r"(\d+) ([a-z0-9-]+)", told)}
+
     def differences(self, truth):
         """[(Key, truth, counted)]; None where one of them has no such cell."""
         return [(k, truth.get(k), self.tokens.get(k))

@@ -43,7 +43,9 @@ def requests(packets, addresses):
     flows, last, life = collections.defaultdict(dict), {}, collections.Counter()
     for p in packets:
         r = roce.parse(p.data)
-        if r is None or r.op in roce.RESPONSES or r.src not in addresses or r.dst not in addresses:
+        if r is None or r.op >= 0x20 or r.op in roce.RESPONSES:
+            continue
+        if r.src not in addresses or r.dst not in addresses:
             continue
         name = r.flow
         psn = roce.serial_near(r.psn, last.get(name, r.psn))

@@ -32,7 +32,7 @@ def parsed(packets):
 
 
 def is_request(r):
-    return r is not None and r.op not in roce.RESPONSES
+    return r is not None and r.op < 0x20 and r.op not in roce.RESPONSES
 
 
 def by_flow(packets):
@@ -180,6 +180,44 @@ def ipv4_options(packets, rng, argument):
         total = int.from_bytes(p.data[r.l3 + 2:r.l3 + 4], "big") + len(options)
         head = roce.ipv4_header(r.src, r.dst, total, options=options, tos=p.data[r.l3 + 1])
         out.append(copy(p, p.data[:r.l3] + head + p.data[r.l4:]))
+    return out
+
+
+@change
+def vxlan(packets, rng, argument):
+    """Into a VXLAN, between two hosts of IPv4, or (6) of IPv6."""
+    hosts = ("2001:db8::1", "2001:db8::2") if argument == "6" else ("192.0.2.1", "192.0.2.2")
+    hosts = [ipaddress.ip_address(h) for h in hosts]
+    return [copy(p, roce.vxlan(p.data, p.wire, *hosts)) for p in packets]
+
+
+# ---- what a switch does --------------------------------------------------------------------------
+
+def marked(packet, r):
+    """With "congestion experienced" in its IP header: RFC 3168."""
+    data = bytearray(packet.data)
+    if r.version == 6:
+        data[r.l3 + 1] |= 0x30
+    else:
+        data[r.l3 + 1] |= 3
+        data[r.l3 + 10:r.l3 + 12] = b"\0\0"
+        data[r.l3 + 10:r.l3 + 12] = roce.ipv4_checksum(data[r.l3:r.l4]).to_bytes(2, "big")
+    return copy(packet, bytes(data))
+
+
+@change
+def congestion(packets, rng, argument):
+    """A fraction ARGUMENT of all packets met congestion, and for half of those a notification goes
+    back."""
+    out = []
+    for p, r in parsed(packets):
+        if r is None or rng.random() >= float(argument):
+            out.append(p)
+            continue
+        out.append(marked(p, r))
+        if rng.random() < 0.5:
+            data, wire = roce.frame(r.dst, r.src, 49152, roce.bth(roce.CNP, r.qpn, 0), 16, 1 << 16)
+            out.append(roce.Packet(p.ns, data, wire))
     return out
 
 

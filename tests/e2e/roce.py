@@ -8,7 +8,7 @@ import gzip
 import ipaddress
 import struct
 
-ROCE_PORT = 4791
+ROCE_PORT, VXLAN_PORT = 4791, 4789
 
 WRITE_FIRST, WRITE_MIDDLE, WRITE_LAST, WRITE_ONLY = 0x06, 0x07, 0x08, 0x0A
 WRITE_LAST_IMM, WRITE_ONLY_IMM = 0x09, 0x0B
@@ -17,6 +17,7 @@ ACK, ATOMIC_ACK, COMPARE_SWAP, FETCH_ADD = 0x11, 0x12, 0x13, 0x14
 RESPONSES = READ_RESPONSES + (ACK, ATOMIC_ACK)
 WITH_RETH = (WRITE_FIRST, WRITE_ONLY, WRITE_ONLY_IMM, 0x0C)
 WITH_ATOMICETH = (COMPARE_SWAP, FETCH_ADD)
+CNP = 0x81
 PSN_MASK = 0xFFFFFF
 
 
@@ -30,7 +31,7 @@ class Packet:
 
 class Roce:
     """Where the parts of a RoCEv2 frame lie, and what its BTH says. Addresses are ipaddress objects."""
-    __slots__ = ("l3", "l4", "bth", "version", "src", "dst", "op", "qpn", "psn", "va", "length",
+    __slots__ = ("l3", "l4", "bth", "version", "tos", "src", "dst", "op", "qpn", "psn", "va", "length",
                  "add", "payload")
 
     @property
@@ -67,8 +68,9 @@ def write_pcap(path, packets):
         f.write(b"".join(parts))
 
 
-def parse(data):
-    """The Roce of a frame, or None where it is no RoCEv2 frame or lacks its BTH."""
+def parse(data, inside=False):
+    """The Roce of a frame, or None where it is no RoCEv2 frame or lacks its BTH. Of one in a VXLAN, the
+    parts lie in that."""
     at = 12
     while len(data) >= at + 4 and data[at:at + 2] in (b"\x81\x00", b"\x88\xa8"):
         at += 4
@@ -77,13 +79,14 @@ def parse(data):
     kind, r = data[at:at + 2], Roce()
     r.l3 = at + 2
     if kind == b"\x08\x00" and len(data) >= r.l3 + 20:
-        r.version, proto = 4, data[r.l3 + 9]
+        r.version, proto, r.tos = 4, data[r.l3 + 9], data[r.l3 + 1]
         r.l4 = r.l3 + 4 * (data[r.l3] & 15)
         r.src = ipaddress.ip_address(data[r.l3 + 12:r.l3 + 16])
         r.dst = ipaddress.ip_address(data[r.l3 + 16:r.l3 + 20])
         ip_end = r.l3 + int.from_bytes(data[r.l3 + 2:r.l3 + 4], "big")
     elif kind == b"\x86\xdd" and len(data) >= r.l3 + 40:
         r.version, proto = 6, data[r.l3 + 6]
+        r.tos = int.from_bytes(data[r.l3:r.l3 + 2], "big") >> 4 & 0xFF
         r.l4 = r.l3 + 40
         r.src = ipaddress.ip_address(data[r.l3 + 8:r.l3 + 24])
         r.dst = ipaddress.ip_address(data[r.l3 + 24:r.l3 + 40])
@@ -93,7 +96,13 @@ def parse(data):
     r.bth = r.l4 + 8
     if proto != 17 or len(data) < r.bth + 12:
         return None
-    if int.from_bytes(data[r.l4 + 2:r.l4 + 4], "big") != ROCE_PORT:
+    port = int.from_bytes(data[r.l4 + 2:r.l4 + 4], "big")
+    if port == VXLAN_PORT and not inside:
+        inner = parse(data[r.l4 + 16:], True)
+        for part in ("l3", "l4", "bth") if inner else ():
+            setattr(inner, part, getattr(inner, part) + r.l4 + 16)
+        return inner
+    if port != ROCE_PORT:
         return None
     b = data[r.bth:]
     r.op, r.qpn, r.psn = b[0], int.from_bytes(b[5:8], "big"), int.from_bytes(b[9:12], "big")
@@ -139,17 +148,30 @@ def bth(op, qpn, psn, ack_request=False, pad=0):
                        (0x80000000 if ack_request else 0) | (psn & PSN_MASK))
 
 
+def mac_header(src, dst, version):
+    return (b"\x02\x00" + dst.packed[-4:] + b"\x02\x00" + src.packed[-4:] +
+            (b"\x08\x00" if version == 4 else b"\x86\xdd"))
+
+
+def vxlan(data, wire, src, dst, vni=77):
+    """`data`, of `wire` bytes where it was sent, in a VXLAN between two hosts: RFC 7348."""
+    size = 8 + 8 + wire
+    ip = ipv4_header(src, dst, 20 + size) if src.version == 4 else ipv6_header(src, dst, size)
+    return (mac_header(src, dst, src.version) + ip + struct.pack(">HHHH", 50000, VXLAN_PORT, size, 0) +
+            struct.pack(">II", 0x08000000, vni << 8) + data)
+
+
 def frame(src, dst, sport, ib_headers, payload, snap, options=b""):
     """A RoCEv2 frame cut to `snap` bytes; `payload` is its size (with pad) only, the bytes are zero."""
     ib = len(ib_headers) + payload + 4
     udp = struct.pack(">HHHH", sport, ROCE_PORT, 8 + ib, 0)
-    mac = b"\x02\x00" + dst.packed[-4:] + b"\x02\x00" + src.packed[-4:]
+    mac = mac_header(src, dst, src.version)
     if src.version == 4:
         size = 20 + len(options) + 8 + ib
-        head = mac + b"\x08\x00" + ipv4_header(src, dst, size, options=options)
+        head = mac + ipv4_header(src, dst, size, options=options)
     else:
         size = 40 + 8 + ib
-        head = mac + b"\x86\xdd" + ipv6_header(src, dst, 8 + ib)
+        head = mac + ipv6_header(src, dst, 8 + ib)
     data = head + udp + ib_headers
     wire = 14 + size
     data += bytes(max(0, min(snap, wire) - len(data)))
