@@ -3,6 +3,9 @@
  * YAML to bank in three steps: read (every key once, known, of the right kind), resolve (what
  * may stand in any order: experts of ranks), judge (what only the whole can tell: overlaps,
  * rules that two messages could mean). Each complaint names file and line.
+ *
+ * Numbers are formulas, evaluated as they are read; so what defines names is read before the rest.
+ * The rules of a map are its own or those of a preset, a file that is read in the same way.
  */
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -14,9 +17,12 @@
 #include <unistd.h>
 #include <yaml.h>
 
+#include "formula.h"
 #include "map.h"
+#include "preset.h"
 
-#define MAX_DEPTH 16u /* of lists and keys; a map needs 5 */
+#define MAX_DEPTH 16u  /* of lists and keys; a map needs 5 */
+#define MAX_NAMES 128u /* for formulas */
 
 struct line_rule {
 	struct mt_rule r;
@@ -41,9 +47,16 @@ struct line_flow {
 };
 
 struct build {
-	const char *name; /* of the file */
+	const char *name; /* of the file that is read: the map, or its preset */
+	const char *map_name;
+	const char *rules_name; /* of the file that has the rules */
 	struct mt_error *err;
-	yaml_document_t doc;
+	yaml_document_t doc;	    /* that is read */
+	yaml_node_t *preset, *with; /* of the map */
+	struct mt_preset *found;
+	struct mt_name names[MAX_NAMES];
+	unsigned int name_count;
+	bool has_pattern;
 	struct mt_bank head;
 	uint32_t experts_per_rank;
 	struct line_rank *ranks;
@@ -64,19 +77,41 @@ static unsigned int line_of(const yaml_node_t *n)
 	return (unsigned int)n->start_mark.line + 1;
 }
 
-__attribute__((format(printf, 3, 4))) static int bad(
-	struct build *b, unsigned int line, const char *fmt, ...)
+static int vbad(struct build *b, const char *name, unsigned int line, const char *fmt, va_list ap)
 {
 	char reason[400];
-	va_list ap;
 
-	va_start(ap, fmt);
 	vsnprintf(reason, sizeof(reason), fmt, ap);
-	va_end(ap);
 	for (char *c = reason; *c; c++)
 		if (*c < ' ' || *c > '~') /* words of the map could do things to a terminal */
 			*c = '?';
-	return mt_fail(b->err, -EINVAL, "%s:%u: %s", b->name, line, reason);
+	return mt_fail(b->err, -EINVAL, "%s:%u: %s", name, line, reason);
+}
+
+/** What is wrong in a line of the file @p name. */
+__attribute__((format(printf, 4, 5))) static int bad_in(
+	struct build *b, const char *name, unsigned int line, const char *fmt, ...)
+{
+	va_list ap;
+	int ret;
+
+	va_start(ap, fmt);
+	ret = vbad(b, name, line, fmt, ap);
+	va_end(ap);
+	return ret;
+}
+
+/** The same in the file that is read. */
+__attribute__((format(printf, 3, 4))) static int bad(
+	struct build *b, unsigned int line, const char *fmt, ...)
+{
+	va_list ap;
+	int ret;
+
+	va_start(ap, fmt);
+	ret = vbad(b, b->name, line, fmt, ap);
+	va_end(ap);
+	return ret;
 }
 
 /** The text of a scalar; NULL for lists, mappings and texts with a NUL in them. */
@@ -88,14 +123,6 @@ static const char *scalar(const yaml_node_t *n)
 	return (const char *)n->data.scalar.value;
 }
 
-/** Whether strtoll() would read a number from the first character on, and no octal one. */
-static bool looks_like_number(const char *s)
-{
-	return s != NULL && isdigit((unsigned char)s[0]) &&
-	       !(s[0] == '0' && isdigit((unsigned char)s[1]));
-}
-
-/* Numbers are decimal, or hexadecimal after 0x. */
 static int not_a_number(struct build *b, const yaml_node_t *n, const char *what)
 {
 	const char *s = scalar(n);
@@ -105,26 +132,52 @@ static int not_a_number(struct build *b, const yaml_node_t *n, const char *what)
 	return bad(b, line_of(n), "'%.40s' is not a %s, as in 16 or 0x10", s, what);
 }
 
-static int get_int(struct build *b, yaml_node_t *n, int64_t min, int64_t max, int64_t *out)
+/** A number, or a formula for one, in the names that there are at this place. */
+static int get_number(struct build *b, const yaml_node_t *n, const char *what, mt_number *out)
 {
 	const char *s = scalar(n);
-	char *end;
+	struct mt_error why;
+	int ret;
 
-	if (s == NULL || !looks_like_number(s + (*s == '-')))
-		return not_a_number(b, n, "whole number");
-	errno = 0;
-	*out = strtoll(s, &end, 0);
-	if (*end != '\0')
-		return not_a_number(b, n, "whole number");
-	if (errno != 0 || *out < min || *out > max)
-		return bad(b, line_of(n), "%.40s is out of range: %lld to %lld", s, (long long)min,
-			(long long)max);
+	if (s == NULL || *s == '\0' || *s == ' ')
+		return not_a_number(b, n, what);
+	ret = mt_formula(s, b->names, b->name_count, out, &why);
+	if (ret == -ERANGE)
+		return bad(b, line_of(n), "'%.80s' has no value: %s", s, why.text);
+	if (ret < 0)
+		return bad(b, line_of(n), "'%.80s' is not a %s, as in 16 or 0x10: %s", s, what,
+			why.text);
+	return 0;
+}
+
+static int out_of_range(
+	struct build *b, const yaml_node_t *n, mt_number v, mt_number min, mt_number max)
+{
+	char value[MT_FORMULA_TEXT_LEN], least[MT_FORMULA_TEXT_LEN], most[MT_FORMULA_TEXT_LEN];
+	const char *s = scalar(n);
+	bool plain = s[strspn(s, "-0123456789xXabcdefABCDEF")] == '\0';
+
+	return bad(b, line_of(n), "%.80s%s%s is out of range: %s to %s", s, plain ? "" : " = ",
+		plain ? "" : mt_number_text(v, value), mt_number_text(min, least),
+		mt_number_text(max, most));
+}
+
+static int get_int(struct build *b, yaml_node_t *n, int64_t min, int64_t max, int64_t *out)
+{
+	mt_number v = 0;
+	int ret = get_number(b, n, "whole number", &v);
+
+	if (ret < 0)
+		return ret;
+	if (v < min || v > max)
+		return out_of_range(b, n, v, min, max);
+	*out = (int64_t)v;
 	return 0;
 }
 
 static int get_u32(struct build *b, yaml_node_t *n, uint32_t min, uint32_t max, uint32_t *out)
 {
-	int64_t v;
+	int64_t v = 0;
 	int ret = get_int(b, n, min, max, &v);
 
 	if (ret == 0)
@@ -135,17 +188,14 @@ static int get_u32(struct build *b, yaml_node_t *n, uint32_t min, uint32_t max, 
 /* Addresses use all 64 bits, so they have a reader of their own. */
 static int get_u64(struct build *b, yaml_node_t *n, uint64_t *out)
 {
-	const char *s = scalar(n);
-	char *end;
+	mt_number v = 0;
+	int ret = get_number(b, n, "whole number of 0 or more", &v);
 
-	if (!looks_like_number(s))
-		return not_a_number(b, n, "whole number of 0 or more");
-	errno = 0;
-	*out = strtoull(s, &end, 0);
-	if (*end != '\0')
-		return not_a_number(b, n, "whole number of 0 or more");
-	if (errno != 0)
-		return bad(b, line_of(n), "%.40s is out of range: at most 2^64 - 1", s);
+	if (ret < 0)
+		return ret;
+	if (v < 0)
+		return bad(b, line_of(n), "'%.80s' is below 0; 0 or more is expected", scalar(n));
+	*out = (uint64_t)v;
 	return 0;
 }
 
@@ -243,6 +293,42 @@ static int each(struct build *b, yaml_node_t *n, const char *what, uint32_t max,
 	return 0;
 }
 
+/** Walk a mapping whose keys are the user's; @p object goes to @p take. */
+static int each_pair(struct build *b, yaml_node_t *n, const char *what, uint32_t max,
+	int (*take)(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object),
+	void *object)
+{
+	int ret;
+
+	if (n->type != YAML_MAPPING_NODE)
+		return bad(b, line_of(n), "%s are expected, as in 'name: value'", what);
+	if (n->data.mapping.pairs.top - n->data.mapping.pairs.start > (ptrdiff_t)max)
+		return bad(b, line_of(n), "too many %s: at most %u", what, max);
+	for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top;
+		p++) {
+		ret = take(b, yaml_document_get_node(&b->doc, p->key),
+			yaml_document_get_node(&b->doc, p->value), object);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/** The value of a key of a mapping; NULL if there is none. */
+static yaml_node_t *find(struct build *b, yaml_node_t *n, const char *key)
+{
+	if (n->type != YAML_MAPPING_NODE)
+		return NULL;
+	for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top;
+		p++) {
+		const char *s = scalar(yaml_document_get_node(&b->doc, p->key));
+
+		if (s != NULL && strcmp(s, key) == 0)
+			return yaml_document_get_node(&b->doc, p->value);
+	}
+	return NULL;
+}
+
 /** Two numbers in a list, as in [first, count]. */
 static int get_two(struct build *b, yaml_node_t *n, uint32_t max, uint32_t two[2])
 {
@@ -274,6 +360,65 @@ static int grow(void **array, uint32_t *cap, uint32_t used, size_t item)
 	*array = p;
 	*cap = more;
 	return 0;
+}
+
+/* ---- read: names for formulas ------------------------------------------------------------- */
+
+static const char *const defined_names[] = {"ranks", "layers", "experts_per_rank"};
+
+static const struct mt_name *find_name(const struct build *b, const char *name)
+{
+	for (unsigned int i = 0; i < b->name_count; i++)
+		if (strcmp(name, b->names[i].name) == 0)
+			return &b->names[i];
+	return NULL;
+}
+
+/** A name of the file's own: that it can be one, and is none already. */
+static int judge_name(struct build *b, const yaml_node_t *n)
+{
+	const char *s = scalar(n);
+
+	if (s == NULL || !mt_formula_is_name(s))
+		return bad(b, line_of(n),
+			"'%.40s' cannot be a name: a to z, 0 to 9 and _, a letter first, at most "
+			"%u "
+			"characters, and no function",
+			s ? s : "(not a word)", MT_FORMULA_NAME_LEN - 1);
+	for (unsigned int i = 0; i < sizeof(defined_names) / sizeof(defined_names[0]); i++)
+		if (strcmp(s, defined_names[i]) == 0)
+			return bad(b, line_of(n), "'%s' is a name of every map", s);
+	if (find_name(b, s) != NULL)
+		return bad(b, line_of(n), "'%s' is a name already", s);
+	return b->name_count < MAX_NAMES
+		       ? 0
+		       : bad(b, line_of(n), "too many names: at most %u", MAX_NAMES);
+}
+
+static void add_name(struct build *b, const char *name, mt_number value)
+{
+	struct mt_name *new = &b->names[b->name_count++];
+
+	snprintf(new->name, sizeof(new->name), "%s", name);
+	new->value = value;
+}
+
+static int take_let(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object)
+{
+	mt_number v = 0;
+	int ret = judge_name(b, key);
+
+	(void)object;
+	if (ret == 0)
+		ret = get_number(b, value, "whole number", &v);
+	if (ret == 0)
+		add_name(b, scalar(key), v);
+	return ret;
+}
+
+static int take_lets(struct build *b, yaml_node_t *n)
+{
+	return each_pair(b, n, "names", MAX_NAMES, take_let, NULL);
 }
 
 /* ---- read: ranks ------------------------------------------------------------------------- */
@@ -848,12 +993,585 @@ static int map_flows(struct build *b, yaml_node_t *n, void *object)
 	return each(b, n, "flows", MT_MAX_FLOWS, take_flow);
 }
 
-static const struct key map_keys[] = {{"moetap-map", map_version, true}, {"job", map_job, true},
-	{"pattern", map_pattern, true}, {"layers", map_layers, true},
-	{"micro-batches", map_micro, false}, {"tap", map_tap, false},
-	{"idle-gap-us", map_idle_gap, false}, {"experts-per-rank", map_experts, false},
-	{"ranks", map_ranks, true}, {"rules", map_rules, true}, {"flows", map_flows, false},
+static int map_let(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b, (void)n, (void)object;
+	return 0; /* read before all else */
+}
+
+static int map_preset(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	b->preset = n;
+	return 0; /* read behind all else */
+}
+
+static int map_with(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	b->with = n;
+	return 0;
+}
+
+enum {
+	MAP_VERSION,
+	MAP_JOB,
+	MAP_PATTERN,
+	MAP_LAYERS,
+	MAP_MICRO,
+	MAP_TAP,
+	MAP_IDLE_GAP,
+	MAP_EXPERTS,
+	MAP_LET,
+	MAP_RANKS,
+	MAP_PRESET,
+	MAP_WITH,
+	MAP_RULES,
+	MAP_FLOWS
+};
+
+static const struct key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version, true},
+	[MAP_JOB] = {"job", map_job, true},
+	[MAP_PATTERN] = {"pattern", map_pattern, false},
+	[MAP_LAYERS] = {"layers", map_layers, true},
+	[MAP_MICRO] = {"micro-batches", map_micro, false},
+	[MAP_TAP] = {"tap", map_tap, false},
+	[MAP_IDLE_GAP] = {"idle-gap-us", map_idle_gap, false},
+	[MAP_EXPERTS] = {"experts-per-rank", map_experts, false},
+	[MAP_LET] = {"let", map_let, false},
+	[MAP_RANKS] = {"ranks", map_ranks, true},
+	[MAP_PRESET] = {"preset", map_preset, false},
+	[MAP_WITH] = {"with", map_with, false},
+	[MAP_RULES] = {"rules", map_rules, false},
+	[MAP_FLOWS] = {"flows", map_flows, false},
 	{NULL, NULL, false}};
+
+/** What formulas may name, wherever in the file it is defined. */
+static int read_names(struct build *b, yaml_node_t *root)
+{
+	yaml_node_t *layers = find(b, root, "layers"), *experts = find(b, root, "experts-per-rank"),
+		    *ranks = find(b, root, "ranks"), *let = find(b, root, "let");
+	int ret = 0;
+
+	if (layers != NULL)
+		ret = map_layers(b, layers, NULL);
+	if (ret == 0 && experts != NULL)
+		ret = map_experts(b, experts, NULL);
+	if (ret < 0)
+		return ret;
+	if (ranks != NULL && ranks->type == YAML_SEQUENCE_NODE)
+		add_name(b, defined_names[0],
+			ranks->data.sequence.items.top - ranks->data.sequence.items.start);
+	if (layers != NULL)
+		add_name(b, defined_names[1], b->head.layers);
+	if (experts != NULL)
+		add_name(b, defined_names[2], b->experts_per_rank);
+	return let != NULL ? take_lets(b, let) : 0;
+}
+
+/* ---- files ------------------------------------------------------------------------------- */
+
+/** A whole file; @p what it is, for errors, and how many bytes it may have. */
+static int read_file(const char *path, const char *what, uint32_t max, char **text, size_t *len,
+	struct mt_error *err)
+{
+	struct stat st;
+	ssize_t n = 0;
+	int fd, ret;
+
+	*len = 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer would wait */
+	if (fd < 0 || fstat(fd, &st) < 0) {
+		ret = mt_fail(err, -errno, "%s: %s", path, strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return ret;
+	}
+	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)max) {
+		close(fd);
+		return mt_fail(err, S_ISREG(st.st_mode) ? -EFBIG : -EINVAL,
+			"%s: a %s is a regular file of at most %u MiB", path, what, max >> 20);
+	}
+	*text = malloc((size_t)st.st_size + 1);
+	if (*text == NULL) {
+		close(fd);
+		return mt_fail(err, -ENOMEM, "%s: out of memory", path);
+	}
+	while (*len < (size_t)st.st_size &&
+		(n = read(fd, *text + *len, (size_t)st.st_size - *len)) > 0)
+		*len += (size_t)n;
+	ret = n < 0 ? mt_fail(err, -errno, "%s: %s", path, strerror(errno)) : 0;
+	close(fd);
+	if (ret < 0)
+		free(*text);
+	return ret;
+}
+
+/** Line of a byte of the text: the YAML reader tells no line of bytes that are no text. */
+static unsigned int line_at(const char *text, size_t offset)
+{
+	unsigned int line = 1;
+
+	for (const char *c = text; c < text + offset; c++)
+		line += *c == '\n';
+	return line;
+}
+
+static int not_yaml(struct build *b, const yaml_parser_t *p, const char *text, size_t len)
+{
+	unsigned int line = (unsigned int)p->problem_mark.line + 1;
+
+	if (p->error == YAML_MEMORY_ERROR)
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	if (p->error == YAML_READER_ERROR)
+		line = line_at(text, p->problem_offset < len ? p->problem_offset : len);
+	return bad(b, line, "not YAML: %s", p->problem ? p->problem : "unreadable");
+}
+
+/**
+ * What would cost much or not be seen: the YAML library takes time with the square of the depth,
+ * and reads the first document only.
+ */
+static int judge_shape(struct build *b, const char *text, size_t len)
+{
+	unsigned int depth = 0, documents = 0, line;
+	yaml_event_type_t type = YAML_NO_EVENT;
+	yaml_parser_t p;
+	yaml_event_t ev;
+	int ret = 0;
+
+	if (!yaml_parser_initialize(&p))
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	yaml_parser_set_input_string(&p, (const unsigned char *)text, len);
+	while (ret == 0 && type != YAML_STREAM_END_EVENT) {
+		if (!yaml_parser_parse(&p, &ev)) {
+			ret = not_yaml(b, &p, text, len);
+			break;
+		}
+		type = ev.type;
+		line = (unsigned int)ev.start_mark.line + 1;
+		yaml_event_delete(&ev);
+		depth += type == YAML_SEQUENCE_START_EVENT || type == YAML_MAPPING_START_EVENT;
+		depth -= type == YAML_SEQUENCE_END_EVENT || type == YAML_MAPPING_END_EVENT;
+		documents += type == YAML_DOCUMENT_START_EVENT;
+		if (depth > MAX_DEPTH)
+			ret = bad(b, line, "lists and keys inside each other, more than %u deep",
+				MAX_DEPTH);
+		if (documents > 1)
+			ret = bad(b, line, "a second document; a file is one map or preset");
+	}
+	yaml_parser_delete(&p);
+	if (ret == 0 && documents == 0)
+		ret = bad(b, 1, "the file is empty");
+	return ret;
+}
+
+/* ---- read: the preset -------------------------------------------------------------------- */
+
+/** A preset as it is read; its nodes live as long as its document. */
+struct preset_file {
+	struct mt_preset *p;
+	yaml_node_t *require, *let, *rules, *pattern, *tap, *idle_gap;
+};
+
+/** What the map gives to a preset. */
+struct with {
+	const struct mt_preset *p;
+	mt_number value[MT_MAX_PARAMETERS];
+	uint32_t given; /* bits */
+};
+
+static int word_value(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object)
+{
+	struct mt_parameter *p = object;
+	struct mt_word *w = &p->word[p->words];
+	int ret = get_text(b, key, w->word, sizeof(w->word));
+
+	if (ret == 0 && !isalpha((unsigned char)w->word[0]))
+		return bad(b, line_of(key), "a word begins with a letter");
+	for (unsigned int i = 0; ret == 0 && i < p->words; i++)
+		if (strcmp(p->word[i].word, w->word) == 0)
+			return bad(b, line_of(key), "'%s' stands here twice", w->word);
+	p->words++;
+	return ret < 0 ? ret : get_number(b, value, "whole number", &w->value);
+}
+
+struct parameter_keys {
+	struct mt_parameter *p;
+	yaml_node_t *value;
+};
+
+static int parameter_about(struct build *b, yaml_node_t *n, void *object)
+{
+	struct mt_parameter *p = ((struct parameter_keys *)object)->p;
+
+	return get_text(b, n, p->about, sizeof(p->about));
+}
+
+static int parameter_default(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct parameter_keys *)object)->value = n;
+	return 0; /* read when its limits are known */
+}
+
+static int parameter_min(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_number(b, n, "whole number", &((struct parameter_keys *)object)->p->min);
+}
+
+static int parameter_max(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_number(b, n, "whole number", &((struct parameter_keys *)object)->p->max);
+}
+
+static int parameter_words(struct build *b, yaml_node_t *n, void *object)
+{
+	return each_pair(
+		b, n, "words", MT_MAX_WORDS, word_value, ((struct parameter_keys *)object)->p);
+}
+
+/** A value of a parameter: one of its words, or a number in its limits. @p after ends errors. */
+static int get_value(struct build *b, yaml_node_t *n, const struct mt_parameter *p,
+	const char *after, mt_number *out)
+{
+	char value[MT_FORMULA_TEXT_LEN], least[MT_FORMULA_TEXT_LEN], most[MT_FORMULA_TEXT_LEN];
+	const char *s = scalar(n);
+	char known[MT_MAX_WORDS * 26] = "";
+	size_t at = 0;
+	bool fits = p->words == 0;
+	int ret;
+
+	for (unsigned int i = 0; i < p->words; i++) {
+		if (s != NULL && strcmp(s, p->word[i].word) == 0) {
+			*out = p->word[i].value;
+			return 0;
+		}
+		at += (size_t)snprintf(
+			known + at, sizeof(known) - at, "%s%s", i ? ", " : "", p->word[i].word);
+	}
+	if (p->words != 0 && s != NULL && mt_formula_is_name(s) && find_name(b, s) == NULL)
+		return bad(
+			b, line_of(n), "'%s' may be %s, not '%.40s'%s", p->name, known, s, after);
+	ret = get_number(b, n, "whole number", out);
+	if (ret < 0)
+		return ret;
+	for (unsigned int i = 0; i < p->words; i++)
+		fits = fits || *out == p->word[i].value;
+	if (!fits)
+		return bad(b, line_of(n), "'%s' may be %s, not %s%s", p->name, known,
+			mt_number_text(*out, value), after);
+	if (*out < p->min || *out > p->max)
+		return bad(b, line_of(n), "'%s' is out of range, %s: %s to %s%s", p->name,
+			mt_number_text(*out, value), mt_number_text(p->min, least),
+			mt_number_text(p->max, most), after);
+	return 0;
+}
+
+static int take_parameter(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object)
+{
+	static const struct key keys[] = {{"about", parameter_about, true},
+		{"default", parameter_default, false}, {"min", parameter_min, false},
+		{"max", parameter_max, false}, {"words", parameter_words, false},
+		{NULL, NULL, false}};
+	struct mt_preset *preset = object;
+	struct mt_parameter *p = &preset->parameter[preset->parameters];
+	struct parameter_keys k = {.p = p};
+	int ret = judge_name(b, key);
+
+	if (ret < 0)
+		return ret;
+	for (unsigned int i = 0; i < preset->parameters; i++)
+		if (strcmp(preset->parameter[i].name, scalar(key)) == 0)
+			return bad(b, line_of(key), "'%s' stands here twice", scalar(key));
+	*p = (struct mt_parameter){.max = MT_NUMBER_MAX};
+	snprintf(p->name, sizeof(p->name), "%s", scalar(key));
+	preset->parameters++;
+	ret = walk(b, value, keys, &k, NULL);
+	if (ret < 0)
+		return ret;
+	if (p->min > p->max)
+		return bad(b, line_of(key), "'min' of '%s' is above 'max'", p->name);
+	p->required = k.value == NULL;
+	return p->required ? 0 : get_value(b, k.value, p, "", &p->value);
+}
+
+static int preset_about(struct build *b, yaml_node_t *n, void *object)
+{
+	struct mt_preset *p = ((struct preset_file *)object)->p;
+
+	return get_text(b, n, p->about, sizeof(p->about));
+}
+
+static int preset_source(struct build *b, yaml_node_t *n, void *object)
+{
+	struct mt_preset *p = ((struct preset_file *)object)->p;
+
+	return get_text(b, n, p->source, sizeof(p->source));
+}
+
+static int preset_parameters(struct build *b, yaml_node_t *n, void *object)
+{
+	return each_pair(b, n, "parameters", MT_MAX_PARAMETERS, take_parameter,
+		((struct preset_file *)object)->p);
+}
+
+/* What needs the values of the parameters is only noted. */
+static int preset_require(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->require = n;
+	return 0;
+}
+
+static int preset_let(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->let = n;
+	return 0;
+}
+
+static int preset_rules(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->rules = n;
+	return 0;
+}
+
+static int preset_pattern(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->pattern = n;
+	return 0;
+}
+
+static int preset_tap(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->tap = n;
+	return 0;
+}
+
+static int preset_idle_gap(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->idle_gap = n;
+	return 0;
+}
+
+/** Reads a preset from its text: becomes the document that is read, unless it is wrong. */
+static int open_preset(struct build *b, struct preset_file *f, const char *text, size_t len)
+{
+	static const struct key keys[] = {{"moetap-preset", map_version, true},
+		{"about", preset_about, true}, {"source", preset_source, true},
+		{"parameters", preset_parameters, true}, {"require", preset_require, false},
+		{"let", preset_let, false}, {"rules", preset_rules, true},
+		{"pattern", preset_pattern, false}, {"tap", preset_tap, false},
+		{"idle-gap-us", preset_idle_gap, false}, {NULL, NULL, false}};
+	yaml_parser_t parser;
+	int ret;
+
+	b->name = f->p->path;
+	f->p->parameters = 0;
+	ret = judge_shape(b, text, len);
+	if (ret < 0)
+		return ret;
+	if (!yaml_parser_initialize(&parser))
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
+	if (yaml_parser_load(&parser, &b->doc)) {
+		ret = walk(b, yaml_document_get_root_node(&b->doc), keys, f, NULL);
+		if (ret < 0)
+			yaml_document_delete(&b->doc);
+	} else {
+		ret = not_yaml(b, &parser, text, len);
+	}
+	yaml_parser_delete(&parser);
+	return ret;
+}
+
+/** "; parameters are a, b, c", for errors. */
+static const char *parameters_text(const struct mt_preset *p, char *text, size_t size)
+{
+	size_t at =
+		(size_t)snprintf(text, size, "; parameters are %s", p->parameters ? "" : "none");
+
+	for (unsigned int i = 0; i < p->parameters && at < size; i++)
+		at += (size_t)snprintf(
+			text + at, size - at, "%s%s", i ? ", " : "", p->parameter[i].name);
+	return text;
+}
+
+static int take_with(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object)
+{
+	struct with *w = object;
+	const char *s = scalar(key);
+	char known[256];
+	unsigned int i = 0;
+
+	parameters_text(w->p, known, sizeof(known));
+	while (i < w->p->parameters && (s == NULL || strcmp(s, w->p->parameter[i].name) != 0))
+		i++;
+	if (i == w->p->parameters)
+		return bad(b, line_of(key), "the preset has no parameter '%.40s'%s",
+			s ? s : "(not a word)", known);
+	if (w->given & 1u << i)
+		return bad(b, line_of(key), "'%s' stands here twice", s);
+	w->given |= 1u << i;
+	return get_value(b, value, &w->p->parameter[i], known, &w->value[i]);
+}
+
+/** Values of all parameters, from the map or the preset. The document read is the map. */
+static int read_with(struct build *b, const struct mt_preset *p, struct with *w)
+{
+	char known[256];
+	int ret = 0;
+
+	w->p = p;
+	w->given = 0;
+	if (b->with != NULL)
+		ret = each_pair(b, b->with, "parameters", MT_MAX_PARAMETERS, take_with, w);
+	for (unsigned int i = 0; i < p->parameters && ret == 0; i++) {
+		if (w->given & 1u << i)
+			continue;
+		if (p->parameter[i].required)
+			ret = bad(b, line_of(b->with ? b->with : b->preset),
+				"the preset needs '%s', %s%s", p->parameter[i].name,
+				p->parameter[i].about, parameters_text(p, known, sizeof(known)));
+		w->value[i] = p->parameter[i].value;
+	}
+	return ret;
+}
+
+struct requirement {
+	mt_number holds;
+	char otherwise[200];
+};
+
+static int require_if(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_number(b, n, "whole number", &((struct requirement *)object)->holds);
+}
+
+static int require_else(struct build *b, yaml_node_t *n, void *object)
+{
+	struct requirement *r = object;
+
+	return get_text(b, n, r->otherwise, sizeof(r->otherwise));
+}
+
+static int take_requirement(struct build *b, yaml_node_t *n)
+{
+	static const struct key keys[] = {
+		{"if", require_if, true}, {"else", require_else, true}, {NULL, NULL, false}};
+	struct requirement r = {0};
+	int ret = walk(b, n, keys, &r, NULL);
+
+	if (ret < 0 || r.holds != 0)
+		return ret;
+	return bad_in(b, b->map_name, line_of(b->with ? b->with : b->preset), "preset '%.60s': %s",
+		scalar(b->preset), r.otherwise);
+}
+
+/** Everything of a preset that depends on its parameters. The document read is the preset. */
+static int read_preset(
+	struct build *b, const struct preset_file *f, const struct with *w, uint32_t seen)
+{
+	unsigned int defined = sizeof(defined_names) / sizeof(defined_names[0]);
+	int ret = 0;
+
+	b->name_count = defined; /* those of the map are its own */
+	for (unsigned int i = 0; i < f->p->parameters; i++)
+		add_name(b, f->p->parameter[i].name, w->value[i]);
+	if (f->let != NULL)
+		ret = take_lets(b, f->let);
+	if (ret == 0 && f->require != NULL)
+		ret = each(b, f->require, "requirements", MAX_NAMES, take_requirement);
+	if (ret == 0 && f->pattern != NULL && (seen & 1 << MAP_PATTERN) == 0)
+		ret = map_pattern(b, f->pattern, NULL);
+	if (ret == 0 && f->tap != NULL && (seen & 1 << MAP_TAP) == 0)
+		ret = map_tap(b, f->tap, NULL);
+	if (ret == 0 && f->idle_gap != NULL && (seen & 1 << MAP_IDLE_GAP) == 0)
+		ret = map_idle_gap(b, f->idle_gap, NULL);
+	return ret < 0 ? ret : map_rules(b, f->rules, NULL);
+}
+
+/** The rules of the map's preset, from its text. @p seen: which keys stand in the map. */
+static int use_preset(struct build *b, const char *text, size_t len, uint32_t seen)
+{
+	yaml_document_t map = b->doc, preset;
+	struct preset_file f = {.p = b->found};
+	unsigned int names = b->name_count;
+	struct with w;
+	int ret;
+
+	b->name_count = 0; /* a preset tells its parameters without a map */
+	ret = open_preset(b, &f, text, len);
+	if (ret == 0) {
+		preset = b->doc;
+		b->doc = map;
+		b->name = b->map_name;
+		b->name_count = names;
+		ret = read_with(b, f.p, &w);
+		b->doc = preset;
+		b->name = f.p->path;
+		if (ret == 0)
+			ret = read_preset(b, &f, &w, seen);
+		b->rules_name = f.p->path;
+		b->has_pattern = b->has_pattern || f.pattern != NULL;
+		yaml_document_delete(&b->doc);
+	}
+	b->doc = map;
+	b->name = b->map_name;
+	return ret;
+}
+
+static int find_preset(struct build *b, uint32_t seen)
+{
+	const char *name = scalar(b->preset);
+	struct mt_error why;
+	size_t len;
+	char *text;
+	int ret;
+
+	if (name == NULL || *name == '\0')
+		return bad(b, line_of(b->preset), "the name of a preset is expected");
+	if ((seen & 1 << MAP_EXPERTS) == 0)
+		return bad(b, line_of(b->preset), "a preset needs 'experts-per-rank'");
+	b->found = calloc(1, sizeof(*b->found));
+	if (b->found == NULL)
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	if (mt_preset_path(name, b->map_name, b->found->path, sizeof(b->found->path)) < 0)
+		return bad(b, line_of(b->preset), "'%.100s' is no name of a preset", name);
+	ret = read_file(b->found->path, "preset", MT_PRESET_FILE_MAX, &text, &len, &why);
+	if (ret == -ENOMEM)
+		return mt_fail(b->err, ret, "%s", why.text);
+	if (ret < 0)
+		return bad(b, line_of(b->preset), "no preset '%.60s': %s", name, why.text);
+	ret = use_preset(b, text, len, seen);
+	free(text);
+	return ret;
+}
+
+/** Rules are the map's or a preset's, and with them what a preset may say in place of the map. */
+static int read_rules(struct build *b, yaml_node_t *root, uint32_t seen)
+{
+	bool preset = seen & 1 << MAP_PRESET, rules = seen & 1 << MAP_RULES;
+	int ret = 0;
+
+	if (preset && rules)
+		return bad(b, line_of(b->preset), "a map has 'rules' or a 'preset', not both");
+	if (!preset && !rules)
+		return bad(b, line_of(root), "'rules' is missing, or a 'preset'");
+	if (!preset && b->with != NULL)
+		return bad(b, line_of(b->with), "'with' is for a 'preset', and there is none");
+	b->has_pattern = seen & 1 << MAP_PATTERN;
+	if (preset)
+		ret = find_preset(b, seen);
+	if (ret == 0 && !b->has_pattern)
+		ret = bad(b, line_of(root), "'pattern' is missing");
+	return ret;
+}
 
 /* ---- resolve and judge ------------------------------------------------------------------- */
 
@@ -1182,7 +1900,7 @@ static int judge_rule(struct build *b, const struct line_rule *l)
 		return ret;
 	for (uint32_t i = 0; i < b->head.ranks && mt_rule_needs_base(r); i++)
 		if (!b->ranks[i].has_base)
-			return bad(b, b->ranks[i].line,
+			return bad_in(b, b->map_name, b->ranks[i].line,
 				"rank %u has no 'base', which rule '%s' needs", i, r->name);
 	return 0;
 }
@@ -1307,11 +2025,16 @@ static struct mt_bank *compile(struct build *b)
 static int build_bank(struct build *b, struct mt_bank **bank)
 {
 	yaml_node_t *root = yaml_document_get_root_node(&b->doc);
+	uint32_t seen = 0;
 	int ret;
 
 	b->head.micro_batches = 1;
 	b->head.idle_gap_ns = 2000000000ULL;
-	ret = walk(b, root, map_keys, NULL, NULL);
+	ret = read_names(b, root);
+	if (ret == 0)
+		ret = walk(b, root, map_keys, NULL, &seen);
+	if (ret == 0)
+		ret = read_rules(b, root, seen);
 	if (ret == 0)
 		ret = resolve_ranks(b);
 	if (ret == 0)
@@ -1320,77 +2043,20 @@ static int build_bank(struct build *b, struct mt_bank **bank)
 		ret = judge_addresses(b);
 	if (ret == 0)
 		ret = judge_flows(b);
+	b->name = b->rules_name;
 	if (ret == 0)
 		ret = judge_rules(b);
+	b->name = b->map_name;
 	if (ret < 0)
 		return ret;
 	*bank = compile(b);
 	return *bank == NULL ? mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name) : 0;
 }
 
-/** Line of a byte of the text: the YAML reader tells no line of bytes that are no text. */
-static unsigned int line_at(const char *text, size_t offset)
-{
-	unsigned int line = 1;
-
-	for (const char *c = text; c < text + offset; c++)
-		line += *c == '\n';
-	return line;
-}
-
-static int not_yaml(struct build *b, const yaml_parser_t *p, const char *text, size_t len)
-{
-	unsigned int line = (unsigned int)p->problem_mark.line + 1;
-
-	if (p->error == YAML_MEMORY_ERROR)
-		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
-	if (p->error == YAML_READER_ERROR)
-		line = line_at(text, p->problem_offset < len ? p->problem_offset : len);
-	return bad(b, line, "not YAML: %s", p->problem ? p->problem : "unreadable");
-}
-
-/**
- * What would cost much or not be seen: the YAML library takes time with the square of the depth,
- * and reads the first document only.
- */
-static int judge_shape(struct build *b, const char *text, size_t len)
-{
-	unsigned int depth = 0, documents = 0, line;
-	yaml_event_type_t type = YAML_NO_EVENT;
-	yaml_parser_t p;
-	yaml_event_t ev;
-	int ret = 0;
-
-	if (!yaml_parser_initialize(&p))
-		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
-	yaml_parser_set_input_string(&p, (const unsigned char *)text, len);
-	while (ret == 0 && type != YAML_STREAM_END_EVENT) {
-		if (!yaml_parser_parse(&p, &ev)) {
-			ret = not_yaml(b, &p, text, len);
-			break;
-		}
-		type = ev.type;
-		line = (unsigned int)ev.start_mark.line + 1;
-		yaml_event_delete(&ev);
-		depth += type == YAML_SEQUENCE_START_EVENT || type == YAML_MAPPING_START_EVENT;
-		depth -= type == YAML_SEQUENCE_END_EVENT || type == YAML_MAPPING_END_EVENT;
-		documents += type == YAML_DOCUMENT_START_EVENT;
-		if (depth > MAX_DEPTH)
-			ret = bad(b, line, "lists and keys inside each other, more than %u deep",
-				MAX_DEPTH);
-		if (documents > 1)
-			ret = bad(b, line, "a second document; a file is one map");
-	}
-	yaml_parser_delete(&p);
-	if (ret == 0 && documents == 0)
-		ret = bad(b, 1, "the file is empty");
-	return ret;
-}
-
 int mt_map_parse(
 	const char *text, size_t len, const char *name, struct mt_bank **bank, struct mt_error *err)
 {
-	struct build b = {.name = name, .err = err};
+	struct build b = {.name = name, .map_name = name, .rules_name = name, .err = err};
 	yaml_parser_t parser;
 	int ret;
 
@@ -1417,43 +2083,42 @@ out:
 	free(b.rules);
 	free(b.addrs);
 	free(b.flows);
+	free(b.found);
 	return ret;
 }
 
 int mt_map_load(const char *path, struct mt_bank **bank, struct mt_error *err)
 {
-	struct stat st;
-	size_t got = 0;
-	ssize_t n = 0;
 	char *text;
-	int fd, ret;
+	size_t len;
+	int ret = read_file(path, "map", MT_MAP_FILE_MAX, &text, &len, err);
 
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer would wait */
-	if (fd < 0 || fstat(fd, &st) < 0) {
-		ret = mt_fail(err, -errno, "%s: %s", path, strerror(errno));
-		if (fd >= 0)
-			close(fd);
+	if (ret < 0)
 		return ret;
-	}
-	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)MT_MAP_FILE_MAX) {
-		close(fd);
-		return mt_fail(err, S_ISREG(st.st_mode) ? -EFBIG : -EINVAL,
-			"%s: a map is a regular file of at most %u MiB", path,
-			MT_MAP_FILE_MAX >> 20);
-	}
-	text = malloc((size_t)st.st_size + 1);
-	if (text == NULL) {
-		close(fd);
-		return mt_fail(err, -ENOMEM, "%s: out of memory", path);
-	}
-	while (got < (size_t)st.st_size && (n = read(fd, text + got, (size_t)st.st_size - got)) > 0)
-		got += (size_t)n;
-	if (n < 0)
-		ret = mt_fail(err, -errno, "%s: %s", path, strerror(errno));
-	else
-		ret = mt_map_parse(text, got, path, bank, err);
-	close(fd);
+	ret = mt_map_parse(text, len, path, bank, err);
 	free(text);
+	return ret;
+}
+
+int mt_preset_load(const char *name, struct mt_preset *preset, struct mt_error *err)
+{
+	struct build b = {.err = err};
+	struct preset_file f = {.p = preset};
+	size_t len;
+	char *text;
+	int ret;
+
+	ret = mt_preset_path(name, "", preset->path, sizeof(preset->path));
+	if (ret < 0)
+		return mt_fail(err, ret, "'%.100s' is no name of a preset", name);
+	b.name = b.map_name = preset->path;
+	ret = read_file(preset->path, "preset", MT_PRESET_FILE_MAX, &text, &len, err);
+	if (ret < 0)
+		return ret;
+	ret = open_preset(&b, &f, text, len);
+	free(text);
+	if (ret == 0)
+		yaml_document_delete(&b.doc);
 	return ret;
 }
 
