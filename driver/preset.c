@@ -43,6 +43,9 @@ int mt_preset_path(const char *name, const char *beside, char *path, size_t size
 	char folder[PATH_MAX];
 	int n;
 
+	for (const char *c = name; *c; c++)
+		if (*c < ' ' || *c > '~') /* the path goes into errors, and so to terminals */
+			return -EINVAL;
 	if (strchr(name, '/') == NULL) {
 		if (name[0] == '\0' || name[0] == '.' ||
 			name[strspn(name, name_characters)] != '\0')

@@ -122,7 +122,7 @@ static uint64_t size_with(const char *let, const char *formula)
 static void test_formulas(void **unused)
 {
 	struct mt_bank *bank;
-	char *text;
+	char *head, *rules, *text;
 
 	(void)unused;
 	assert_int_equal(size_with("", "64 * 2"), 128);
@@ -130,12 +130,16 @@ static void test_formulas(void **unused)
 	assert_int_equal(size_with("", "100 * ranks + layers * experts_per_rank"), 212);
 	assert_int_equal(size_with("let: {a: 200, b: a * ranks}\n", "b + 1"), 401);
 	assert_int_equal(size_with("", "\"ranks > 2 ? 1 : 128\""), 128);
-	text = changed(
+	head = changed(
 		HEAD, "10.0.0.2, base: 0", "10.0.0.2, base: 0xffffffff00000000 + ranks * 4096");
-	assert_true(asprintf(&text, "%s%s", text, changed(RULES, "SIZE", "128")) > 0);
+	rules = changed(RULES, "SIZE", "128");
+	assert_true(asprintf(&text, "%s%s", head, rules) > 0);
 	bank = good(text);
 	assert_true(mt_bank_ranks(bank)[1].base == 0xffffffff00002000);
 	free(bank);
+	free(head);
+	free(rules);
+	free(text);
 }
 
 static void refused_let(const char *let, unsigned int line, const char *words)
@@ -244,6 +248,7 @@ static void test_wrong_with(void **unused)
 	refused(HEAD "preset: ../good\n", 8, "No such file");
 	refused(HEAD "preset: .good\n", 8, "'.good' is no name of a preset");
 	refused(HEAD "preset: a b\n", 8, "'a b' is no name of a preset");
+	refused(HEAD "preset: \"./a\\e[2J\"\n", 8, "'./a?[2J' is no name of a preset");
 	refused(HEAD "preset: /tmp/\n", 8, "regular file");
 	refused(HEAD "preset: []\n", 8, "name of a preset is expected");
 	refused(HEAD "with: {}\n" RULES, 14, "'SIZE'");
