@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Any bytes as a map, as a bank, and as changes of a good bank that get past its checksum: refused,
- * or good for all that comes after.
+ * Any bytes as a formula, as a map, as a preset, as a bank, and as changes of a good bank that get
+ * past its checksum: refused, or good for all that comes after.
  */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include "formula.h"
 #include "map.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -21,6 +24,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 	if (more == NULL)
 		return 0;
+	setenv("MOETAP_PRESETS", FUZZ_PRESETS, 1);
 	more[0] = (*argv)[0];
 	more[1] = seeds;
 	more[2] = dict;
@@ -47,13 +51,33 @@ static void use(const struct mt_bank *b)
 	sink = sum + strlen(b->job) + mt_bank_snap(b);
 }
 
+static void as_formula(const uint8_t *data, size_t size)
+{
+	static const struct mt_name names[] = {{"ranks", 4}, {"token", MT_NUMBER_MAX}, {"a", 0}};
+	char text[256];
+	struct mt_error err = {""};
+	mt_number v;
+	int ret;
+
+	size = size < sizeof(text) - 1 ? size : sizeof(text) - 1;
+	memcpy(text, data, size);
+	text[size] = '\0';
+	ret = mt_formula(text, names, 3, &v, &err);
+	if (v < MT_NUMBER_MIN || v > MT_NUMBER_MAX ||
+		(ret < 0) != (strncmp(err.text, "character ", 10) == 0))
+		abort();
+}
+
 static void as_map(const uint8_t *data, size_t size)
 {
 	struct mt_error err = {""};
 	struct mt_bank *bank;
 
 	if (mt_map_parse((const char *)data, size, "map.yaml", &bank, &err) < 0) {
-		if (strncmp(err.text, "map.yaml:", 9) != 0 || strchr(err.text, '\n') != NULL)
+		/* of the map, or of a preset that it names */
+		if (strstr(err.text, ":") == NULL || strchr(err.text, '\n') != NULL ||
+			(memmem(data, size, "preset", 6) == NULL &&
+				strncmp(err.text, "map.yaml:", 9) != 0))
 			abort();
 		return;
 	}
@@ -61,6 +85,32 @@ static void as_map(const uint8_t *data, size_t size)
 		abort();
 	use(bank);
 	free(bank);
+}
+
+/** As the preset of two maps: one gives parameters as most presets here need them, one none. */
+static void as_preset(const uint8_t *data, size_t size)
+{
+	static const char head[] =
+		"{moetap-map: 1, job: j, pattern: training, layers: 6, experts-per-rank: 1, "
+		"ranks: [{rank: 0, address: 10.0.0.1, base: 0}, {rank: 1, address: 10.0.0.2, "
+		"base: 0}, {rank: 2, address: 10.0.0.3, base: 0}, {rank: 3, address: 10.0.0.4, "
+		"base: 0}], preset: /proc/self/fd/";
+	static const char *const with[] = {
+		"", ", with: {hidden: 2048}", ", with: {hidden: 2048, tokens: 128}"};
+	static int file = -1;
+	char map[512];
+
+	if (memmem(data, size, "moetap-preset", 13) == NULL)
+		return;
+	if (file < 0)
+		file = memfd_create("preset", MFD_CLOEXEC);
+	if (file < 0 || ftruncate(file, 0) < 0 || pwrite(file, data, size, 0) != (ssize_t)size)
+		abort();
+	for (unsigned int i = 0; i < sizeof(with) / sizeof(with[0]); i++) {
+		int n = snprintf(map, sizeof(map), "%s%d%s}", head, file, with[i]);
+
+		as_map((const uint8_t *)map, (size_t)n);
+	}
 }
 
 static void as_bank(const uint8_t *data, size_t size)
@@ -111,7 +161,9 @@ static void as_changes(const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	as_formula(data, size);
 	as_map(data, size);
+	as_preset(data, size);
 	as_bank(data, size);
 	as_changes(data, size);
 	return 0;
