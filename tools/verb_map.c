@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* `moetap map`: check a map, or load it into a running moetap-fw. */
+/* `moetap map`: check a map, load it into a running moetap-fw, or show presets. */
 #include "cli.h"
 #include "map.h"
 #include "page.h"
+#include "preset.h"
 #include "verbs.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,27 +139,148 @@ static int print_json(const struct mt_bank *b)
 			(json_int_t)mt_slot_bytes(b->ranks, b->experts)));
 }
 
+/* ---- check, as a plain map ---- */
+
+/** A text in quotes, as YAML and JSON both read it. */
+static void show_text(const char *key, const char *text)
+{
+	json_t *string = json_string(text);
+	char *quoted = json_dumps(string, JSON_ENCODE_ANY);
+
+	printf("%s: %s\n", key, quoted != NULL ? quoted : "\"\"");
+	free(quoted);
+	json_decref(string);
+}
+
+static void show_ranks(const struct mt_bank *b)
+{
+	char text[INET6_ADDRSTRLEN];
+
+	printf("ranks:\n");
+	for (uint32_t i = 0; i < b->ranks; i++) {
+		const struct mt_rank *r = &mt_bank_ranks(b)[i];
+		const char *separator = "";
+
+		printf("  - {rank: %u, address: [", i);
+		for (uint32_t a = 0; a < b->addrs; a++) {
+			if (mt_bank_addrs(b)[a].rank != i)
+				continue;
+			printf("%s\"%s\"", separator, address_text(&mt_bank_addrs(b)[a], text));
+			separator = ", ";
+		}
+		printf("], base: 0x%" PRIx64 ", experts: [%u, %u]}\n", r->base, r->first_expert,
+			r->experts);
+	}
+}
+
+static void show_field(const char *name, uint64_t stride, uint32_t count, const char *more)
+{
+	if (count > 0)
+		printf("    %s: {stride: %" PRIu64 ", count: %u%s}\n", name, stride, count, more);
+}
+
+static void show_imm(const struct mt_rule *r)
+{
+	printf("    imm: {mask: 0x%x, value: 0x%x}\n    place: {shift: %u, bits: %u, unit: %u}\n",
+		r->imm_mask, r->imm_value, r->place_shift, r->place_bits, r->place_unit);
+	if (r->value_scale != 0)
+		printf("    value: {scale: %d, add: %" PRId64
+		       ", shift: %u, bits: %u, signed: %u}\n",
+			r->value_scale, r->value_add, r->operand_shift, r->operand_bits,
+			r->value_signed);
+}
+
+static void show_payload(const struct mt_rule *r)
+{
+	printf("    payload: {at: %u, width: %u, encoding: %s, of: %s", r->payload_at,
+		r->value_width, mt_encoding_name(r->encoding), mt_of_name(r->of));
+	if (r->payload_count > 0)
+		printf(", count: %u, stride: %u", r->payload_count, r->payload_stride);
+	printf("}\n");
+}
+
+static void show_rule(const struct mt_rule *r)
+{
+	show_text("  - name", r->name);
+	printf("    rule: %s\n    phase: %s\n", mt_rule_type_name(r->type),
+		mt_phase_name(r->phase));
+	if (r->length_min == r->length_max)
+		printf("    length: %u\n", r->length_min);
+	else if (r->length_max != UINT32_MAX)
+		printf("    length: [%u, %u]\n", r->length_min, r->length_max);
+	if (r->size > 0)
+		printf("    offset: %" PRIu64 "\n    size: %" PRIu64 "\n", r->offset, r->size);
+	show_field("parity", r->parity_stride, r->parity_count, "");
+	show_field("expert", r->expert_stride, r->expert_count, ", of: dst");
+	if (r->type == MT_RULE_LENGTH && r->phase == MT_PHASE_DISPATCH)
+		printf("    expert: {fixed: %u}\n", r->expert_fixed);
+	show_field("source", r->source_stride, r->source_count, "");
+	if (r->token_bytes > 0)
+		printf("    token-bytes: %u\n", r->token_bytes);
+	if (r->type == MT_RULE_IMM)
+		show_imm(r);
+	else if (r->value_scale != 0)
+		printf("    value: {scale: %d, add: %" PRId64 ", width: %u}\n", r->value_scale,
+			r->value_add, r->value_width);
+	if (r->when != MT_WHEN_ANY)
+		printf("    when: %s\n", mt_when_name(r->when));
+	if (mt_rule_reads_payload(r))
+		show_payload(r);
+}
+
+/** Every number of a map: without formulas and preset, it compiles to the same bank. */
+static void show(const struct mt_bank *b)
+{
+	printf("moetap-map: 1\n");
+	show_text("job", b->job);
+	printf("pattern: %s\nlayers: %u\nmicro-batches: %u\ntap: %s\nidle-gap-us: %" PRIu64 "\n",
+		mt_pattern_name(b->pattern), b->layers, b->micro_batches, mt_tap_name(b->tap),
+		b->idle_gap_ns / 1000);
+	show_ranks(b);
+	printf("rules:\n");
+	for (uint32_t i = 0; i < b->rules; i++)
+		show_rule(&mt_bank_rules(b)[i]);
+	if (b->flows > 0)
+		printf("flows:\n");
+	for (uint32_t i = 0; i < b->flows; i++) {
+		const struct mt_flow *f = &mt_bank_flows(b)[i];
+
+		printf("  - {src: %u, dst: %u, qpn: 0x%x", f->src, f->dst, f->qpn);
+		if (f->expert != MT_NO_EXPERT)
+			printf(", expert: %u", f->expert);
+		printf("}\n");
+	}
+}
+
 static int check(int argc, char **argv)
 {
+	bool shown = false;
 	int format = 0, first, status;
 	struct mt_error error;
 	struct mt_bank *bank;
 	const struct cli_option options[] = {
 		{"format", CLI_CHOICE, &format, "text|json", "text (default) or json", false},
+		{"show", CLI_FLAG, &shown, NULL, "print a map with every number instead", false},
 		{0},
 	};
 	const struct cli cli = {"map check", "MAP.yaml", 1,
 		"Checks a map and prints what it says: ranks, rules, and the snap length that a\n"
-		"capture must have for them. A wrong map is refused with its line.\n\n"
+		"capture must have for them. A wrong map is refused with its line. With --show "
+		"the\n"
+		"map is printed as a map: what formulas and a preset come to.\n\n"
 		"  moetap map check job.yaml",
 		options};
 
 	first = cli_parse(&cli, argc, argv, &status);
 	if (first < 0)
 		return status;
+	if (shown && format != 0)
+		return cli_usage(&cli, "--show prints a map, and no JSON");
 	if (mt_map_load(argv[first], &bank, &error) < 0)
 		return cli_fail("map check", "%s", error.text);
-	if (format == 0)
+	if (shown)
+		show(bank);
+	else if (format == 0)
 		print_text(bank);
 	else
 		status = print_json(bank);
@@ -210,11 +334,159 @@ static int load(int argc, char **argv)
 	return status;
 }
 
+/* ---- presets ---- */
+
+/** A number as JSON; as text where JSON's readers would not keep it. */
+static json_t *number_json(mt_number value)
+{
+	char text[MT_FORMULA_TEXT_LEN];
+
+	if (value > -(1LL << 53) && value < 1LL << 53)
+		return json_integer((json_int_t)value);
+	return json_string(mt_number_text(value, text));
+}
+
+static json_t *parameters_json(const struct mt_preset *p)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; i < p->parameters; i++) {
+		const struct mt_parameter *q = &p->parameter[i];
+		json_t *words = json_object();
+
+		for (unsigned int w = 0; w < q->words; w++)
+			json_object_set_new(words, q->word[w].word, number_json(q->word[w].value));
+		json_array_append_new(list,
+			json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "name", q->name, "about",
+				q->about, "default",
+				q->required ? json_null() : number_json(q->value), "min",
+				number_json(q->min), "max", number_json(q->max), "words", words));
+	}
+	return list;
+}
+
+static void print_parameter(const struct mt_parameter *p)
+{
+	char text[MT_FORMULA_TEXT_LEN];
+
+	printf("  %-15s %s\n  %-15s ", p->name, p->about, "");
+	for (unsigned int i = 0; i < p->words; i++)
+		printf("%s%s", i > 0 ? " or " : "", p->word[i].word);
+	if (p->words == 0) {
+		printf("%s", mt_number_text(p->min, text));
+		if (p->max == MT_NUMBER_MAX)
+			printf(" or more");
+		else
+			printf(" to %s", mt_number_text(p->max, text));
+	}
+	if (p->required)
+		printf("; required\n");
+	else
+		printf("; %s if not given\n", mt_parameter_text(p, p->value, text));
+}
+
+static int show_preset(const char *name, bool json)
+{
+	struct mt_preset *p = malloc(sizeof(*p));
+	struct mt_error error;
+	int status = CLI_DONE;
+
+	if (p == NULL)
+		return cli_fail("map presets", "out of memory");
+	if (mt_preset_load(name, p, &error) < 0) {
+		status = cli_fail("map presets", "%s", error.text);
+	} else if (json) {
+		status = cli_print_json(
+			"map presets", json_pack("{s:s, s:s, s:s, s:s, s:o}", "name", name, "about",
+					       p->about, "source", p->source, "file", p->path,
+					       "parameters", parameters_json(p)));
+	} else {
+		printf("preset          %s\nabout           %s\nsource          %s\n"
+		       "file            %s\nparameters      %u\n",
+			name, p->about, p->source, p->path, p->parameters);
+		for (unsigned int i = 0; i < p->parameters; i++)
+			print_parameter(&p->parameter[i]);
+	}
+	free(p);
+	return status;
+}
+
+static int is_preset(const struct dirent *entry)
+{
+	size_t length = strlen(entry->d_name);
+
+	return entry->d_name[0] != '.' && length > 5 &&
+	       strcmp(entry->d_name + length - 5, ".yaml") == 0;
+}
+
+/** Prints one preset, or adds it to @p list; a wrong one is told. Returns an exit status. */
+static int list_preset(char *name, struct mt_preset *p, json_t *list)
+{
+	struct mt_error error;
+
+	name[strlen(name) - 5] = '\0';
+	if (mt_preset_load(name, p, &error) < 0)
+		return cli_fail("map presets", "%s", error.text);
+	if (list != NULL)
+		json_array_append_new(
+			list, json_pack("{s:s, s:s}", "name", name, "about", p->about));
+	else
+		printf("%-15s %s\n", name, p->about);
+	return CLI_DONE;
+}
+
+static int list_presets(bool json)
+{
+	json_t *list = json ? json_array() : NULL;
+	struct mt_preset *p = malloc(sizeof(*p));
+	struct dirent **entries;
+	int status = CLI_DONE, n;
+	char folder[4096];
+
+	n = scandir(mt_preset_folder(folder, sizeof(folder)), &entries, is_preset, alphasort);
+	if (n < 0 || p == NULL) {
+		status = cli_fail("map presets", "%s: %s", folder, strerror(errno));
+		goto out;
+	}
+	for (int i = 0; i < n; i++) {
+		if (list_preset(entries[i]->d_name, p, list) != CLI_DONE)
+			status = CLI_FAILED;
+		free(entries[i]);
+	}
+	free(entries);
+	if (json && cli_print_json("map presets",
+			    json_pack("{s:s, s:O}", "folder", folder, "presets", list)) != CLI_DONE)
+		status = CLI_FAILED;
+out:
+	json_decref(list);
+	free(p);
+	return status;
+}
+
+static int presets(int argc, char **argv)
+{
+	int format = 0, first, status;
+	const struct cli_option options[] = {
+		{"format", CLI_CHOICE, &format, "text|json", "text (default) or json", false},
+		{0},
+	};
+	const struct cli cli = {"map presets", "[NAME]", 1,
+		"Lists the presets that a map can name, or shows the parameters of one.\n\n"
+		"  moetap map presets deepep-ll",
+		options};
+
+	first = cli_parse(&cli, argc, argv, &status);
+	if (first < 0)
+		return status;
+	return first < argc ? show_preset(argv[first], format == 1) : list_presets(format == 1);
+}
+
 /* ---- the table ---- */
 
 static const struct verb verbs[] = {
 	{"check", check, "what a map says, and whether it is right"},
 	{"load", load, "into a running moetap-fw"},
+	{"presets", presets, "what is there to start a map from"},
 };
 
 int verb_map(int argc, char **argv)

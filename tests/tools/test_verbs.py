@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The verbs from the outside, as users and scripts see them. What `count` counts is tested in tests/e2e."""
 import csv
+import glob
 import gzip
 import io
 import json
@@ -78,7 +79,7 @@ class Case(unittest.TestCase):
 
 class Help(Case):
     VERBS = ("demo", "count", "map check", "map load", "forecast", "backtest", "plan", "hints publish",
-             "hints show", "hints watch", "doctor")
+             "hints show", "hints watch", "doctor", "map presets")
 
     def test_table(self):
         verbs = run("--complete").stdout.split()
@@ -129,6 +130,10 @@ class Help(Case):
         self.assertEqual(self.complete("plan", "--ranks", ""), [])
         self.assertIn(TRACE, self.complete("plan", TRACE[:-3]))
         self.assertEqual(self.complete("map", "c"), ["check"])
+        self.assertEqual(self.complete("map", "p"), ["presets"])
+        self.assertEqual(self.complete("map", "check", "--s"), ["--show"])
+        self.assertIn("deepep-ll", self.complete("map", "presets", ""))
+        self.assertEqual(self.complete("map", "presets", "ncc"), ["nccl"])
         self.assertEqual(self.complete("count", "--tap", ""), ["all", "heads"])
         self.assertIn("--total", self.complete("count", "--follow", "--t"))
         self.assertIn(CAPTURE, self.complete("count", "--total", CAPTURE[:-3]))
@@ -161,6 +166,79 @@ class Map(Case):
                 where = (CAPTURE,) if verb[0] == "count" else ()
                 self.bad(1, re.escape(file.name) + r":5: 0 is out of range", *verb, file.name, *where)
         self.bad(1, "No such file", "map", "check", "/nowhere.yaml")
+
+    def test_show(self):
+        """The map that --show prints means the same, with every number worked out."""
+        maps = glob.glob(os.path.join(SOURCE, "docs/maps/*.yaml")) + \
+            glob.glob(os.path.join(SOURCE, "tests/data/*/*.yaml")) + \
+            glob.glob(os.path.join(SOURCE, "tests/fuzz/seeds/map/*.yaml"))
+        self.assertGreater(len(maps), 12)
+        for path in maps:
+            shown = self.good("map", "check", "--show", path)
+            self.assertNotRegex(shown, r"(?m)^(let|preset|with):")
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                file.write(shown)
+                file.flush()
+                self.assertEqual(self.good("map", "check", "--show", file.name), shown, path)
+                for how in ("text", "json"):
+                    self.assertEqual(self.good("map", "check", "--format", how, file.name),
+                                     self.good("map", "check", "--format", how, path), path)
+        self.assertEqual(self.good("map", "check", "--show", os.path.join(DATA, "preset.yaml")),
+                         self.good("map", "check", "--show", MAP))
+        self.bad(2, "no JSON", "map", "check", "--show", "--format", "json", MAP)
+
+    def test_show_numbers(self):
+        shown = self.good("map", "check", "--show", os.path.join(SOURCE, "docs/maps/deepep.yaml"))
+        # Worked out by hand: a token 16 + 7168 + 4 x 56 bytes, a result's place 2 x 7168 + 4 x 56.
+        for words in ("    length: 7408\n", "    length: 14336\n", "base: 0x7f0040000000",
+                      "    offset: %d\n" % (2 * 512 + 2 * 128 * 128 * 14560),
+                      "    expert: {stride: %d, count: 32, of: dst}\n" % (4 * 128 * 7408)):
+            self.assertIn(words, shown)
+
+    def test_presets(self):
+        names = [line.split()[0] for line in self.good("map", "presets").splitlines()]
+        files = glob.glob("*.yaml", root_dir=os.path.join(SOURCE, "driver/presets"))
+        self.assertEqual(names, sorted(f[:-5] for f in files))
+        listed = json.loads(self.good("map", "presets", "--format", "json"))
+        self.assertEqual([p["name"] for p in listed["presets"]], names)
+        documented = read(os.path.join(SOURCE, "docs/map.md"))
+        for name in names:
+            self.assertIn(f"\n| `{name}` |", documented)
+            one = json.loads(self.good("map", "presets", "--format", "json", name))
+            text = self.good("map", "presets", name)
+            self.assertRegex(one["source"], r"^\w[\w-]*/[\w-]+@[0-9a-f]{7,}, ")
+            for parameter in one["parameters"]:
+                self.assertIn(f"\n  {parameter['name']} ", text)
+        text = self.good("map", "presets", "deepep-ll")
+        self.assertRegex(text, r"dtype .*\n +fp8 or bf16; fp8 if not given\n")
+        self.assertRegex(text, r"hidden .*\n +128 to 65536; required\n")
+        self.bad(1, "No such file", "map", "presets", "none")
+        self.bad(2, r"\[NAME\]", "map", "presets", "a", "b")
+
+    def test_presets_folder(self):
+        with tempfile.TemporaryDirectory() as folder:
+            env = dict(os.environ, MOETAP_PRESETS=folder)
+
+            def listed(*args):
+                return subprocess.run([MOETAP, "map", "presets", *args], env=env, text=True,
+                                      capture_output=True, timeout=60)
+            self.assertEqual((listed().returncode, listed().stdout), (0, ""))
+            shutil.copy(os.path.join(SOURCE, "driver/presets/nccl.yaml"), os.path.join(folder, "b.yaml"))
+            with open(os.path.join(folder, "a.yaml"), "w") as file:
+                file.write("moetap-preset: 1\nabout: x\n")
+            self.assertEqual(listed().returncode, 1)
+            self.assertRegex(listed().stdout, r"^b  ")
+            self.assertRegex(listed().stderr, r"a\.yaml:1: 'source' is missing")
+            env["MOETAP_PRESETS"] = "/nowhere"
+            self.assertEqual(listed().returncode, 1)
+            self.assertIn("/nowhere", listed().stderr)
+
+    def test_preset_counts(self):
+        """A capture counts the same with the preset of its program and with the map by hand."""
+        by_hand = run("count", "--map", MAP, CAPTURE)
+        by_preset = run("count", "--map", os.path.join(DATA, "preset.yaml"), CAPTURE)
+        self.assertEqual((by_preset.returncode, by_preset.stdout), (0, by_hand.stdout))
+        self.assertGreater(len(by_hand.stdout.splitlines()), 30)
 
     def test_load_errors(self):
         self.bad(2, "--page NAME is missing", "map", "load", MAP)

@@ -37,6 +37,11 @@ _moetap()
 		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
 		return
 	fi
+	if [[ ${verb[*]} == 'map presets' ]]; then
+		words=$("$moetap" map presets 2>/dev/null | sed 's/ .*//')
+		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+		return
+	fi
 	mapfile -t COMPREPLY < <(compgen -f -- "$current")
 }
 complete -o filenames -F _moetap moetap
