@@ -375,6 +375,7 @@ static void same_rule(const struct mt_bank *bank, unsigned int i, const struct m
 	assert_string_equal(r->name, want->name);
 	assert_int_equal(r->type, want->type);
 	assert_int_equal(r->phase, want->phase);
+	assert_int_equal(r->when, want->when);
 	assert_int_equal(r->offset, want->offset);
 	assert_int_equal(r->size, want->size);
 	assert_int_equal(r->parity_stride, want->parity_stride);
@@ -418,10 +419,13 @@ static void test_deepep_ll(void **unused)
 		.parity_count = 2,
 		.length_min = 4096,
 		.length_max = 4096};
-	struct mt_rule count = {.name = "count",
+	const struct mt_rule count = {.name = "count",
 		.type = MT_RULE_ATOMIC,
 		.phase = MT_PHASE_COUNT,
+		.when = MT_WHEN_NEGATIVE,
 		.size = 32,
+		.parity_stride = 128,
+		.parity_count = 2,
 		.expert_stride = 16,
 		.expert_count = 2,
 		.source_stride = 4,
@@ -430,11 +434,13 @@ static void test_deepep_ll(void **unused)
 		.value_scale = -1,
 		.value_add = -1,
 		.value_width = 4};
-	struct mt_rule done = {.name = "done",
+	const struct mt_rule done = {.name = "done",
 		.type = MT_RULE_ATOMIC,
 		.phase = MT_PHASE_COMBINE,
-		.offset = 128,
+		.when = MT_WHEN_POSITIVE,
 		.size = 32,
+		.parity_stride = 128,
+		.parity_count = 2,
 		.length_max = UINT32_MAX};
 	struct mt_bank *bank = shipped("deepep-ll", 2, 2, "hidden: 2048, tokens: 128");
 
@@ -450,14 +456,11 @@ static void test_deepep_ll(void **unused)
 		10164880);
 	assert_int_equal(count.expert_stride + 2 * count.source_stride, 24);
 	free(bank);
-	bank = shipped(
-		"deepep-ll", 2, 2, "hidden: 2048, tokens: 128, dtype: bf16, dispatch_buffer: 1");
+	bank = shipped("deepep-ll", 2, 2, "hidden: 2048, tokens: 128, dtype: bf16");
 	token.length_min = token.length_max = token.token_bytes = 4112;
 	token.size = 4210688;
 	token.expert_stride = 2105344;
 	token.source_stride = 526336;
-	count.offset = 128;
-	done.offset = 0;
 	same_rule(bank, 0, &token);
 	same_rule(bank, 1, &combine);
 	same_rule(bank, 2, &count);
