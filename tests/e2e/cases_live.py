@@ -394,6 +394,16 @@ def map_load(seed):
     print(f"{loads} loads under {frames} packets: {len(rounds)} rounds, {len(whole)} exact")
 
 
+def silence(p, seconds=20):
+    """Wait until silence, 2 s as the map has it, has closed the last rounds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        head = p.head
+        time.sleep(3)
+        if p.head == head:
+            return
+
+
 def no_room(seed):
     """A job starts again with new queue pairs until the table of flows is full: then the dead ones go,
     and the next life is counted exactly."""
@@ -411,7 +421,7 @@ def no_room(seed):
                 roce.write_pcap(path, pcapmod.apply(
                     packets, [f"new-queue-pairs={0x100 * life}"], seed + life))
                 net.replay(path, 20000)
-                time.sleep(2.5)     # silence closes its last rounds
+                silence(p)
                 rounds = [page.decode(p.slot(n)) for n in range(seen, p.head)]
                 seen = p.head
                 good = [r for r in rounds if not r.quality & page.INEXACT]
