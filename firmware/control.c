@@ -100,8 +100,7 @@ static void update_stats(struct fw_control *c)
 	store(&s->nic_drops, drops);
 	store(&s->packets, sum.packets);
 	store(&c->page.page->state.heartbeat_ns, wall_ns());
-	if (drops > c->drops)
-		fw_rounds_dropped(c->rounds, drops - c->drops);
+	fw_rounds_dropped(c->rounds, drops > c->drops ? drops - c->drops : 0);
 	c->drops = drops;
 }
 

@@ -702,6 +702,12 @@ void fw_rounds_close_all(struct fw_rounds *r, bool timeout)
 
 void fw_rounds_dropped(struct fw_rounds *r, uint64_t packets)
 {
+	if (packets == 0) {
+		r->watched |= !r->first;
+		return;
+	}
+	/* no flow is known yet whose PSNs could tell that the first rounds are missing whole */
+	r->align |= !r->watched;
 	r->drops += packets;
 	r->drop_until = r->number + lead_of(r);
 }

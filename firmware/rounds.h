@@ -55,7 +55,10 @@ uint32_t fw_rounds_pump(struct fw_rounds *r);
 /** Nothing came for the idle gap (@p timeout), or nothing more will: close everything. */
 void fw_rounds_close_all(struct fw_rounds *r, bool timeout);
 
-/** The port dropped packets: say so in the rounds that are open. */
+/**
+ * The port dropped so many packets since it was last asked, perhaps none: say so in the rounds that
+ * are open, and, where these are the first ones, that others may have been before them.
+ */
 void fw_rounds_dropped(struct fw_rounds *r, uint64_t packets);
 
 /** Flows found so far, for telemetry: calls @p each for every one. */

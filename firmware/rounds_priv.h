@@ -85,6 +85,7 @@ struct fw_rounds {
 	double pace_ns;		 /* from round to round, 0: not known yet */
 	uint64_t sighted;	 /* round before which lost rounds were looked for */
 	uint64_t late_tokens, drops;
+	bool watched;		    /* the port dropped nothing before the first round was closed */
 	uint64_t drop_until;	    /* rounds up to this one were open when packets were dropped */
 	uint64_t no_room, overruns; /* counters as last looked at */
 };

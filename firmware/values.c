@@ -140,12 +140,36 @@ static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct f
 		fw_epoch_of(t, f)->contradict++; /* packets end inside of an integer */
 }
 
-/** Number of the expert of the i-th value of a list, UINT32_MAX: it names none. */
-static uint32_t expert_of(const struct fw_rule *r, uint32_t i, uint32_t value)
+/** A token for an expert of the destination. */
+static void add_token(struct fw_core *core, struct fw_flow *f, uint32_t expert, struct fw_item *it)
 {
-	if (r->type == MT_RULE_INDEX)
-		return value;
-	return (value & INT32_MAX) != 0 ? i : UINT32_MAX; /* a float; -0 is 0 */
+	struct fw_cell *cell;
+
+	it->expert = (uint16_t)expert;
+	cell = fw_cell_of(core, f, it);
+	cell->tokens++;
+	cell->messages++;
+	f->last_ns = it->ns; /* not of a list without tokens: it is of no epoch */
+}
+
+/**
+ * Count @p n values of a list, the first of which is the @p i-th: numbers of experts, or floats for
+ * the experts one by one, of which -0 is 0. Those of other ranks are beyond the destination's.
+ */
+static void add_list(struct fw_core *core, struct fw_flow *f, const struct fw_rule *r, uint32_t i,
+	const uint8_t *at, uint32_t n, struct fw_item *it)
+{
+	const struct mt_bank *b = core->tables->config->bank;
+	const struct mt_rank *dst = &mt_bank_ranks(b)[fw_cold_of(core->tables, f)->dst];
+	uint32_t first = r->of == MT_OF_ALL ? dst->first_expert : 0, experts = dst->experts, value;
+
+	for (uint32_t k = 0; k < n; k++) {
+		memcpy(&value, at + k * 4, sizeof(value));
+		if (r->type == MT_RULE_DENSE)
+			value = (value & INT32_MAX) != 0 ? i + k : UINT32_MAX;
+		if (value - first < experts)
+			add_token(core, f, value - first, it);
+	}
 }
 
 static void apply_lists(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
@@ -153,26 +177,16 @@ static void apply_lists(struct fw_core *core, struct fw_flow *f, const struct fw
 	const struct fw_tables *t = core->tables;
 	const struct fw_values *v = &it->values;
 	const struct fw_rule *r = &t->config->write[v->rule];
-	const struct mt_rank *dst = &mt_bank_ranks(t->config->bank)[fw_cold_of(t, f)->dst];
-	uint32_t first = r->of == MT_OF_ALL ? dst->first_expert : 0, values, stride;
+	uint32_t values, stride, in_list, at = 0, n;
 	struct fw_item one = *it;
 
 	find_list(t, r, fw_cold_of(t, f)->dst, &values, &stride);
-	for (uint32_t at = v->from; at + 4 <= v->from + v->bytes; at += 4) {
-		uint32_t in_list = (at - r->payload_at) % stride / 4, value;
-		struct fw_cell *cell;
-
-		if (in_list >= values)
-			continue;
-		memcpy(&value, v->at + (at - v->from), sizeof(value));
-		value = expert_of(r, in_list, value) - first;
-		if (value >= dst->experts) /* another rank's, or none */
-			continue;
-		one.expert = (uint16_t)value;
-		cell = fw_cell_of(core, f, &one);
-		cell->tokens++;
-		cell->messages++;
-		f->last_ns = it->ns; /* not of a list without tokens: it is of no epoch */
+	in_list = (v->from - r->payload_at) % stride;
+	while (at + 4 <= v->bytes) {
+		n = in_list < values * 4 ? RTE_MIN(values * 4 - in_list, v->bytes - at) / 4 : 0;
+		add_list(core, f, r, in_list / 4, v->at + at, n, &one);
+		at += stride - in_list; /* on to the next list */
+		in_list = 0;
 	}
 	if ((v->from - r->payload_at) % 4 != 0 || v->bytes % 4 != 0)
 		fw_epoch_of(t, f)->contradict += f->label != 0;

@@ -9,7 +9,10 @@
  * what was counted is not timed: one is the NIC's work, the other the control core's. Flows come
  * in turn, so that each is as cold as can be.
  *
- * usage: bench-path [FLOWS ...]
+ * With --rules: the same for each kind of rule, RULE_FLOWS flows in lockstep, as jobs are. What
+ * tells the tokens of a round differs, the number of packets does not.
+ *
+ * usage: bench-path [FLOWS ...] | --rules
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,12 +30,23 @@
 #define EXPERTS 4u /* a rank */
 #define TOKEN 7168u
 #define COMBINE 14336u
+#define BARRIER 8u
+#define LIST 8u	  /* numbers or weights of a token */
 #define SLOTS 64u /* tokens of a (source, expert) that the buffer has room for */
 #define STRIDE 7u /* from flow to flow; shares no factor with their numbers */
 #define CHUNK 4096u
 #define TURNS 5	   /* medians are taken */
 #define CHUNKS 200 /* of a turn, of which a tenth is faster than what is taken: see run_turns() */
 #define FRAME_ROOM 124u /* the longest frame has headers and ICRC of 86 bytes */
+
+#define RULE_FLOWS 1000u
+
+/** What tells the tokens. */
+enum kind { KIND_VA, KIND_QP, KIND_LENGTH, KIND_COUNTS, KIND_INDEX, KIND_DENSE, KIND_IMM, KINDS };
+
+static const char *const kind_names[KINDS] = {
+	"va", "qp", "length", "payload-counts", "payload-index", "payload-dense", "imm"};
+static enum kind kind;
 
 static const uint64_t area = (uint64_t)EXPERTS * RANKS * SLOTS * COMBINE;
 
@@ -102,7 +116,7 @@ static uint8_t *put_headers(uint8_t *p, const struct source_flow *f, uint8_t opc
 static uint8_t *put_write(uint8_t *p, const struct source_flow *f, uint64_t va, uint32_t length)
 {
 	/* the path MTU does not matter to the path: one packet a message */
-	p = put_headers(p, f, 0x0a, 16, 4096);
+	p = put_headers(p, f, 0x0a, 16, RTE_MIN(length, 4096u));
 	put(&p, va, 8);
 	put(&p, 0x202, 4);
 	put(&p, length, 4);
@@ -112,6 +126,47 @@ static uint8_t *put_write(uint8_t *p, const struct source_flow *f, uint64_t va, 
 static uint64_t base_of(uint32_t rank)
 {
 	return 0x7f0000000000ull + rank * 0x100000000ull;
+}
+
+static uint8_t *put_token(uint8_t *p, const struct source_flow *f, uint64_t va)
+{
+	p = put_write(p, f,
+		va + ((uint64_t)f->expert * RANKS + f->src) * SLOTS * TOKEN + f->at * TOKEN,
+		kind == KIND_DENSE ? EXPERTS * 4 : TOKEN);
+	if (kind == KIND_INDEX || kind == KIND_DENSE) /* one of them names an expert of f->dst */
+		for (uint32_t i = 0; i < (kind == KIND_DENSE ? EXPERTS : LIST); i++)
+			put(&p, i == f->at % EXPERTS ? rte_bswap32(f->dst * EXPERTS + i) : 0, 4);
+	return p;
+}
+
+/** What announces the tokens of a flow, or is one more message where nothing does. */
+static uint8_t *put_count(uint8_t *p, const struct source_flow *f, uint64_t va)
+{
+	uint32_t cell = f->expert * RANKS + f->src;
+
+	switch (kind) {
+	case KIND_LENGTH:
+	case KIND_INDEX:
+	case KIND_DENSE:
+		return put_write(p, f, va, BARRIER);
+	case KIND_COUNTS:
+		p = put_write(p, f, va, EXPERTS * 4);
+		for (uint32_t i = 0; i < EXPERTS; i++)
+			put(&p, i == f->expert ? rte_bswap32(8) : 0, 4);
+		return p;
+	case KIND_IMM:
+		p = put_headers(p, f, FW_WRITE_ONLY_IMM, 20, 0);
+		put(&p, 0, 16);
+		put(&p, 8u << 16 | (f->parity * EXPERTS * RANKS + cell), 4);
+		return p;
+	default:
+		p = put_headers(p, f, 0x14, 28, 0);
+		put(&p, va + area + cell * 8, 8);
+		put(&p, 0x202, 4);
+		put(&p, (uint64_t)-9, 8);
+		put(&p, 0, 8);
+		return p;
+	}
 }
 
 /** The next packet of a flow. @return its bytes */
@@ -127,19 +182,12 @@ static uint32_t make(uint8_t *data, struct source_flow *f)
 		f->parity ^= 1;
 		return (uint32_t)(p - data) + 4;
 	}
-	if (f->at < 8) {
-		p = put_write(data, f,
-			va + ((uint64_t)f->expert * RANKS + f->src) * SLOTS * TOKEN + f->at * TOKEN,
-			TOKEN);
-	} else if (f->at == 8) {
-		p = put_headers(data, f, 0x14, 28, 0);
-		put(&p, va + area + (f->expert * RANKS + f->src) * 8, 8);
-		put(&p, 0x202, 4);
-		put(&p, (uint64_t)-9, 8);
-		put(&p, 0, 8);
-	} else {
+	if (f->at < 8)
+		p = put_token(data, f, va);
+	else if (f->at == 8)
+		p = put_count(data, f, va);
+	else
 		p = put_write(data, f, va, COMBINE);
-	}
 	f->psn++;
 	f->at++;
 	return (uint32_t)(p - data) + 4;
@@ -224,35 +272,98 @@ static void take_round(void *arg, const struct mt_round *round)
 
 /* ---- measuring ------------------------------------------------------------------------------- */
 
+/** The rule of phase dispatch. */
+static size_t put_token_rule(char *text, size_t room)
+{
+	switch (kind) {
+	case KIND_QP:
+		return (size_t)snprintf(text, room,
+			"- {name: token, rule: qp, phase: dispatch, length: %u}\n", TOKEN);
+	case KIND_LENGTH:
+		return (size_t)snprintf(text, room,
+			"- {name: token, rule: length, phase: dispatch, length: %u, token-bytes: "
+			"%u,"
+			" expert: {fixed: 0}}\n",
+			TOKEN, TOKEN);
+	case KIND_COUNTS:
+		return (size_t)snprintf(text, room,
+			"- {name: token, rule: length, phase: control, length: %u}\n"
+			"- {name: count, rule: payload-counts, phase: dispatch, length: %u,"
+			" payload: {width: 4}}\n",
+			TOKEN, EXPERTS * 4);
+	case KIND_INDEX:
+		return (size_t)snprintf(text, room,
+			"- {name: token, rule: payload-index, phase: dispatch, length: %u,"
+			" payload: {width: 4, of: all, count: %u, stride: %u}}\n",
+			TOKEN, LIST, TOKEN);
+	case KIND_DENSE:
+		return (size_t)snprintf(text, room,
+			"- {name: token, rule: payload-dense, phase: dispatch, length: %u,"
+			" payload: {width: 4}}\n",
+			EXPERTS * 4);
+	default:
+		return (size_t)snprintf(text, room,
+			"- {name: token, rule: va, phase: dispatch, length: %u, size: %lu,"
+			" parity: {stride: %lu, count: 2}, expert: {stride: %u, count: %u, of: "
+			"dst},"
+			" source: {stride: %u, count: %u}, token-bytes: %u}\n",
+			TOKEN, area, 2 * area, RANKS * SLOTS * TOKEN, EXPERTS, SLOTS * TOKEN, RANKS,
+			TOKEN);
+	}
+}
+
+static size_t put_count_rule(char *text, size_t room)
+{
+	const char *place =
+		"size: %u, parity: {stride: %lu, count: 2}, expert: {stride: %u, count: %u,"
+		" of: dst}, source: {stride: 8, count: %u},";
+	char cells[256];
+
+	if (kind == KIND_COUNTS || kind == KIND_LENGTH || kind == KIND_INDEX || kind == KIND_DENSE)
+		return (size_t)snprintf(text, room,
+			"- {name: barrier, rule: length, phase: control, length: %u}\n", BARRIER);
+	snprintf(cells, sizeof(cells), place, EXPERTS * RANKS * 8,
+		kind == KIND_IMM ? EXPERTS * RANKS * 8ul : 2 * area, RANKS * 8, EXPERTS, RANKS);
+	if (kind == KIND_IMM)
+		return (size_t)snprintf(text, room,
+			"- {name: count, rule: imm, phase: count, imm: {mask: 0, value: 0}, %s"
+			" place: {shift: 0, bits: 16, unit: 8}, value: {shift: 16, bits: 15, "
+			"scale: 1}}\n",
+			cells);
+	return (size_t)snprintf(text, room,
+		"- {name: count, rule: atomic, phase: count, offset: %lu, %s value: {scale: -1, "
+		"add: -1}}\n",
+		area, cells);
+}
+
 static struct mt_bank *make_map(void)
 {
-	char text[16384];
+	static char text[1 << 20];
 	struct mt_error err;
 	struct mt_bank *bank;
 	size_t n = (size_t)snprintf(text, sizeof(text),
 		"moetap-map: 1\njob: bench\npattern: inference\nlayers: 2\nexperts-per-rank: %u\n"
-		"rules:\n"
-		"- {name: token, rule: va, phase: dispatch, length: %u, size: %lu,"
-		" parity: {stride: %lu, count: 2}, expert: {stride: %u, count: %u, of: dst},"
-		" source: {stride: %u, count: %u}, token-bytes: %u}\n"
-		"- {name: combine, rule: va, phase: combine, length: %u, size: %lu,"
-		" parity: {stride: %lu, count: 2}}\n"
-		"- {name: count, rule: atomic, phase: count, offset: %lu, size: %u,"
-		" parity: {stride: %lu, count: 2}, expert: {stride: %u, count: %u, of: dst},"
-		" source: {stride: 8, count: %u}, value: {scale: -1, add: -1}}\nranks:\n",
-		EXPERTS, TOKEN, area, 2 * area, RANKS * SLOTS * TOKEN, EXPERTS, SLOTS * TOKEN,
-		RANKS, TOKEN, COMBINE, area, 2 * area, area, EXPERTS * RANKS * 8, 2 * area,
-		RANKS * 8, EXPERTS, RANKS);
+		"rules:\n- {name: combine, rule: length, phase: combine, length: %u}\n",
+		EXPERTS, COMBINE);
 
+	n += put_token_rule(text + n, sizeof(text) - n);
+	n += put_count_rule(text + n, sizeof(text) - n);
+	n += (size_t)snprintf(text + n, sizeof(text) - n, "ranks:\n");
 	for (uint32_t r = 0; r < RANKS; r++)
 		n += (size_t)snprintf(text + n, sizeof(text) - n,
 			"- {rank: %u, address: 10.0.0.%u, base: 0x%lx}\n", r, r + 1, base_of(r));
+	n += kind == KIND_QP ? (size_t)snprintf(text + n, sizeof(text) - n, "flows:\n") : 0;
+	for (uint32_t i = 0; kind == KIND_QP && i < flows_n; i++)
+		n += (size_t)snprintf(text + n, sizeof(text) - n,
+			"- {src: %u, dst: %u, qpn: %u, expert: %u}\n", flows[i].src, flows[i].dst,
+			flows[i].qpn, flows[i].dst * EXPERTS + flows[i].expert);
 	if (mt_map_parse(text, n, "bench", &bank, &err) < 0)
 		die(err.text);
 	return bank;
 }
 
-static void make_flows(uint32_t n)
+/** @param lockstep all are at the same message of their round */
+static void make_flows(uint32_t n, bool lockstep)
 {
 	free(flows);
 	flows = calloc(n, sizeof(*flows));
@@ -268,7 +379,7 @@ static void make_flows(uint32_t n)
 		flows[i].qpn = 0x11 + qp;
 		flows[i].expert = qp % EXPERTS;
 		flows[i].psn = draw();
-		flows[i].at = draw() % 8;
+		flows[i].at = lockstep ? 0 : draw() % 8;
 	}
 }
 
@@ -283,7 +394,8 @@ static int by_value(const void *a, const void *b)
 static void check_outcomes(const struct fw_core *core)
 {
 	static const uint32_t wanted = 1u << MT_OUT_DISPATCH | 1u << MT_OUT_COMBINE |
-				       1u << MT_OUT_COUNT | 1u << MT_OUT_RESPONSE;
+				       1u << MT_OUT_COUNT | 1u << MT_OUT_CONTROL |
+				       1u << MT_OUT_RESPONSE;
 
 	for (uint32_t o = 0; o < MT_OUTCOMES; o++)
 		if (core->outcome[o] != 0 && !(wanted >> o & 1))
@@ -321,17 +433,24 @@ static void run_turns(struct fw_plane *plane, struct fw_rounds *r, double *empty
 	free(before);
 }
 
-static void measure(struct fw_plane *plane, const struct mt_bank *bank, uint32_t n)
+/** Nanoseconds a packet of both loops. */
+struct figures {
+	double empty, full;
+};
+
+static struct figures measure(struct fw_plane *plane, uint32_t n, bool lockstep)
 {
-	struct fw_config *config = fw_config_new(bank, 1);
 	struct fw_core *core = plane->core[0];
 	double empty[TURNS], full[TURNS];
+	struct fw_config *config;
+	struct mt_bank *bank;
 	struct fw_rounds *r;
 
-	if (n < 16 || n > MT_MAX_FLOWS)
-		die("16 to 1048576 flows"); /* fewer would open more epochs in a chunk than may wait
-					     */
-	make_flows(n);
+	if (n < 16 || n > MT_MAX_FLOWS) /* fewer would open more epochs in a chunk than may wait */
+		die("16 to 1048576 flows");
+	make_flows(n, lockstep);
+	bank = make_map();
+	config = fw_config_new(bank, 1);
 	core->tables = config != NULL ? fw_tables_new(config, RTE_MAX(n, 1024u)) : NULL;
 	r = core->tables != NULL ? fw_rounds_new(plane, take_round, NULL) : NULL;
 	if (r == NULL)
@@ -343,13 +462,37 @@ static void measure(struct fw_plane *plane, const struct mt_bank *bank, uint32_t
 	check_outcomes(core);
 	qsort(empty, TURNS, sizeof(*empty), by_value);
 	qsort(full, TURNS, sizeof(*full), by_value);
-	printf("%7u %12.1f %12.1f %7.2f %9.1f\n", n, 1e3 / empty[TURNS / 2], 1e3 / full[TURNS / 2],
-		empty[TURNS / 2] / full[TURNS / 2], full[TURNS / 2]);
-	fflush(stdout);
 	rte_ring_reset(core->back);
 	fw_rounds_free(r, &core->tables);
 	fw_tables_free(core->tables);
 	fw_config_free(config);
+	free(bank);
+	return (struct figures){.empty = empty[TURNS / 2], .full = full[TURNS / 2]};
+}
+
+static void measure_rules(struct fw_plane *plane)
+{
+	double va = 0;
+
+	printf("%-14s empty Mpps  moetap Mpps   ratio ns/packet   times va, without receiving\n",
+		"rule");
+	for (kind = 0; kind < KINDS; kind++) {
+		struct figures f = measure(plane, RULE_FLOWS, true);
+
+		va = kind == KIND_VA ? f.full - f.empty : va;
+		printf("%-14s %10.1f %12.1f %7.2f %9.1f %10.2f\n", kind_names[kind], 1e3 / f.empty,
+			1e3 / f.full, f.empty / f.full, f.full, (f.full - f.empty) / va);
+		fflush(stdout);
+	}
+}
+
+static void measure_flows(struct fw_plane *plane, uint32_t n)
+{
+	struct figures f = measure(plane, n, false);
+
+	printf("%7u %12.1f %12.1f %7.2f %9.1f\n", n, 1e3 / f.empty, 1e3 / f.full, f.empty / f.full,
+		f.full);
+	fflush(stdout);
 }
 
 static void make_core(struct fw_plane *plane, struct fw_core *core)
@@ -374,16 +517,18 @@ int main(int argc, char **argv)
 		"--no-telemetry", "--no-shconf", "--lcores", "0", "--log-level", "error", NULL};
 	static struct fw_plane plane;
 	static struct fw_core core;
-	struct mt_bank *bank;
 
 	if (rte_eal_init(RTE_DIM(eal) - 1, (char **)(uintptr_t)eal) < 0)
 		die("DPDK cannot start");
 	make_core(&plane, &core);
-	bank = make_map();
-	printf("  flows   empty Mpps  moetap Mpps   ratio ns/packet   (medians of %d)\n", TURNS);
-	for (int i = 1; i < argc; i++)
-		measure(&plane, bank, (uint32_t)strtoul(argv[i], NULL, 10));
-	free(bank);
+	if (argc == 2 && strcmp(argv[1], "--rules") == 0) {
+		measure_rules(&plane);
+	} else {
+		printf("  flows   empty Mpps  moetap Mpps   ratio ns/packet   (medians of %d)\n",
+			TURNS);
+		for (int i = 1; i < argc; i++)
+			measure_flows(&plane, (uint32_t)strtoul(argv[i], NULL, 10));
+	}
 	rte_eal_cleanup();
 	return EXIT_SUCCESS;
 }

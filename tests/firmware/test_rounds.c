@@ -301,6 +301,27 @@ static void test_no_epoch(void **state)
 	}
 }
 
+/** What the port drops before any round is known may have been whole rounds; later, PSNs tell. */
+static void test_drops(void **state)
+{
+	(void)state;
+	for (uint32_t late = 0; late <= 1; late++) {
+		use(&counted, 1, true);
+		for (uint32_t i = 0; i < 6; i++) {
+			if (i == late * 4)
+				fw_rounds_dropped(path.rounds, 7);
+			round_of(&counted, 2, i % 2);
+			fw_rounds_dropped(path.rounds, 0);
+		}
+		path_end(&path);
+		assert_int_equal(path.published, 6);
+		for (uint32_t i = 0; i < 6; i++)
+			assert_int_equal((round_at(i)->quality & MT_Q_ALIGN) != 0, !late);
+		assert_int_equal(round_at(0)->quality & MT_Q_NIC_DROP, late ? 0 : MT_Q_NIC_DROP);
+		path_drop(&path);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -311,6 +332,7 @@ int main(void)
 		cmocka_unit_test(test_starting),
 		cmocka_unit_test(test_lost_round),
 		cmocka_unit_test(test_no_epoch),
+		cmocka_unit_test(test_drops),
 		cmocka_unit_test(test_steps),
 		cmocka_unit_test(test_two_cores),
 	};
