@@ -135,6 +135,23 @@ static int add_field(struct csv *csv, char *field, struct moetap_error *error)
 	return 0;
 }
 
+bool mtl_csv_begins(struct csv *csv, char c)
+{
+	int first = getc(csv->file);
+
+	if (first != EOF)
+		ungetc(first, csv->file);
+	return first == c;
+}
+
+ssize_t mtl_csv_line(struct csv *csv, const char **line, struct moetap_error *error)
+{
+	ssize_t length = read_line(csv, error);
+
+	*line = csv->buffer;
+	return length;
+}
+
 int mtl_csv_next(struct csv *csv, struct moetap_error *error)
 {
 	ssize_t length = read_line(csv, error);

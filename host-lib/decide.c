@@ -26,7 +26,7 @@ static void name_quality(const struct moetap_forecast *f, char *text, size_t siz
 	char names[96];
 
 	moetap_forecast_info(f, &info);
-	if (info.quality == 0)
+	if (info.flagged == 0)
 		return;
 	snprintf(text + used, size - used,
 		"; made from %llu rounds of which %llu are not exact (%s)",

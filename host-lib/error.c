@@ -49,7 +49,7 @@ char *moetap_quality_text(uint32_t quality, char *text, size_t size)
 
 	if (size == 0)
 		return text;
-	text[0] = '\0';
+	snprintf(text, size, "%s", quality == MOETAP_QUALITY_UNKNOWN ? "unknown" : "");
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!(quality & (1u << i)) || used >= size)
 			continue;

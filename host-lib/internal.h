@@ -6,6 +6,8 @@
 #ifndef MOETAP_INTERNAL_H
 #define MOETAP_INTERNAL_H
 
+#include <sys/types.h>
+
 #include "moetap.h"
 
 /** Writes the text of an error (which may be NULL) and returns `err`, so that a caller can write
@@ -33,6 +35,11 @@ int64_t mtl_series_step(const struct moetap_series *series, uint32_t i);
 /** Sum of the loads of a layer in the i-th kept step. */
 double mtl_series_sum(const struct moetap_series *series, uint32_t i, uint32_t layer);
 
+/** moetap_series_add_round() of a round that tells `seen[experts]`, the experts that it could see.
+ */
+int mtl_series_add_seen(struct moetap_series *series, int64_t step, uint32_t layer,
+	const double *tokens, const bool *seen, uint32_t quality, struct moetap_error *error);
+
 /* ---- csv.c ---- */
 
 /** A CSV file that is read line by line. */
@@ -45,6 +52,13 @@ void mtl_csv_close(struct csv *csv);
 /** Reads the next line and splits it at its commas. Returns the number of fields, 0 at the end of
  * the file, or a negative errno. */
 int mtl_csv_next(struct csv *csv, struct moetap_error *error);
+
+/** Whether the file begins with this character; before anything was read. */
+bool mtl_csv_begins(struct csv *csv, char c);
+
+/** Reads the next line as it is, for a file of lines of another kind. Returns its length with the
+ * line feed, 0 at the end of the file, or a negative errno. */
+ssize_t mtl_csv_line(struct csv *csv, const char **line, struct moetap_error *error);
 
 /** The i-th field of the line. */
 const char *mtl_csv_field(const struct csv *csv, uint32_t i);
@@ -62,9 +76,37 @@ int mtl_csv_integer(const struct csv *csv, uint32_t i, int64_t most, int64_t *va
 
 /* ---- trace_long.c ---- */
 
+#define MTL_NO_EXPERT UINT32_MAX
+
+/** The load of an expert from one source, or, with MTL_NO_EXPERT, a round and nothing more. */
+struct mtl_cell {
+	int64_t step;
+	uint32_t layer, expert;
+	uint32_t quality; /**< of the round */
+	double tokens;
+};
+
+/** All cells: how many layers and experts there are is known at the end only. */
+struct mtl_cells {
+	struct mtl_cell *cell;
+	size_t count, room;
+	uint32_t layers, experts;
+};
+
+int mtl_cells_add(struct mtl_cells *cells, const struct mtl_cell *cell, struct moetap_error *error);
+
+/** Makes a series of them: runs of cells of the same step and layer are one round each. */
+int mtl_cells_series(
+	const struct mtl_cells *cells, struct moetap_series **series, struct moetap_error *error);
+
 /** Reads the lines after a header that has the columns `layer` and `expert`. */
 int mtl_trace_read_long(struct csv *csv, uint32_t fields, struct moetap_series **series,
 	struct moetap_error *error);
+
+/* ---- trace_json.c ---- */
+
+/** Reads rounds as `moetap count --format json` prints them, an object a line. */
+int mtl_trace_read_json(struct csv *csv, struct moetap_series **series, struct moetap_error *error);
 
 /* ---- forecast.c ---- */
 

@@ -70,6 +70,7 @@ enum moetap_quality {
 	MOETAP_QUALITY_CONTRADICT = 1 << 9, /**< messages whose source or expert cannot be */
 	MOETAP_QUALITY_FRACTION = 1 << 10,  /**< bytes are no whole number of tokens */
 	MOETAP_QUALITY_ALIGN = 1 << 11,	    /**< layer and step are assumed */
+	MOETAP_QUALITY_UNKNOWN = 1 << 16,   /**< the trace does not say; no flaw, and not flagged */
 };
 
 /** Version of the library, "major.minor.patch". */
@@ -100,10 +101,11 @@ MOETAP_EXPORT void moetap_series_free(struct moetap_series *series);
 /**
  * Reads a trace: CSV with the header `step,l0_e0,l0_e1,...` (tokens; other columns are ignored,
  * columns may come in any order), one line a step, steps going up; or what `moetap count` prints
- * (`round,step,layer,phase,src,dst,expert,tokens,bytes`; the dispatch rounds are taken). "-" is
- * standard input. Bad input is refused with its line and column, and nothing is returned: negative
- * or not finite tokens, a wrong number of fields, a last line without line feed (it may be cut), a
- * step that goes back, a column missing.
+ * (`round,step,layer,phase,src,dst,expert,tokens,bytes`, or with --format json one object a round;
+ * the dispatch rounds are taken). Only the objects say how good a round is; the rounds of a CSV are
+ * MOETAP_QUALITY_UNKNOWN. "-" is standard input. Bad input is refused with its line and column, and
+ * nothing is returned: negative or not finite tokens, a wrong number of fields, a last line without
+ * line feed (it may be cut), a step that goes back, a column missing.
  *
  * Returns 0, -ENOENT and other errors of open(2), -EBADMSG (bad input), -E2BIG (over a limit, or
  * more than MOETAP_SERIES_BYTES) or -ENOMEM.
@@ -150,6 +152,14 @@ MOETAP_EXPORT uint32_t moetap_series_mean_shares(const struct moetap_series *ser
 /** Mean tokens a step [layers][experts] over the last `steps` steps (0: all kept ones). */
 MOETAP_EXPORT void moetap_series_mean_tokens(
 	const struct moetap_series *series, uint32_t steps, double *tokens);
+
+/**
+ * Whether tokens of an expert (0 ... experts - 1) were counted at all, if none of them came: false
+ * when no round had a pair of ranks that passes the tap and could carry them, as rounds of a source
+ * and what `moetap count` prints tell. Its load of 0 is unknown then, not zero. Experts of other
+ * rounds and steps are all seen.
+ */
+MOETAP_EXPORT bool moetap_series_seen(const struct moetap_series *series, uint32_t expert);
 
 /**
  * Flagged (step, layer) among the steps first ... last; `quality` (may be NULL) gets all their

@@ -27,6 +27,7 @@ struct moetap_series {
 	uint32_t head;	    /**< where the oldest row is */
 	uint32_t count;
 	uint64_t dropped;
+	bool *seen; /**< [experts]: some round could see it */
 	struct row **rows;
 };
 
@@ -62,6 +63,11 @@ int moetap_series_new(uint32_t layers, uint32_t experts, uint32_t max_steps,
 	s = calloc(1, sizeof(*s));
 	if (s == NULL)
 		return mtl_fail_memory(error);
+	s->seen = calloc(experts, sizeof(*s->seen));
+	if (s->seen == NULL) {
+		free(s);
+		return mtl_fail_memory(error);
+	}
 	s->layers = layers;
 	s->experts = experts;
 	s->max_steps = max_steps > 0 ? max_steps : (uint32_t)fit;
@@ -76,6 +82,7 @@ void moetap_series_free(struct moetap_series *s)
 	for (uint32_t i = 0; i < s->count; i++)
 		free(*row_at(s, i));
 	free(s->rows);
+	free(s->seen);
 	free(s);
 }
 
@@ -205,6 +212,13 @@ static int find_row(
 	return 0;
 }
 
+/** Notes which experts a round could see; NULL: all. */
+static void note_seen(struct moetap_series *s, const bool *seen)
+{
+	for (uint32_t e = 0; e < s->experts; e++)
+		s->seen[e] |= seen == NULL || seen[e];
+}
+
 static void add_layer(const struct moetap_series *s, struct row *row, uint32_t layer,
 	const double *tokens, uint32_t quality)
 {
@@ -217,8 +231,8 @@ static void add_layer(const struct moetap_series *s, struct row *row, uint32_t l
 	row->quality[layer] |= (quality & ~SEEN) | SEEN;
 }
 
-int moetap_series_add_round(struct moetap_series *s, int64_t step, uint32_t layer,
-	const double *tokens, uint32_t quality, struct moetap_error *error)
+int mtl_series_add_seen(struct moetap_series *s, int64_t step, uint32_t layer, const double *tokens,
+	const bool *seen, uint32_t quality, struct moetap_error *error)
 {
 	struct row *row;
 	int ret;
@@ -233,7 +247,14 @@ int moetap_series_add_round(struct moetap_series *s, int64_t step, uint32_t laye
 	if (ret < 0)
 		return ret;
 	add_layer(s, row, layer, tokens, quality);
+	note_seen(s, seen);
 	return 0;
+}
+
+int moetap_series_add_round(struct moetap_series *s, int64_t step, uint32_t layer,
+	const double *tokens, uint32_t quality, struct moetap_error *error)
+{
+	return mtl_series_add_seen(s, step, layer, tokens, NULL, quality, error);
 }
 
 int moetap_series_add_step(struct moetap_series *s, int64_t step, const double *tokens,
@@ -253,6 +274,7 @@ int moetap_series_add_step(struct moetap_series *s, int64_t step, const double *
 	for (uint32_t l = 0; l < s->layers; l++)
 		add_layer(s, row, l, tokens + (size_t)l * s->experts,
 			quality != NULL ? quality[l] : 0);
+	note_seen(s, NULL);
 	return 0;
 }
 
@@ -333,6 +355,11 @@ void moetap_series_mean_tokens(const struct moetap_series *s, uint32_t steps, do
 	}
 }
 
+bool moetap_series_seen(const struct moetap_series *s, uint32_t expert)
+{
+	return expert < s->experts && s->seen[expert];
+}
+
 uint64_t moetap_series_flagged(const struct moetap_series *s, int64_t first, int64_t last,
 	uint32_t *quality, uint64_t *rounds)
 {
@@ -346,7 +373,7 @@ uint64_t moetap_series_flagged(const struct moetap_series *s, int64_t first, int
 			break;
 		for (uint32_t l = 0; l < s->layers; l++) {
 			seen += (row->quality[l] & SEEN) != 0;
-			flagged += (row->quality[l] & ~SEEN) != 0;
+			flagged += (row->quality[l] & ~(SEEN | MOETAP_QUALITY_UNKNOWN)) != 0;
 			all |= row->quality[l] & ~SEEN;
 		}
 	}

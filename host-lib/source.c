@@ -346,11 +346,23 @@ const char *moetap_outcome_name(uint32_t i)
 
 /* ---- into a series ---- */
 
+/** Whether tokens from a source to an expert pass the tap; a round without pairs does not say. */
+static bool passes(const struct moetap_round *r, uint32_t src, uint32_t expert)
+{
+	uint32_t dst;
+
+	if (r->pairs == NULL || r->expert_rank == NULL)
+		return true;
+	dst = r->expert_rank[expert];
+	return dst < r->ranks && r->pairs[(size_t)src * r->ranks + dst].last_ns != 0;
+}
+
 int moetap_series_add_counts(
 	struct moetap_series *series, const struct moetap_round *r, struct moetap_error *error)
 {
 	uint32_t quality = r->quality & MOETAP_QUALITY_INEXACT;
 	double *tokens;
+	bool *seen;
 	int ret;
 
 	if (r->pass != MOETAP_PASS_FORWARD)
@@ -359,13 +371,21 @@ int moetap_series_add_counts(
 		return mtl_fail(error, -EINVAL, "a round of %u experts for a series of %u",
 			r->experts, moetap_series_experts(series));
 	tokens = calloc(r->experts, sizeof(*tokens));
-	if (tokens == NULL)
+	seen = calloc(r->experts, sizeof(*seen));
+	if (tokens == NULL || seen == NULL) {
+		free(tokens);
+		free(seen);
 		return mtl_fail_memory(error);
-	for (size_t c = 0; c < (size_t)r->ranks * r->experts; c++)
+	}
+	for (size_t c = 0; c < (size_t)r->ranks * r->experts; c++) {
 		tokens[c % r->experts] += r->cell_tokens[c];
+		seen[c % r->experts] |=
+			passes(r, (uint32_t)(c / r->experts), (uint32_t)(c % r->experts));
+	}
 	if (r->lost > 0)
 		quality |= MOETAP_QUALITY_OVERRUN;
-	ret = moetap_series_add_round(series, (int64_t)r->step, r->layer, tokens, quality, error);
+	ret = mtl_series_add_seen(series, (int64_t)r->step, r->layer, tokens, seen, quality, error);
 	free(tokens);
+	free(seen);
 	return ret;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Traces: one line a step, a column `l<layer>_e<expert>` for every expert. The other form, one
- * line a cell, is in trace_long.c.
+ * Traces: one line a step, a column `l<layer>_e<expert>` for every expert. The other forms,
+ * one line a cell and one object a round, are in trace_long.c and trace_json.c.
  */
 #include "internal.h"
 
@@ -105,6 +105,7 @@ static int read_header(const struct csv *csv, struct wide *w, struct moetap_erro
 static int read_step(const struct csv *csv, const struct wide *w, double *tokens,
 	struct moetap_series *series, struct moetap_error *error)
 {
+	uint32_t quality[MOETAP_MAX_LAYERS];
 	int64_t step;
 	int ret;
 
@@ -119,7 +120,9 @@ static int read_step(const struct csv *csv, const struct wide *w, double *tokens
 		return mtl_csv_fail(csv, w->step, error,
 			"step %lld comes after step %lld; steps must go up", (long long)step,
 			(long long)moetap_series_last_step(series));
-	ret = moetap_series_add_step(series, step, tokens, NULL, error);
+	for (uint32_t l = 0; l < w->layers; l++)
+		quality[l] = MOETAP_QUALITY_UNKNOWN;
+	ret = moetap_series_add_step(series, step, tokens, quality, error);
 	if (ret == 0 && moetap_series_dropped(series) > 0)
 		return mtl_csv_fail(csv, CSV_LINE, error,
 			"the trace is larger than the %zu MiB that a series may take; cut it",
@@ -192,6 +195,11 @@ int moetap_series_load_trace(
 	ret = mtl_csv_open(path, &csv, error);
 	if (ret < 0)
 		return ret;
+	if (mtl_csv_begins(csv, '{')) {
+		ret = mtl_trace_read_json(csv, series, error);
+		mtl_csv_close(csv);
+		return ret;
+	}
 	fields = mtl_csv_next(csv, error);
 	if (fields < 0)
 		ret = fields;

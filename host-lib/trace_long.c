@@ -17,18 +17,27 @@ enum { STEP, LAYER, PHASE, EXPERT, TOKENS, SHARE, COLUMNS };
 static const char *const column_names[COLUMNS] = {
 	"step", "layer", "phase", "expert", "tokens", "share"};
 
-struct cell {
-	int64_t step;
-	uint32_t layer, expert;
-	double tokens;
-};
+int mtl_cells_add(struct mtl_cells *cells, const struct mtl_cell *cell, struct moetap_error *error)
+{
+	if (cells->count == cells->room) {
+		size_t room = cells->room > 0 ? 2 * cells->room : 1024;
+		struct mtl_cell *grown = NULL;
 
-/** All lines: how many layers and experts there are is known at the end only. */
-struct cells {
-	struct cell *cell;
-	size_t count, room;
-	uint32_t layers, experts;
-};
+		if (room * sizeof(*grown) > MOETAP_SERIES_BYTES)
+			return mtl_fail(error, -E2BIG, "more than %zu loads", cells->count);
+		grown = realloc(cells->cell, room * sizeof(*grown));
+		if (grown == NULL)
+			return mtl_fail_memory(error);
+		cells->cell = grown;
+		cells->room = room;
+	}
+	cells->cell[cells->count++] = *cell;
+	if (cell->layer >= cells->layers)
+		cells->layers = cell->layer + 1;
+	if (cell->expert != MTL_NO_EXPERT && cell->expert >= cells->experts)
+		cells->experts = cell->expert + 1;
+	return 0;
+}
 
 static int find_columns(const struct csv *csv, uint32_t fields, uint32_t column[COLUMNS],
 	struct moetap_error *error)
@@ -48,13 +57,13 @@ static int find_columns(const struct csv *csv, uint32_t fields, uint32_t column[
 	return 0;
 }
 
-static int read_cell(const struct csv *csv, const uint32_t column[COLUMNS], struct cell *cell,
+static int read_cell(const struct csv *csv, const uint32_t column[COLUMNS], struct mtl_cell *cell,
 	struct moetap_error *error)
 {
 	int64_t layer, expert;
 	int ret;
 
-	cell->step = 0;
+	*cell = (struct mtl_cell){.quality = MOETAP_QUALITY_UNKNOWN};
 	ret = mtl_csv_integer(csv, column[LAYER], MOETAP_MAX_LAYERS - 1, &layer, error);
 	if (ret == 0)
 		ret = mtl_csv_integer(csv, column[EXPERT], MOETAP_MAX_EXPERTS - 1, &expert, error);
@@ -69,33 +78,11 @@ static int read_cell(const struct csv *csv, const uint32_t column[COLUMNS], stru
 	return 0;
 }
 
-static int add_cell(struct cells *cells, const struct cell *cell, struct moetap_error *error)
-{
-	if (cells->count == cells->room) {
-		size_t room = cells->room > 0 ? 2 * cells->room : 1024;
-		struct cell *grown = NULL;
-
-		if (room * sizeof(*grown) > MOETAP_SERIES_BYTES)
-			return mtl_fail(error, -E2BIG, "more than %zu lines", cells->count);
-		grown = realloc(cells->cell, room * sizeof(*grown));
-		if (grown == NULL)
-			return mtl_fail_memory(error);
-		cells->cell = grown;
-		cells->room = room;
-	}
-	cells->cell[cells->count++] = *cell;
-	if (cell->layer >= cells->layers)
-		cells->layers = cell->layer + 1;
-	if (cell->expert >= cells->experts)
-		cells->experts = cell->expert + 1;
-	return 0;
-}
-
 static int read_cells(
-	struct csv *csv, uint32_t fields, struct cells *cells, struct moetap_error *error)
+	struct csv *csv, uint32_t fields, struct mtl_cells *cells, struct moetap_error *error)
 {
 	uint32_t column[COLUMNS];
-	struct cell cell;
+	struct mtl_cell cell;
 	int ret, got;
 
 	ret = find_columns(csv, fields, column, error);
@@ -111,47 +98,65 @@ static int read_cells(
 			continue;
 		ret = read_cell(csv, column, &cell, error);
 		if (ret == 0)
-			ret = add_cell(cells, &cell, error);
+			ret = mtl_cells_add(cells, &cell, error);
 	}
 	return ret;
 }
 
-/** Adds runs of lines of the same step and layer as one round each. */
-static int fill(const struct cells *cells, struct moetap_series *series, struct moetap_error *error)
+/** Adds runs of cells of the same step and layer as one round each. */
+static int fill(
+	const struct mtl_cells *cells, struct moetap_series *series, struct moetap_error *error)
 {
 	double *tokens = calloc(cells->experts, sizeof(*tokens));
-	int ret = tokens != NULL ? 0 : mtl_fail_memory(error);
+	bool *seen = calloc(cells->experts, sizeof(*seen));
+	int ret = tokens != NULL && seen != NULL ? 0 : mtl_fail_memory(error);
+	uint32_t quality = 0;
 
 	for (size_t i = 0; i < cells->count && ret == 0; i++) {
-		const struct cell *cell = &cells->cell[i];
+		const struct mtl_cell *cell = &cells->cell[i];
 
-		tokens[cell->expert] += cell->tokens;
+		quality |= cell->quality;
+		if (cell->expert != MTL_NO_EXPERT) {
+			tokens[cell->expert] += cell->tokens;
+			seen[cell->expert] = true;
+		}
 		if (i + 1 < cells->count && cell[1].step == cell->step &&
 			cell[1].layer == cell->layer)
 			continue;
-		ret = moetap_series_add_round(series, cell->step, cell->layer, tokens, 0, error);
+		ret = mtl_series_add_seen(
+			series, cell->step, cell->layer, tokens, seen, quality, error);
 		memset(tokens, 0, cells->experts * sizeof(*tokens));
+		quality = 0;
 	}
 	free(tokens);
+	free(seen);
+	return ret;
+}
+
+int mtl_cells_series(
+	const struct mtl_cells *cells, struct moetap_series **series, struct moetap_error *error)
+{
+	int ret = moetap_series_new(cells->layers, cells->experts, 0, series, error);
+
+	if (ret < 0)
+		return ret;
+	ret = fill(cells, *series, error);
+	if (ret < 0)
+		moetap_series_free(*series);
 	return ret;
 }
 
 int mtl_trace_read_long(
 	struct csv *csv, uint32_t fields, struct moetap_series **series, struct moetap_error *error)
 {
-	struct cells cells = {0};
+	struct mtl_cells cells = {0};
 	int ret;
 
 	ret = read_cells(csv, fields, &cells, error);
 	if (ret == 0 && cells.count == 0)
 		ret = mtl_csv_fail(csv, CSV_LINE, error, "there is no load after the header");
 	if (ret == 0)
-		ret = moetap_series_new(cells.layers, cells.experts, 0, series, error);
-	if (ret == 0) {
-		ret = fill(&cells, *series, error);
-		if (ret < 0)
-			moetap_series_free(*series);
-	}
+		ret = mtl_cells_series(&cells, series, error);
 	free(cells.cell);
 	return ret;
 }

@@ -3,16 +3,58 @@
 
 #include "cli.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-int look_ahead(const char *verb, const char *path, const struct request *request, struct outlook *o)
+/** Names the experts of whose load nothing is known: a plan or a share of 0 is no finding. */
+static void report_unseen(const char *verb, const struct moetap_series *series)
+{
+	uint32_t experts = moetap_series_experts(series), runs = 0, e = 0, last;
+	char text[512];
+	size_t used = 0;
+
+	while (e < experts && used < sizeof(text)) {
+		if (moetap_series_seen(series, e)) {
+			e++;
+			continue;
+		}
+		last = e;
+		while (last + 1 < experts && !moetap_series_seen(series, last + 1))
+			last++;
+		used += (size_t)snprintf(text + used, sizeof(text) - used,
+			last > e ? "%s%u to %u" : "%s%u", runs++ > 0 ? ", " : "", e, last);
+		e = last + 1;
+	}
+	if (runs > 0)
+		fprintf(stderr,
+			"moetap %s: experts %s were never seen: unknown, not zero (no pair of "
+			"ranks that carries their tokens passed the tap)\n",
+			verb, text);
+}
+
+int series_read(const char *verb, const char *path, struct moetap_series **series)
 {
 	struct moetap_error error;
 
-	if (moetap_series_load_trace(path, &o->series, &error) < 0)
+	if (moetap_series_load_trace(path, series, &error) < 0)
 		return cli_fail(verb, "%s", error.text);
-	return outlook_make(verb, request, o);
+	report_unseen(verb, *series);
+	return CLI_DONE;
+}
+
+json_t *flagged_json(uint32_t quality, uint64_t flagged)
+{
+	if (quality & MOETAP_QUALITY_UNKNOWN)
+		return json_null();
+	return json_integer((json_int_t)flagged);
+}
+
+int look_ahead(const char *verb, const char *path, const struct request *request, struct outlook *o)
+{
+	int status = series_read(verb, path, &o->series);
+
+	return status == CLI_DONE ? outlook_make(verb, request, o) : status;
 }
 
 int outlook_make(const char *verb, const struct request *request, struct outlook *o)

@@ -25,6 +25,13 @@ struct outlook {
 int look_ahead(
 	const char *verb, const char *path, const struct request *request, struct outlook *outlook);
 
+/** Reads a trace alone; says on stderr what is wrong, and which experts were never seen. Returns an
+ * exit status. */
+int series_read(const char *verb, const char *path, struct moetap_series **series);
+
+/** "flagged": rounds that are not exact, null where the trace does not say. */
+json_t *flagged_json(uint32_t quality, uint64_t flagged);
+
 /** The same for a series that is there already: fills state and forecast. */
 int outlook_make(const char *verb, const struct request *request, struct outlook *outlook);
 void outlook_free(struct outlook *outlook);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* `moetap backtest`: how wrong forecasts would have been. */
 #include "cli.h"
+#include "loads.h"
 #include "moetap.h"
 #include "verbs.h"
 
@@ -99,7 +100,6 @@ int verb_backtest(int argc, char **argv)
 {
 	struct moetap_backtest_options run = {.from = -1, .progress = show_progress};
 	struct moetap_series *series;
-	struct moetap_error error;
 	json_t *rows = NULL;
 	int format = 0, first, status;
 	const struct cli_option options[] = {
@@ -115,13 +115,14 @@ int verb_backtest(int argc, char **argv)
 		{"format", CLI_CHOICE, &format, "csv|json", "csv (default) or json", false},
 		{0},
 	};
-	const struct cli cli = {"backtest", "TRACE.csv", 1, about, options};
+	const struct cli cli = {"backtest", "TRACE", 1, about, options};
 
 	first = cli_parse(&cli, argc, argv, &status);
 	if (first < 0)
 		return status;
-	if (moetap_series_load_trace(argv[first], &series, &error) < 0)
-		return cli_fail("backtest", "%s", error.text);
+	status = series_read("backtest", argv[first], &series);
+	if (status != CLI_DONE)
+		return status;
 	if (format == 1)
 		rows = json_array();
 	else

@@ -244,11 +244,12 @@ static void print_json(const struct moetap_round *r)
 	uint32_t dst;
 
 	printf("{\"round\":%" PRIu64 ",\"step\":%" PRIu64 ",\"layer\":%u,\"phase\":\"%s\","
-	       "\"exact\":%s,\"quality\":\"%s\",\"first_ns\":%" PRIu64 ",\"last_ns\":%" PRIu64
-	       ",\"cells\":[",
+	       "\"exact\":%s,\"quality\":\"%s\",\"lost\":%" PRIu64 ",\"first_ns\":%" PRIu64
+	       ",\"last_ns\":%" PRIu64 ",\"ranks\":%u,\"experts\":%u,\"cells\":[",
 		r->round, r->step, r->layer, mt_pass_name(r->pass),
 		r->quality & MOETAP_QUALITY_INEXACT ? "false" : "true",
-		mt_quality_names(r->quality, quality, sizeof(quality)), r->first_ns, r->last_ns);
+		mt_quality_names(r->quality, quality, sizeof(quality)), r->lost, r->first_ns,
+		r->last_ns, r->ranks, r->experts);
 	for (uint32_t src = 0; src < r->ranks; src++)
 		for (uint32_t e = 0; e < r->experts; e++) {
 			size_t cell = (size_t)src * r->experts + e;

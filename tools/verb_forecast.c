@@ -9,9 +9,12 @@
 
 static const char about[] =
 	"Forecasts the mean share of every (layer, expert) over the H steps after the end of the\n"
-	"trace, with 80 % intervals. Prints CSV layer,expert,share,low,high. TRACE.csv has the\n"
-	"header step,l0_e0,l0_e1,... or is what 'moetap count' prints; - is standard input.\n\n"
-	"  moetap forecast --horizon 1000 loads.csv";
+	"trace, with 80 % intervals. Prints CSV layer,expert,share,low,high. TRACE has the\n"
+	"header step,l0_e0,l0_e1,... or is what 'moetap count' prints; - is standard input. What\n"
+	"'moetap count --format json' prints says how good each round is, and that is carried on;\n"
+	"of a CSV the quality is unknown.\n\n"
+	"  moetap forecast --horizon 1000 loads.csv\n"
+	"  moetap count --format json --page job | moetap forecast --horizon 1000 -";
 
 static void print_csv(const struct moetap_forecast *f)
 {
@@ -24,34 +27,51 @@ static void print_csv(const struct moetap_forecast *f)
 			moetap_forecast_high(f)[c]);
 }
 
-static json_t *table(const struct moetap_forecast *f)
+static json_t *table(const struct moetap_forecast *f, const struct moetap_series *series)
 {
 	uint32_t experts = moetap_forecast_experts(f);
 	json_t *rows = json_array();
 
 	for (size_t c = 0; c < (size_t)moetap_forecast_layers(f) * experts; c++)
 		json_array_append_new(rows,
-			json_pack("{s:I, s:I, s:f, s:f, s:f}", "layer", (json_int_t)(c / experts),
-				"expert", (json_int_t)(c % experts), "share",
-				moetap_forecast_share(f)[c], "low", moetap_forecast_low(f)[c],
-				"high", moetap_forecast_high(f)[c]));
+			json_pack("{s:I, s:I, s:f, s:f, s:f, s:b}", "layer",
+				(json_int_t)(c / experts), "expert", (json_int_t)(c % experts),
+				"share", moetap_forecast_share(f)[c], "low",
+				moetap_forecast_low(f)[c], "high", moetap_forecast_high(f)[c],
+				"seen", (int)moetap_series_seen(series, (uint32_t)(c % experts))));
 	return rows;
 }
 
-static int print_json(const struct moetap_forecast *f, const struct moetap_state *state)
+static int print_json(const struct outlook *o)
 {
+	const struct moetap_forecast *f = o->forecast;
 	struct moetap_forecast_info info;
 	char quality[128];
 
 	moetap_forecast_info(f, &info);
 	return cli_print_json("forecast",
-		json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:s, s:o, s:o}", "method",
+		json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:o, s:s, s:o, s:o}", "method",
 			info.method, "made_after_step", (json_int_t)info.step, "horizon",
 			(json_int_t)info.horizon, "window", (json_int_t)info.window, "interval",
 			info.interval, "rounds", (json_int_t)info.rounds, "flagged",
-			(json_int_t)info.flagged, "quality",
+			flagged_json(info.quality, info.flagged), "quality",
 			moetap_quality_text(info.quality, quality, sizeof(quality)), "state",
-			state_json(state, moetap_forecast_layers(f)), "forecast", table(f)));
+			state_json(o->state, moetap_forecast_layers(f)), "forecast",
+			table(f, o->series)));
+}
+
+/** A table of shares has no place for it. */
+static void report_flagged(const struct moetap_forecast *f)
+{
+	struct moetap_forecast_info info;
+	char quality[128];
+
+	moetap_forecast_info(f, &info);
+	if (info.flagged > 0)
+		fprintf(stderr,
+			"moetap forecast: %llu of the %llu rounds behind it are not exact: %s\n",
+			(unsigned long long)info.flagged, (unsigned long long)info.rounds,
+			moetap_quality_text(info.quality, quality, sizeof(quality)));
 }
 
 int verb_forecast(int argc, char **argv)
@@ -67,16 +87,18 @@ int verb_forecast(int argc, char **argv)
 		{"format", CLI_CHOICE, &format, "csv|json", "csv (default) or json", false},
 		{0},
 	};
-	const struct cli cli = {"forecast", "TRACE.csv", 1, about, options};
+	const struct cli cli = {"forecast", "TRACE", 1, about, options};
 
 	first = cli_parse(&cli, argc, argv, &status);
 	if (first < 0)
 		return status;
 	status = look_ahead("forecast", argv[first], &request, &outlook);
+	if (status == CLI_DONE)
+		report_flagged(outlook.forecast);
 	if (status == CLI_DONE && format == 0)
 		print_csv(outlook.forecast);
 	else if (status == CLI_DONE)
-		status = print_json(outlook.forecast, outlook.state);
+		status = print_json(&outlook);
 	outlook_free(&outlook);
 	return status;
 }

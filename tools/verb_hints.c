@@ -52,9 +52,13 @@ static int print_text(const struct moetap_hint *hint)
 		(long long)hint->made_after_step);
 	printf("balancedness  %.3f in force, %.3f planned, %lld slots to move\n",
 		hint->balancedness_before, hint->balancedness_after, (long long)hint->moves);
-	printf("quality       %llu of %llu rounds not exact%s%s\n",
-		(unsigned long long)hint->flagged, (unsigned long long)hint->rounds,
-		quality[0] != '\0' ? ": " : "", quality);
+	if (hint->quality & MOETAP_QUALITY_UNKNOWN)
+		printf("quality       unknown: the trace does not say it (moetap count --format "
+		       "json does)\n");
+	else
+		printf("quality       %llu of %llu rounds not exact%s%s\n",
+			(unsigned long long)hint->flagged, (unsigned long long)hint->rounds,
+			quality[0] != '\0' ? ": " : "", quality);
 	print_layers(hint);
 	return CLI_DONE;
 }
@@ -101,10 +105,11 @@ static int print_json(const struct moetap_hint *hint)
 		hint->reason, "made_after_step", (json_int_t)hint->made_after_step,
 		"valid_from_step", (json_int_t)hint->valid_from_step, "horizon",
 		(json_int_t)hint->horizon, "stable", (int)hint->stable, "method", hint->method);
-	json_t *more = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:o}",
+	json_t *more = json_pack("{s:f, s:f, s:f, s:I, s:I, s:o, s:s, s:I, s:I, s:I, s:I, s:o}",
 		"gain", hint->gain, "balancedness_before", hint->balancedness_before,
 		"balancedness_after", hint->balancedness_after, "moves", (json_int_t)hint->moves,
-		"rounds", (json_int_t)hint->rounds, "flagged", (json_int_t)hint->flagged, "quality",
+		"rounds", (json_int_t)hint->rounds, "flagged",
+		flagged_json(hint->quality, hint->flagged), "quality",
 		moetap_quality_text(hint->quality, quality, sizeof(quality)), "ranks",
 		(json_int_t)hint->ranks, "nodes", (json_int_t)hint->nodes, "slots",
 		(json_int_t)hint->slots, "groups", (json_int_t)hint->groups, "layers",
@@ -357,7 +362,7 @@ static int publish(int argc, char **argv)
 		{"format", CLI_CHOICE, &p.format, "text|json", "text (default) or json", false},
 		{0},
 	};
-	const struct cli cli = {"hints publish", "NAME TRACE.csv", 2, publish_about, options};
+	const struct cli cli = {"hints publish", "NAME TRACE", 2, publish_about, options};
 
 	first = cli_parse(&cli, argc, argv, &status);
 	if (first < 0)

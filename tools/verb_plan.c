@@ -32,10 +32,10 @@ struct job {
 static int read_loads(struct job *job, const char *path)
 {
 	struct moetap_series *series;
-	struct moetap_error error;
+	int status = series_read("plan", path, &series);
 
-	if (moetap_series_load_trace(path, &series, &error) < 0)
-		return cli_fail("plan", "%s", error.text);
+	if (status != CLI_DONE)
+		return status;
 	job->layers = moetap_series_layers(series);
 	job->experts = moetap_series_experts(series);
 	job->loads = malloc((size_t)job->layers * job->experts * sizeof(double));
@@ -185,7 +185,7 @@ int verb_plan(int argc, char **argv)
 		{"format", CLI_CHOICE, &format, "json|csv", "json (default) or csv", false},
 		{0},
 	};
-	const struct cli cli = {"plan", "LOADS.csv", 1, about, options};
+	const struct cli cli = {"plan", "LOADS", 1, about, options};
 
 	job.policy = moetap_plan_policy(0, NULL);
 	first = cli_parse(&cli, argc, argv, &status);

@@ -74,6 +74,53 @@ static void test_counts_and_forecasts(void **unused)
 	moetap_series_free(s);
 }
 
+/* As `moetap count --format json` prints: the quality of each round comes along. */
+static void test_rounds(void **unused)
+{
+	struct moetap_series *s = good(
+		"{\"step\":0,\"layer\":0,\"phase\":\"dispatch\",\"quality\":\"\",\"experts\":4,"
+		"\"cells\":["
+		"{\"src\":0,\"expert\":0,\"tokens\":10},{\"src\":1,\"expert\":0,\"tokens\":5}]}\n"
+		"{\"step\":0,\"layer\":1,\"phase\":\"dispatch\",\"quality\":\"gap, contradiction, "
+		"duplicates\",\"experts\":4,\"cells\":[{\"expert\":2,\"tokens\":0}]}\n"
+		"{\"step\":9,\"layer\":0,\"phase\":\"backward\",\"cells\":[]}\n"
+		"{\"step\":1,\"layer\":0,\"phase\":\"dispatch\",\"quality\":\"duplicates, "
+		"timeout\","
+		"\"experts\":4,\"cells\":[{\"expert\":0,\"tokens\":1}]}\n"
+		"{\"step\":1,\"layer\":1,\"phase\":\"dispatch\",\"quality\":\"\",\"lost\":2,"
+		"\"experts\":4,\"cells\":[]}\n");
+	uint32_t quality;
+	double tokens[8];
+	uint64_t rounds;
+
+	(void)unused;
+	assert_int_equal(moetap_series_layers(s), 2);
+	assert_int_equal(moetap_series_experts(s), 4);
+	assert_int_equal(moetap_series_steps(s), 2);
+	moetap_series_mean_tokens(s, 0, tokens);
+	assert_memory_equal(tokens, ((double[]){8, 0, 0, 0, 0, 0, 0, 0}), sizeof(tokens));
+	assert_int_equal(moetap_series_flagged(s, 0, 0, &quality, &rounds), 1);
+	assert_int_equal(quality, MOETAP_QUALITY_GAP | MOETAP_QUALITY_CONTRADICT);
+	assert_int_equal(rounds, 2);
+	assert_int_equal(moetap_series_flagged(s, 1, 1, &quality, NULL), 1);
+	assert_int_equal(quality, MOETAP_QUALITY_OVERRUN);
+	for (uint32_t e = 0; e < 5; e++)
+		assert_int_equal(moetap_series_seen(s, e), e == 0 || e == 2);
+	moetap_series_free(s);
+	/* What does not say how good it is, is not called exact. */
+	s = good("step,l0_e0\n0,5\n");
+	assert_int_equal(moetap_series_flagged(s, 0, 9, &quality, &rounds), 0);
+	assert_int_equal(quality, MOETAP_QUALITY_UNKNOWN);
+	assert_true(moetap_series_seen(s, 0));
+	moetap_series_free(s);
+	s = good("step,layer,expert,tokens\n0,0,2,5\n");
+	assert_int_equal(moetap_series_flagged(s, 0, 9, &quality, &rounds), 0);
+	assert_int_equal(quality, MOETAP_QUALITY_UNKNOWN);
+	assert_false(moetap_series_seen(s, 1));
+	assert_true(moetap_series_seen(s, 2));
+	moetap_series_free(s);
+}
+
 static void test_refused(void **unused)
 {
 	static const struct {
@@ -113,6 +160,23 @@ static void test_refused(void **unused)
 		{"layer,expert,share\n0,0\n", ":2:", "2 fields"},
 		{"layer,expert,share\n0,99999,1\n", ":2: column 2:", "limit"},
 		{"layer,expert,share\n0,0,x\n", ":2: column 3:", "'x'"},
+		{"{\n}\n", ":1:", "no round"},
+		{"{}", ":1:", "line feed"},
+		{"{}\n", ":1:", "'step'"},
+		{"{\"step\":-1,\"layer\":0}\n", ":1:", "'step'"},
+		{"{\"step\":0.5,\"layer\":0}\n", ":1:", "'step'"},
+		{"{\"step\":0,\"layer\":1024}\n", ":1:", "'layer'"},
+		{"{\"step\":0,\"layer\":0,\"cells\":1}\n", ":1:", "'cells'"},
+		{"{\"step\":0,\"layer\":0,\"quality\":\"gap, x\"}\n", ":1:", "'x'"},
+		{"{\"step\":0,\"layer\":0,\"experts\":0}\n", ":1:", "'experts'"},
+		{"{\"step\":0,\"layer\":0,\"cells\":[]}\n", ":2:", "no load"},
+		{"{\"step\":0,\"layer\":0,\"cells\":[]}\n[]\n", ":2:", "no object"},
+		{"{\"step\":0,\"layer\":0,\"cells\":[1]}\n", ":1:", "'expert'"},
+		{"{\"step\":0,\"layer\":0,\"cells\":[{\"expert\":4096}]}\n", ":1:", "'expert'"},
+		{"{\"step\":0,\"layer\":0,\"cells\":[{\"expert\":0,\"tokens\":-1}]}\n",
+			":1:", "'tokens'"},
+		{"{\"step\":0,\"step\":0}\n", ":1:", "duplicate"},
+		{"{\"rounds\":6,\"exact\":6,\"cells\":[]}\n", ":1:", "without --total"},
 	};
 	struct moetap_series *series;
 	struct moetap_error error;
@@ -205,6 +269,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_trace),
 		cmocka_unit_test(test_counts_and_forecasts),
+		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_every_cut),
 		cmocka_unit_test(test_damage),

@@ -303,6 +303,10 @@ class Firmware(Case):
         forecast = self.good("forecast", "--horizon", 1, "-", stdin=self.count(CAPTURE))
         plan = json.loads(self.good("plan", "--ranks", 2, "--slots", 10, "-", stdin=forecast))
         self.assertEqual(len(plan["physical_to_logical_map"]), 2)
+        lines = self.count("--format", "json", CAPTURE)
+        self.assertEqual(self.good("forecast", "--horizon", 1, "-", stdin=lines), forecast)
+        data = json.loads(self.good("forecast", "--horizon", 1, "--format", "json", "-", stdin=lines))
+        self.assertEqual((data["rounds"], data["flagged"], data["quality"]), (6, 0, ""))
 
     def test_damaged(self):
         """What comes before the damage is counted."""
@@ -385,7 +389,8 @@ class Forecast(Case):
                 self.assertAlmostEqual(a[key], float(b[key]), places=8)
         self.assertEqual((data["method"], data["horizon"]), ("sw_avg", 100))
         self.assertEqual(data["made_after_step"], 1199)
-        self.assertEqual((data["flagged"], data["quality"]), (0, ""))
+        self.assertEqual((data["flagged"], data["quality"]), (None, "unknown"))
+        self.assertTrue(all(r["seen"] for r in data["forecast"]))
         self.assertEqual(len(data["state"]), LAYERS)
         self.assertIn(data["state"][0]["state"], ("transient", "stable"))
 
@@ -403,12 +408,58 @@ class Forecast(Case):
         table = rows(self.good("forecast", "--horizon", 1, "-", stdin=count))
         self.assertEqual([float(r["share"]) for r in table], [0.75, 0.25, 0.75, 0.25])
 
+    @staticmethod
+    def rounds(quality=(), experts=2):
+        """What `moetap count --format json` prints; quality of rounds by their number."""
+        lines = []
+        for n in range(6):
+            cells = [{"src": s, "dst": 1 - s, "expert": 1 - s, "tokens": 30 - 20 * s, "bytes": 0} for s in (0, 1)]
+            lines.append(json.dumps({"round": n, "step": n // 2, "layer": n % 2, "phase": "dispatch",
+                                     "exact": n not in quality, "quality": dict(quality).get(n, ""), "lost": 0,
+                                     "experts": experts, "cells": cells}) + "\n")
+        return "".join(lines)
+
+    def test_quality(self):
+        """Rounds with their quality: the loads of the CSV, and what is wrong with them."""
+        args = ("forecast", "--horizon", 1, "--format", "json", "-")
+        data = json.loads(self.good(*args, stdin=self.rounds()))
+        self.assertEqual((data["rounds"], data["flagged"], data["quality"]), (6, 0, ""))
+        self.assertEqual([r["share"] for r in data["forecast"]], [0.25, 0.75, 0.25, 0.75])
+        flawed = self.rounds({2: "gap, duplicates", 3: "unmatched", 5: "align"})
+        result = run(*args, stdin=flawed)
+        data = json.loads(result.stdout)
+        self.assertEqual((data["rounds"], data["flagged"], data["quality"]), (6, 2, "gap,align"))
+        self.assertIn("2 of the 6 rounds behind it are not exact: gap,align", result.stderr)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(flawed)
+            file.flush()
+            self.assertEqual(json.loads(run(*args[:-1], file.name).stdout), data)
+            self.assertEqual(len(rows(self.good("backtest", "--horizon", 1, "--from", 0, "--every", 1,
+                                                file.name))), 3)
+            plan = json.loads(self.good("plan", "--ranks", 2, "--slots", 4, file.name))
+            self.assertEqual(len(plan["physical_to_logical_map"]), 2)
+
+    def test_never_seen(self):
+        """A load that nobody saw is not zero."""
+        words = "experts 2 to 4 were never seen: unknown, not zero"
+        for args in (("forecast", "--horizon", 1), ("plan", "--ranks", 1, "--slots", 5)):
+            result = run(*args, "-", stdin=self.rounds(experts=5))
+            self.assertEqual(result.returncode, 0)
+            self.assertIn(words, result.stderr)
+        result = run("forecast", "--horizon", 1, "--format", "json", "-", stdin=self.rounds(experts=5))
+        self.assertEqual([r["seen"] for r in json.loads(result.stdout)["forecast"]],
+                         [True, True, False, False, False] * 2)
+        count = "round,step,layer,phase,src,dst,expert,tokens,bytes\n0,0,0,dispatch,1,0,2,10,0\n"
+        self.assertIn("experts 0 to 1 were", run("forecast", "--horizon", 1, "-", stdin=count).stderr)
+
     def test_errors(self):
+        self.bad(1, "standard input:1: no round", "forecast", "--horizon", 1, "-", stdin='{"a": \n')
+        self.bad(1, "without --total", "forecast", "--horizon", 1, "-", stdin='{"rounds":1,"cells":[]}\n')
         self.bad(2, "--horizon H is missing", "forecast", TRACE)
         self.bad(2, "--horizon must be", "forecast", "--horizon", 0, TRACE)
         self.bad(2, "--horizon must be", "forecast", "--horizon", "1e3", TRACE)
         self.bad(2, "csv|json", "forecast", "--horizon", 1, "--format", "xml", TRACE)
-        self.bad(2, "TRACE.csv", "forecast", "--horizon", 1)
+        self.bad(2, "TRACE", "forecast", "--horizon", 1)
         self.bad(1, "no method 'x'", "forecast", "--horizon", 1, "--method", "x", TRACE)
         self.bad(1, "No such file", "forecast", "--horizon", 1, "/nowhere.csv")
         text = read(TRACE)
@@ -646,12 +697,25 @@ class Hints(Case):
         again = self.show()
         self.assertEqual((again["generation"], again["placement_generation"]), (2, 1))
 
+    def test_quality(self):
+        """Of the rounds behind a hint; a CSV does not say it."""
+        self.assertIn("\nquality       unknown", self.publish())
+        hint = self.show()
+        self.assertEqual((hint["flagged"], hint["quality"]), (None, "unknown"))
+        self.assertEqual(Page(self.name).read()["quality"], 1 << 16)
+        shape = ("--horizon", 1, "--ranks", 2, "--slots", 4)
+        shown = self.good("hints", "publish", *shape, self.name, "-", stdin=Forecast.rounds({1: "late"}))
+        self.assertIn("\nquality       1 of 6 rounds not exact: late\n", shown)
+        hint = self.show()
+        self.assertEqual((hint["flagged"], hint["quality"]), (1, "late"))
+        self.assertIn("made from 6 rounds of which 1 are not exact (late)", hint["reason"])
+
     def test_readers_agree(self):
         """The header, the verb and a reader in Python see the same hint."""
         self.publish()
         page, hint = Page(self.name).read(), self.show()
         for key in ("generation", "placement_generation", "publish_time_ns", "made_after_step",
-                    "valid_from_step", "horizon", "rounds", "flagged", "moves", "reason", "slots",
+                    "valid_from_step", "horizon", "rounds", "moves", "reason", "slots",
                     "ranks", "nodes", "groups"):
             self.assertEqual(page[key], hint[key], key)
         self.assertAlmostEqual(page["gain"], hint["gain"], places=8)
@@ -739,7 +803,7 @@ class Hints(Case):
     def test_errors(self):
         self.bad(1, "nobody published", "hints", "show", "not-there")
         self.bad(1, "cannot name", "hints", "publish", *self.SHAPE, "a/b", TRACE)
-        self.bad(2, "NAME TRACE.csv", "hints", "publish", *self.SHAPE, self.name)
+        self.bad(2, "NAME TRACE", "hints", "publish", *self.SHAPE, self.name)
         self.bad(1, "evenly", "hints", "publish", "--horizon", 1, "--ranks", 3, "--slots", 16,
                  self.name, TRACE)
         self.assertFalse(os.path.exists(self.path))
