@@ -18,6 +18,7 @@
 #include <rte_ethdev.h>
 #include <rte_launch.h>
 #include <rte_lcore.h>
+#include <rte_malloc.h>
 #include <rte_ring_elem.h>
 
 #include "control.h"
@@ -175,6 +176,23 @@ static void set_clocks(struct fw_plane *plane)
 	plane->ns_per_tsc = 1e9 / (double)rte_get_tsc_hz();
 }
 
+/**
+ * A ring on which one core hands packets to another. In memory of its own: rte_ring_create() takes
+ * a memzone, of which DPDK has 2,560, and 64 poll cores need 4,032 of these rings.
+ */
+static struct rte_ring *make_hand_over(const char *name)
+{
+	ssize_t bytes = rte_ring_get_memsize(HAND_OVER);
+	struct rte_ring *ring =
+		bytes > 0 ? rte_malloc(name, (size_t)bytes, RTE_CACHE_LINE_SIZE) : NULL;
+
+	if (ring != NULL &&
+		rte_ring_init(ring, name, HAND_OVER, RING_F_SP_ENQ | RING_F_SC_DEQ) == 0)
+		return ring;
+	rte_free(ring);
+	return NULL;
+}
+
 static struct fw_core *make_core(uint32_t id, uint32_t cores, const struct options *o)
 {
 	struct fw_core *core = aligned_alloc(FW_APART, sizeof(*core));
@@ -199,8 +217,7 @@ static struct fw_core *make_core(uint32_t id, uint32_t cores, const struct optio
 		if (from == id)
 			continue;
 		snprintf(name, sizeof(name), "moetap-p%u-%u", from, id);
-		core->in[from] = rte_ring_create(
-			name, HAND_OVER, SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
+		core->in[from] = make_hand_over(name);
 		if (core->in[from] == NULL)
 			return NULL;
 	}
@@ -233,7 +250,7 @@ static void free_plane(struct fw_plane *plane)
 		rte_ring_free(plane->core[i]->events);
 		rte_ring_free(plane->core[i]->back);
 		for (uint32_t from = 0; from < plane->cores; from++)
-			rte_ring_free(plane->core[i]->in[from]);
+			rte_free(plane->core[i]->in[from]);
 		free(plane->core[i]);
 	}
 }

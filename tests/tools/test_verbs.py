@@ -298,6 +298,13 @@ class Firmware(Case):
         tokens = sum(int(r["tokens"]) for r in rows(self.count(CAPTURE)))
         self.assertEqual(sum(int(r["tokens"]) for r in table), tokens)
 
+    def test_cores(self):
+        """As many poll cores as there may be; with each more, DPDK needs more memory."""
+        one = self.count(CAPTURE)
+        for cores in (2, 16, 64):
+            self.assertEqual(self.count("--cores", cores, CAPTURE), one)
+        self.bad(1, "65 poll cores: at most 64", "count", "--map", MAP, "--cores", 65, CAPTURE)
+
     def test_pipe(self):
         """From packets to a plan."""
         forecast = self.good("forecast", "--horizon", 1, "-", stdin=self.count(CAPTURE))
