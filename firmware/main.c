@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* moetap-fw: reads the all-to-all packets of a job and publishes its rounds on a device page. */
-#include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
-#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +20,7 @@
 #include <rte_ring_elem.h>
 
 #include "control.h"
+#include "eal.h"
 #include "port.h"
 
 #define RING_ROOM (64ull << 20) /* bytes that the rounds on a page may take, if not told */
@@ -350,37 +349,6 @@ out:
 	return ret;
 }
 
-static int explain_eal(void)
-{
-	char text[256];
-
-	snprintf(text, sizeof(text),
-		"DPDK cannot start (%s; its own words are above). Without free huge pages: sysctl "
-		"-w vm.nr_hugepages=512, or add --no-huge -m 256. Without root: add --no-huge "
-		"--no-pci, and taps need CAP_NET_RAW",
-		rte_strerror(rte_errno));
-	return fail(text);
-}
-
-/** End DPDK, and remove what it leaves in its folder: some MiB of memory each time. */
-static void end_eal(void)
-{
-	char path[PATH_MAX], dir[PATH_MAX];
-	struct dirent *e;
-	DIR *d;
-
-	snprintf(dir, sizeof(dir), "%s", rte_eal_get_runtime_dir());
-	rte_eal_cleanup();
-	d = opendir(dir);
-	while (d != NULL && (e = readdir(d)) != NULL)
-		if (e->d_name[0] != '.' &&
-			snprintf(path, sizeof(path), "%s/%s", dir, e->d_name) < PATH_MAX)
-			unlink(path);
-	if (d != NULL)
-		closedir(d);
-	rmdir(dir);
-}
-
 static bool asks_help(int argc, char **argv)
 {
 	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
@@ -400,9 +368,9 @@ int main(int argc, char **argv)
 		fputs(usage_text, argc == 1 ? stderr : stdout);
 		return argc == 1 ? 2 : EXIT_SUCCESS;
 	}
-	used = rte_eal_init(argc, argv);
+	used = fw_eal_start(argc, argv, &err);
 	if (used < 0)
-		return explain_eal();
+		return fail(err.text);
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
 	ret = read_options(argc - used, argv + used, &o, &err);
@@ -417,6 +385,6 @@ int main(int argc, char **argv)
 	if (ret == 0)
 		ret = serve(&o, bank, &err);
 	free(bank);
-	end_eal();
+	fw_eal_end();
 	return ret < 0 ? fail(err.text) : EXIT_SUCCESS;
 }

@@ -201,6 +201,32 @@ def second_instance(seed):
         first.stop()
 
 
+def page_prefix(seed):
+    """Without --file-prefix: two pages, two firmwares; the message names what is taken."""
+    names = [f"prefix{i}-{os.getpid()}" for i in (1, 2)]
+
+    def start(name, *eal):
+        return [moetap.FIRMWARE, "--no-huge", "-m", "64", "--no-pci", "--lcores", "0@0,1@0", *eal, "--vdev",
+                f"net_pcap0,rx_pcap={CAPTURE_RAW()}", "--", "--map", MAP, "--page", name]
+    running = [subprocess.Popen(start(n), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for n in names]
+    try:
+        for name, process in zip(names, running):
+            end = time.monotonic() + 20
+            while not page.exists(name) or page.Page(name).state != page.RUNNING:
+                if process.poll() is not None or time.monotonic() > end:
+                    raise Failure(f"no firmware on page {name}: {process.poll()}")
+                time.sleep(0.05)
+        refused(start(names[0]), "moetap-fw on the same page: stop it")
+        refused(start(names[0], "--file-prefix", f"other-{os.getpid()}"), "another moetap-fw runs on this page")
+        refused(start("other", f"--file-prefix=moetap-{names[0]}"), "another DPDK program.*--file-prefix")
+    finally:
+        for process in running:
+            process.terminate()
+        status = [process.wait(20) for process in running]
+    if status != [0, 0] or any(page.exists(n) for n in names):
+        raise Failure(f"the firmwares ended with {status}")
+
+
 def no_room(seed):
     """/dev/shm is full: a message, not a bus error later."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
@@ -249,6 +275,11 @@ def firmware_lines(seed):
     port = ["--vdev", f"net_pcap0,rx_pcap={CAPTURE_RAW()}"]
     fw = [moetap.FIRMWARE, *common]
     refused([*fw, "--", "--map", MAP, "--page", name], "port|--vdev")
+    for cpus in (["--lcores", "0@0,1@900"], ["-l", f"0,{max(os.sched_getaffinity(0)) + 1}"]):
+        done = refused([*fw, *cpus, *port, "--", "--map", MAP, "--page", name], "CPUs that it may not use.*online")
+        if "hugepages" in done.stderr.splitlines()[-1]:
+            raise Failure("huge pages mend no list of CPUs")
+    refused([*fw, "--lcores", "0@x", *port, "--", "--map", MAP, "--page", name], "--lcores cannot be read")
     refused([*fw, *port, "--", "--page", name], "--map")
     refused([*fw, *port, "--", "--map", MAP], "--page")
     refused([*fw, *port, "--", "--map", MAP, "--page", name, "--no-such-option"], "no-such-option")
@@ -285,5 +316,5 @@ def cases():
     return {"hostile " + name: function for name, function in {
         "captures": captures, "broken-records": broken_records, "maps": maps,
         "command-lines": command_lines, "pages": pages, "second-instance": second_instance,
-        "no-room": no_room, "not-root": not_root, "no-huge-pages": no_huge_pages,
+        "page-prefix": page_prefix, "no-room": no_room, "not-root": not_root, "no-huge-pages": no_huge_pages,
         "firmware-lines": firmware_lines, "doctor": doctor}.items()}
