@@ -36,8 +36,14 @@ static const char *const standing_names[] = {"ok", "note", "warning", "wrong"};
 #define SHM_ROOM (64ULL << 20) /* bytes: a page of some hundred experts with its ring */
 #define ABI_FIRST 23	       /* of DPDK 22.11, the oldest supported */
 #define ABI_LAST 40
-#define ROCE_MTU 4200 /* a path MTU of 4096 and its headers */
+#define ROCE_MTU 2200 /* a path MTU of 2048 and its headers */
 #define XDP_MTU 3498  /* largest that fits a 4 KiB page with XDP's own room in it */
+#if defined(__aarch64__)
+#define KERNEL_PACKAGE "linux-image-arm64"
+#else
+#define KERNEL_PACKAGE "linux-image-amd64"
+#endif
+#define AS_ROOT "sudo moetap-fw ..., to tap live"
 
 struct line {
 	const char *check;
@@ -194,7 +200,7 @@ static void check_privileges(struct report *rep)
 		add(rep, "privileges", GOOD, "", "uid %u with the capabilities of a live tap",
 			geteuid());
 	else
-		add(rep, "privileges", WARNING, "sudo moetap doctor",
+		add(rep, "privileges", WARNING, AS_ROOT,
 			"uid %u lacks%s: captures can be counted, a live tap needs them", geteuid(),
 			missing);
 }
@@ -203,32 +209,44 @@ static void check_huge_pages(struct report *rep)
 {
 	uint64_t free_pages = read_field("/proc/meminfo", "HugePages_Free:", 10, 0);
 	uint64_t size = read_field("/proc/meminfo", "Hugepagesize:", 10, 0);
+	uint64_t total = read_field("/proc/meminfo", "HugePages_Total:", 10, 0);
+	char remedy[REMEDY_LEN];
 
+	/* those that are in use stay */
+	snprintf(remedy, sizeof(remedy), "sysctl -w vm.nr_hugepages=%" PRIu64, total + 512);
 	if (free_pages > 0)
 		add(rep, "huge pages", GOOD, "", "%" PRIu64 " free of %" PRIu64 " kB", free_pages,
 			size);
 	else
-		add(rep, "huge pages", WARNING, "sysctl -w vm.nr_hugepages=512",
-			"none free: start moetap-fw with --no-huge, slower on a busy link");
+		add(rep, "huge pages", WARNING, remedy,
+			"none free of %" PRIu64
+			": start moetap-fw with --no-huge, slower on a busy link",
+			total);
 }
 
 static void check_shm(struct report *rep)
 {
+	char remedy[REMEDY_LEN];
 	struct statvfs v;
-	uint64_t room;
+	uint64_t room, size;
 
 	if (statvfs("/dev/shm", &v) < 0) {
 		add(rep, "/dev/shm", WRONG, "mount -t tmpfs tmpfs /dev/shm", "%s", strerror(errno));
 		return;
 	}
 	room = (uint64_t)v.f_bavail * v.f_frsize;
+	size = (uint64_t)v.f_blocks * v.f_frsize;
+	snprintf(remedy, sizeof(remedy),
+		"ls -lS /dev/shm, and remove what nobody needs; or mount -o remount,size=%" PRIu64
+		"M /dev/shm (of a container: start it with a larger --shm-size)",
+		(size >> 20) + 1024);
 	if (access("/dev/shm", W_OK) < 0)
 		add(rep, "/dev/shm", WRONG, "chmod 1777 /dev/shm",
 			"not writable: no device page can be made");
 	else if (room < SHM_ROOM)
-		add(rep, "/dev/shm", WRONG, "mount -o remount,size=1G /dev/shm",
-			"%" PRIu64 " MiB free, a device page may need %llu", room >> 20,
-			SHM_ROOM >> 20);
+		add(rep, "/dev/shm", WRONG, remedy,
+			"%" PRIu64 " of %" PRIu64 " MiB free, a device page may need %llu",
+			room >> 20, size >> 20, SHM_ROOM >> 20);
 	else
 		add(rep, "/dev/shm", GOOD, "", "writable, %" PRIu64 " MiB free", room >> 20);
 }
@@ -238,21 +256,28 @@ static void check_btf(struct report *rep)
 	if (access("/sys/kernel/btf/vmlinux", R_OK) == 0)
 		add(rep, "BTF", GOOD, "", "/sys/kernel/btf/vmlinux");
 	else
-		add(rep, "BTF", WARNING, "apt-get install linux-image-amd64 && reboot",
+		add(rep, "BTF", WARNING, "apt-get install " KERNEL_PACKAGE " && reboot",
 			"this kernel does not describe its types: no eBPF discovery or XDP "
 			"counting");
 }
 
 static void check_clock(struct report *rep)
 {
-	char name[64];
+	char name[64], others[256] = "";
 
+	read_line("/sys/devices/system/clocksource/clocksource0/available_clocksource", others,
+		sizeof(others));
 	if (!read_line("/sys/devices/system/clocksource/clocksource0/current_clocksource", name,
 		    sizeof(name)))
 		add(rep, "clock", NOTE, "mount -t sysfs sysfs /sys", "source unknown");
 	else if (strcmp(name, "tsc") == 0 || strcmp(name, "arch_sys_counter") == 0 ||
 		 strcmp(name, "kvm-clock") == 0)
 		add(rep, "clock", GOOD, "", "%s", name);
+	else if (strstr(others, "tsc") == NULL)
+		add(rep, "clock", NOTE, "",
+			"%s: every reading of the time is a system call, and the kernel offers no "
+			"better source here",
+			name);
 	else
 		add(rep, "clock", WARNING,
 			"echo tsc "
@@ -316,6 +341,7 @@ static bool write_file(const char *path, const void *data, size_t len)
 static void try_firmware(struct report *rep, const char *map, const char *capture)
 {
 	char path[PATH_MAX], port[PATH_MAX + 32], prefix[32], page[32], words[FOUND_LEN];
+	char remedy[REMEDY_LEN];
 	const char *const argv[] = {path, "--no-huge", "-m", "64", "--no-pci", "--no-telemetry",
 		"--file-prefix", prefix, "--vdev", port, "--", "--map", map, "--page", page,
 		"--once", NULL};
@@ -325,16 +351,21 @@ static void try_firmware(struct report *rep, const char *map, const char *captur
 	snprintf(port, sizeof(port), "net_pcap0,rx_pcap=%s", capture);
 	snprintf(prefix, sizeof(prefix), "moetap-doctor-%d", (int)getpid());
 	snprintf(page, sizeof(page), "doctor-%d", (int)getpid());
+	snprintf(remedy, sizeof(remedy),
+		"%.120s --no-huge -m 64 --no-pci --vdev net_null0 -- --help, for all that DPDK "
+		"says",
+		path);
 	status = run(argv, words, sizeof(words));
 	if (status == 0)
 		add(rep, "moetap-fw", GOOD, "", "%s, runs without huge pages", path);
 	else if (status == 127)
 		add(rep, "moetap-fw", WRONG,
 			"tools/quickstart, or export MOETAP_FW=/path/to/moetap-fw", "%s", words);
+	else if (strstr(words, "/dev/shm") != NULL)
+		add(rep, "moetap-fw", WRONG, "see /dev/shm, below", "%s ended with %d: %s", path,
+			status, words);
 	else
-		add(rep, "moetap-fw", WRONG,
-			"moetap-fw --no-huge --no-pci --vdev net_null0 -- --help",
-			"%s ended with %d: %s", path, status, words);
+		add(rep, "moetap-fw", WRONG, remedy, "%s ended with %d: %s", path, status, words);
 }
 
 static void check_firmware(struct report *rep)
@@ -392,30 +423,65 @@ static const char *how_to_use(const char *driver)
 	return AF_XDP_ONLY;
 }
 
+/** Whether a default route goes through an interface: then the host is reached by it. */
+static bool has_default_route(const char *name)
+{
+	static const char none[] = "00000000000000000000000000000000 00 ";
+	char buf[512], iface[64], target[64];
+	bool found = false;
+	FILE *f = fopen("/proc/net/route", "re");
+
+	while (f != NULL && !found && fgets(buf, sizeof(buf), f) != NULL)
+		found = sscanf(buf, "%63s %63s", iface, target) == 2 && strcmp(iface, name) == 0 &&
+			strcmp(target, "00000000") == 0;
+	if (f != NULL)
+		fclose(f);
+	f = found ? NULL : fopen("/proc/net/ipv6_route", "re");
+	while (f != NULL && !found && fgets(buf, sizeof(buf), f) != NULL)
+		found = strncmp(buf, none, strlen(none)) == 0 &&
+			sscanf(buf, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %63s", iface) == 1 &&
+			strcmp(iface, name) == 0;
+	if (f != NULL)
+		fclose(f);
+	return found;
+}
+
+/**
+ * The MTU matters to AF_XDP only: moetap-fw gives a port of DPDK's own the MTU that it needs. And
+ * AF_XDP takes no frame of a path MTU of 4096, whatever the interface is set to.
+ */
 static void add_interface(struct report *rep, const char *name)
 {
-	char path[PATH_MAX], driver[64], text[32] = "0", state[32] = "?", remedy[REMEDY_LEN] = "";
+	char path[PATH_MAX], driver[64], text[32] = "0", state[32] = "?", remedy[REMEDY_LEN];
+	const char *kind;
 	long mtu;
 
 	snprintf(path, sizeof(path), "/sys/class/net/%s/device/driver", name);
 	link_name(path, driver, sizeof(driver));
+	kind = driver[0] != '\0' ? driver : "virtual";
 	snprintf(path, sizeof(path), "/sys/class/net/%s/mtu", name);
 	read_line(path, text, sizeof(text));
 	mtu = strtol(text, NULL, 10);
 	snprintf(path, sizeof(path), "/sys/class/net/%s/operstate", name);
 	read_line(path, state, sizeof(state));
-	/* a port for AF_XDP alone cannot be given that MTU: no remedy then */
-	if (strcmp(how_to_use(driver), AF_XDP_ONLY) != 0)
-		snprintf(remedy, sizeof(remedy), "ip link set dev %s mtu %d", name, ROCE_MTU);
-	if (mtu >= ROCE_MTU)
-		add(rep, "interface", GOOD, "", "%s (%s, %s): %s; MTU %ld", name,
-			driver[0] != '\0' ? driver : "virtual", state, how_to_use(driver), mtu);
-	else
+	snprintf(remedy, sizeof(remedy), "ip link set dev %s mtu %d", name, XDP_MTU);
+	if (has_default_route(name))
+		add(rep, "interface", NOTE, "",
+			"%s (%s, %s): the default route goes through it: no tap, it would take "
+			"this host's own packets",
+			name, kind, state);
+	else if (mtu > XDP_MTU)
 		add(rep, "interface", NOTE, remedy,
-			"%s (%s, %s): %s; MTU %ld drops the packets of a path MTU of 4096 "
-			"(AF_XDP takes %d at most: have the mirror cut frames)",
-			name, driver[0] != '\0' ? driver : "virtual", state, how_to_use(driver),
-			mtu, XDP_MTU);
+			"%s (%s, %s): %s; MTU %ld is more than AF_XDP takes, %d", name, kind, state,
+			how_to_use(driver), mtu, XDP_MTU);
+	else if (mtu < ROCE_MTU)
+		add(rep, "interface", NOTE, remedy,
+			"%s (%s, %s): %s; with AF_XDP, MTU %ld drops the packets of a path MTU of "
+			"2048 (those of 4096 fit no AF_XDP port: have the mirror cut frames)",
+			name, kind, state, how_to_use(driver), mtu);
+	else
+		add(rep, "interface", GOOD, "", "%s (%s, %s): %s; MTU %ld", name, kind, state,
+			how_to_use(driver), mtu);
 }
 
 static bool is_port(const char *name)
@@ -454,9 +520,9 @@ static void check_af_xdp(struct report *rep)
 	if (fd >= 0)
 		add(rep, "AF_XDP", GOOD, "", "sockets can be opened");
 	else if (errno == EPERM)
-		add(rep, "AF_XDP", WARNING, "sudo moetap doctor", "%s", strerror(errno));
+		add(rep, "AF_XDP", WARNING, AS_ROOT, "%s", strerror(errno));
 	else
-		add(rep, "AF_XDP", WARNING, "apt-get install linux-image-amd64 && reboot",
+		add(rep, "AF_XDP", WARNING, "apt-get install " KERNEL_PACKAGE " && reboot",
 			"%s: this kernel lacks CONFIG_XDP_SOCKETS, use a port of DPDK's own",
 			strerror(errno));
 	if (fd >= 0)
@@ -511,12 +577,12 @@ static void (*const checks[])(struct report *) = {check_privileges, check_huge_p
 	check_firmware, check_shm, check_btf, check_clock, check_af_xdp, check_interfaces,
 	check_rdma};
 
-static bool all_good(const struct report *rep)
+static bool any(const struct report *rep, enum standing standing)
 {
 	for (unsigned int i = 0; i < rep->count; i++)
-		if (rep->lines[i].standing == WRONG)
-			return false;
-	return true;
+		if (rep->lines[i].standing == standing)
+			return true;
+	return false;
 }
 
 static void print_table(const struct report *rep)
@@ -528,8 +594,10 @@ static void print_table(const struct report *rep)
 		if (l->remedy[0] != '\0')
 			printf("%-20s -> %s\n", "", l->remedy);
 	}
-	puts(all_good(rep) ? "Everything that moetap needs is there."
-			   : "Something that moetap needs is missing: see the lines marked wrong.");
+	puts(any(rep, WRONG) ? "Something that moetap needs is missing: see the lines marked wrong."
+		: any(rep, WARNING) ? "Captures can be counted. What a live tap lacks: see the "
+				      "lines marked warning."
+				    : "Everything that moetap needs is there.");
 }
 
 static int print_json(const struct report *rep)
@@ -544,7 +612,7 @@ static int print_json(const struct report *rep)
 						     "found", l->found, "remedy", l->remedy));
 	}
 	return cli_print_json(
-		"doctor", json_pack("{s:b, s:o}", "ok", all_good(rep), "checks", lines));
+		"doctor", json_pack("{s:b, s:o}", "ok", !any(rep, WRONG), "checks", lines));
 }
 
 int verb_doctor(int argc, char **argv)
@@ -569,5 +637,5 @@ int verb_doctor(int argc, char **argv)
 		print_table(&rep);
 	else if (print_json(&rep) != CLI_DONE)
 		return CLI_FAILED;
-	return all_good(&rep) ? CLI_DONE : CLI_FAILED;
+	return !any(&rep, WRONG) ? CLI_DONE : CLI_FAILED;
 }

@@ -312,9 +312,48 @@ def doctor(seed):
             raise Failure(f"doctor's table differs from its JSON:\n{table.stdout}")
 
 
+def doctor_checks(env=None, before=(), **kw):
+    done = subprocess.run([*before, moetap.MOETAP, "doctor", "--format", "json"], capture_output=True, text=True,
+                          timeout=60, env=dict(os.environ, **(env or {})), check=False, **kw)
+    return json.loads(done.stdout)["checks"]
+
+
+def doctor_remedies(seed):
+    """Remedies that mend: none for the host's own interface, none that AF_XDP cannot take, none that leads
+    back."""
+    with open("/proc/net/route") as routes:
+        own = {r.split()[0] for r in routes if r.split()[1] == "00000000"}
+    for c in doctor_checks():
+        name = c["found"].split()[0]
+        mtu = re.search(r"mtu (\d+)", c["remedy"])
+        if c["check"] == "interface" and name in own and (mtu or "default route" not in c["found"]):
+            raise Failure(f"the interface of the default route: {c}")
+        if mtu and int(mtu[1]) > 3498 or "moetap doctor" in c["remedy"]:
+            raise Failure(f"this mends nothing: {c}")
+    if os.geteuid() != 0:
+        return
+    script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+    if shutil.which("unshare"):
+        found = {c["check"]: c for c in doctor_checks(before=["unshare", "-m", "sh", "-c", script, "sh"])}
+        if "size=1025M" not in found["/dev/shm"]["remedy"] or found["/dev/shm"]["standing"] != "wrong":
+            raise Failure(f"a full /dev/shm: {found['/dev/shm']}")
+        if found["moetap-fw"]["standing"] == "wrong" and "/dev/shm" not in found["moetap-fw"]["remedy"]:
+            raise Failure(f"a full /dev/shm: {found['moetap-fw']}")
+    nobody = pwd.getpwnam("nobody")
+    user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    if subprocess.run(["test", "-x", moetap.MOETAP], check=False, **user).returncode == 0:
+        found = {c["check"]: c for c in doctor_checks(**user)}
+        if "sudo moetap-fw" not in found["privileges"]["remedy"]:
+            raise Failure(f"without root: {found['privileges']}")
+        told = subprocess.run([moetap.MOETAP, "doctor"], capture_output=True, text=True, timeout=60, check=False,
+                              **user)
+        if "Everything" in told.stdout:
+            raise Failure(f"without root:\n{told.stdout}")
+
+
 def cases():
     return {"hostile " + name: function for name, function in {
         "captures": captures, "broken-records": broken_records, "maps": maps,
         "command-lines": command_lines, "pages": pages, "second-instance": second_instance,
         "page-prefix": page_prefix, "no-room": no_room, "not-root": not_root, "no-huge-pages": no_huge_pages,
-        "firmware-lines": firmware_lines, "doctor": doctor}.items()}
+        "firmware-lines": firmware_lines, "doctor": doctor, "doctor-remedies": doctor_remedies}.items()}
