@@ -25,6 +25,12 @@ static const char about[] =
 	"  moetap count --map job.yaml job.pcap.gz\n"
 	"  moetap count --page job --follow";
 
+/** Ranks that a dispatch was read from, and to. */
+struct met {
+	uint32_t ranks;
+	bool *from, *to, *holds; /**< [ranks]; holds: experts, by the map */
+};
+
 /** Sums over the dispatch rounds. */
 struct sums {
 	uint32_t ranks, experts;
@@ -43,6 +49,7 @@ struct count {
 	uint32_t snap; /**< that the map needs; 0: not known */
 	struct moetap_source *source;
 	struct sums sums;
+	struct met met;
 	uint64_t rounds, dispatch, exact;
 	bool told_assumed;
 	bool progress; /**< shown right now */
@@ -181,7 +188,80 @@ static void report_packets(struct count *c, const struct moetap_stats *stats)
 			stats->outcome[MT_OUT_TRUNCATED]);
 }
 
-static void report_end(struct count *c)
+#define RANKS_NAMED 8u /* the others are only counted */
+
+/** What one rank lacks; false: nothing. */
+static bool report_rank(struct count *c, uint32_t rank, const struct moetap_stats *stats, bool name)
+{
+	uint64_t unknown = stats->outcome[MT_OUT_UNKNOWN_RANK];
+	uint64_t unmatched = stats->outcome[MT_OUT_UNMATCHED];
+	uint64_t contradict = stats->outcome[MT_OUT_CONTRADICT];
+	bool from = c->met.from[rank], to = c->met.to[rank] || !c->met.holds[rank];
+
+	if (from && to)
+		return false;
+	if (!name)
+		return true;
+	if (!from && !c->met.to[rank] && unknown > 0)
+		say(c,
+			"rank %u: no message from it or to it was read, %" PRIu64
+			" packets of unknown ranks: is its address right?",
+			rank, unknown);
+	else if (!to)
+		say(c,
+			"rank %u: no message to it was read, %" PRIu64
+			" packets unmatched, %" PRIu64 " contradict the map: is its base right?",
+			rank, unmatched, contradict);
+	else
+		say(c,
+			"rank %u: no message from it was read, %" PRIu64
+			" packets unmatched, %" PRIu64 " contradict the map, %" PRIu64
+			" of unknown ranks: are its addresses right, and does the tap see its "
+			"port?",
+			rank, unmatched, contradict, unknown);
+	return true;
+}
+
+/** Ranks that no dispatch was read from or to, when there are packets that the map does not read.
+ */
+static void report_ranks(struct count *c, const struct moetap_stats *stats)
+{
+	uint32_t n = 0;
+
+	if (stats->outcome[MT_OUT_UNKNOWN_RANK] + stats->outcome[MT_OUT_UNMATCHED] +
+			stats->outcome[MT_OUT_CONTRADICT] ==
+		0)
+		return;
+	for (uint32_t r = 0; r < c->met.ranks; r++)
+		n += report_rank(c, r, stats, n < RANKS_NAMED);
+	if (n > RANKS_NAMED)
+		say(c, "and %u more ranks that no message was read from or to", n - RANKS_NAMED);
+}
+
+/** A capture without a dispatch round: why. */
+static void report_nothing(struct count *c, const struct moetap_stats *stats)
+{
+	uint64_t roce = stats->packets - stats->outcome[MT_OUT_NOT_ROCE] -
+			stats->outcome[MT_OUT_TRANSPORT] - stats->outcome[MT_OUT_MALFORMED] -
+			stats->outcome[MT_OUT_FRAGMENT];
+
+	if (stats->packets == 0)
+		say(c, "no dispatch round was found: the capture has no packets");
+	else if (roce == 0)
+		say(c, "no dispatch round was found: no packet is RoCEv2 of a reliable connection. "
+		       "Was another interface captured, or is the RDMA not mirrored?");
+	else
+		say(c,
+			"no dispatch round was found: the map does not fit this traffic. Compare "
+			"the ranks' addresses (%" PRIu64 " packets of unknown ranks), and the "
+			"base, offset and length of the rules (%" PRIu64
+			" packets that no rule knows, %" PRIu64 " that contradict the map)",
+			stats->outcome[MT_OUT_UNKNOWN_RANK], stats->outcome[MT_OUT_UNMATCHED],
+			stats->outcome[MT_OUT_CONTRADICT]);
+}
+
+/** Returns an exit status: a capture of which nothing could be counted is a failure. */
+static int report_end(struct count *c)
 {
 	struct moetap_stats stats;
 
@@ -189,17 +269,51 @@ static void report_end(struct count *c)
 	report_packets(c, &stats);
 	say(c, "%" PRIu64 " rounds, %" PRIu64 " of them dispatch; %" PRIu64 " exact", c->rounds,
 		c->dispatch, c->exact);
-	if (c->dispatch > 0)
-		return;
-	if (c->page != NULL)
-		say(c, "no dispatch round was published from there on");
-	else
-		say(c,
-			"no dispatch round was found: the map does not fit this traffic. Compare "
-			"the "
-			"ranks' addresses (%" PRIu64 " packets of unknown ranks), and the base, "
-			"offset and length of the rules (%" PRIu64 " packets that no rule knows)",
-			stats.outcome[MT_OUT_UNKNOWN_RANK], stats.outcome[MT_OUT_UNMATCHED]);
+	if (c->dispatch > 0) {
+		report_ranks(c, &stats);
+		return CLI_DONE;
+	}
+	if (c->page == NULL) {
+		report_nothing(c, &stats);
+		return CLI_FAILED;
+	}
+	say(c, "no dispatch round was published from there on");
+	return CLI_DONE;
+}
+
+/* ---- ranks ---- */
+
+static void met_free(struct met *m)
+{
+	free(m->from);
+	free(m->to);
+	free(m->holds);
+	*m = (struct met){0};
+}
+
+static bool met_begin(struct met *m, uint32_t ranks)
+{
+	met_free(m);
+	m->from = calloc(ranks, sizeof(*m->from));
+	m->to = calloc(ranks, sizeof(*m->to));
+	m->holds = calloc(ranks, sizeof(*m->holds));
+	m->ranks = ranks;
+	return m->from != NULL && m->to != NULL && m->holds != NULL;
+}
+
+/** Notes which pairs of ranks a round has met. */
+static int met_add(struct met *m, const struct moetap_round *r)
+{
+	if (m->ranks != r->ranks && !met_begin(m, r->ranks))
+		return cli_fail("count", "out of memory");
+	for (uint32_t e = 0; e < r->experts; e++)
+		if (r->expert_rank[e] < r->ranks)
+			m->holds[r->expert_rank[e]] = true;
+	for (uint32_t src = 0; src < r->ranks; src++)
+		for (uint32_t dst = 0; dst < r->ranks; dst++)
+			if (src != dst && r->pairs[(size_t)src * r->ranks + dst].last_ns != 0)
+				m->from[src] = m->to[dst] = true;
+	return CLI_DONE;
 }
 
 /* ---- rounds ---- */
@@ -350,6 +464,8 @@ static int take(struct count *c, const struct moetap_round *r)
 	c->rounds++;
 	c->dispatch += r->pass == MOETAP_PASS_FORWARD;
 	c->exact += !(r->quality & MOETAP_QUALITY_INEXACT);
+	if (met_add(&c->met, r) != CLI_DONE)
+		return CLI_FAILED;
 	if (c->total)
 		return r->pass == MOETAP_PASS_FORWARD ? sums_add(&c->sums, r) : CLI_DONE;
 	if (c->format == 0)
@@ -418,7 +534,7 @@ static int open_source(struct count *c)
 static int run(struct count *c)
 {
 	const struct sigaction action = {.sa_handler = stop};
-	int status = open_source(c);
+	int status = open_source(c), end;
 
 	if (status != CLI_DONE)
 		return status;
@@ -432,10 +548,11 @@ static int run(struct count *c)
 	if (c->total)
 		print_sums(c);
 	fflush(stdout);
-	report_end(c);
+	end = report_end(c);
 	moetap_source_close(c->source);
 	sums_free(&c->sums);
-	return status;
+	met_free(&c->met);
+	return status != CLI_DONE ? status : end;
 }
 
 /** What goes together on the command line. */

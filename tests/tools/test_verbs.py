@@ -326,15 +326,53 @@ class Firmware(Case):
         self.assertIn(f"{file.name}: cut short in record", result.stderr)
         self.assertGreater(len(rows(result.stdout)), 8)
 
-    def test_wrong_map(self):
-        """A map that fits nothing: no error, but a clear word."""
+    def count_with(self, old, new, *args, capture=CAPTURE, data=DATA):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            file.write(read(MAP).replace("10.77.0.", "10.78.0."))
+            text = read(os.path.join(data, "map.yaml"))
+            self.assertIn(old, text)
+            file.write(text.replace(old, new))
             file.flush()
-            result = run("count", "--map", file.name, CAPTURE)
-        self.assertEqual(result.returncode, 0)
-        self.assertRegex(result.stderr, "no dispatch round was found.*addresses")
+            return run("count", "--map", file.name, *args, capture)
+
+    def test_wrong_map(self):
+        """A map that fits nothing: a clear word, with all that was not read."""
+        result = self.count_with("10.77.0.", "10.78.0.")
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stderr, "no dispatch round was found: the map does not fit.*addresses "
+                         r"\([1-9]\d* packets of unknown.*\(0 packets that no rule knows, 0 that contradict")
         self.assertEqual(rows(result.stdout), [])
+        result = self.count_with("base: 0x5", "base: 0x4")
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stderr, r"\([1-9]\d* packets that no rule knows, 0 that contradict the map")
+
+    def test_nothing_to_count(self):
+        whole = gzip.open(CAPTURE).read()
+        frame = bytes(12) + b"\x08\x06" + bytes(46)
+        for data, words in ((whole[:24], "the capture has no packets"),
+                            (whole[:24] + struct.pack("<4I", 0, 0, 60, 60) + frame, "no packet is RoCEv2")):
+            with tempfile.NamedTemporaryFile(suffix=".pcap") as file:
+                file.write(data)
+                file.flush()
+                result = run("count", "--map", MAP, file.name)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("no dispatch round was found: " + words, result.stderr)
+
+    def test_wrong_rank(self):
+        """A map that is wrong for one rank: counts of the others, and a verdict."""
+        four = os.path.join(SOURCE, "tests/data/rxe-4ranks")
+        how = {"capture": os.path.join(four, "capture.pcap.gz"), "data": four}
+        result = self.count_with("base: 0x7fc5", "base: 0x6fc5", "--format", "json", **how)
+        self.assertEqual(result.returncode, 0)
+        self.assertIn("rank 1: no message to it was read, 5144 packets unmatched, 0 contradict the map: is its "
+                      "base right?", result.stderr)
+        self.assertEqual(result.stderr.count("no message"), 1)
+        unseen = run("forecast", "--horizon", 1, "-", stdin=result.stdout).stderr
+        self.assertIn("experts 4 to 7 were never seen: unknown, not zero", unseen)
+        result = self.count_with("10.77.0.2", "10.77.0.9", **how)
+        self.assertRegex(result.stderr, r"rank 1: no message from it or to it was read, [1-9]\d* packets of "
+                         "unknown ranks: is its address right")
+        self.assertEqual(result.stderr.count("no message"), 1)
+        self.assertNotIn("no message", self.count_with("job:", "job:", **how).stderr)
 
     def test_demo(self):
         data = json.loads(self.good("demo", "--format", "json"))
