@@ -65,13 +65,26 @@ static int run(int argc, char **argv)
 	return CLI_USAGE;
 }
 
+/**
+ * Why standard output failed. Where nothing is left to write, the reason went by with a write
+ * before; then one more line asks for it again.
+ */
+static const char *why_not_written(void)
+{
+	clearerr(stdout);
+	errno = 0;
+	putchar('\n');
+	fflush(stdout);
+	return errno != 0 ? strerror(errno) : "a part of it was lost";
+}
+
 int main(int argc, char **argv)
 {
 	int status = run(argc, argv);
 
 	/* A result that did not reach the disk is no result. */
 	if (fflush(stdout) != 0 || ferror(stdout)) {
-		fprintf(stderr, "moetap: cannot write the result: %s\n", strerror(errno));
+		fprintf(stderr, "moetap: cannot write the result: %s\n", why_not_written());
 		return CLI_FAILED;
 	}
 	return status;
