@@ -28,9 +28,8 @@ static void name_quality(const struct moetap_forecast *f, char *text, size_t siz
 	moetap_forecast_info(f, &info);
 	if (info.flagged == 0)
 		return;
-	snprintf(text + used, size - used,
-		"; made from %llu rounds of which %llu are not exact (%s)",
-		(unsigned long long)info.rounds, (unsigned long long)info.flagged,
+	snprintf(text + used, size - used, "; %llu of the %llu rounds behind it not exact (%s)",
+		(unsigned long long)info.flagged, (unsigned long long)info.rounds,
 		moetap_quality_text(info.quality, names, sizeof(names)));
 }
 

@@ -270,9 +270,10 @@ MOETAP_EXPORT int moetap_source_open_page(
 	const char *name, uint64_t from, struct moetap_source **source, struct moetap_error *error);
 
 /**
- * Starts moetap-fw on a capture file (pcap or pcapng, also with gzip) with the map file `map`, and
- * opens the page of that firmware. The firmware waits for this source, so no round is lost, however
- * slowly they are read; and it ends with this process. It needs neither root nor huge pages.
+ * Starts moetap-fw on a capture file (pcap or pcapng, also with gzip; "-" is standard input) with
+ * the map file `map`, and opens the page of that firmware. The firmware waits for this source, so
+ * no round is lost, however slowly they are read; and it ends with this process. It needs neither
+ * root nor huge pages.
  *
  * The file is checked while it is read: moetap_source_next() tells when it is cut or damaged, after
  * the last round before that place.
@@ -310,7 +311,7 @@ MOETAP_EXPORT int moetap_source_job(struct moetap_source *source, struct moetap_
 MOETAP_EXPORT void moetap_source_stats(
 	const struct moetap_source *source, struct moetap_stats *stats);
 
-/** How much of the capture's file was read, from 0 to 1; NAN for a page. */
+/** How much of the capture's file was read, from 0 to 1; NAN for a page, a pipe. */
 MOETAP_EXPORT double moetap_source_progress(const struct moetap_source *source);
 
 /** Name of the i-th outcome of a packet; NULL past the last one. */

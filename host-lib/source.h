@@ -15,7 +15,8 @@
 /** A capture file on its way into a pipe. */
 struct feed;
 
-/** Opens the file and checks how it begins. Returns 0, an error of open(2), -EBADMSG or -ENOMEM. */
+/** Opens the file ("-": standard input) and checks how it begins. Returns 0, an error of open(2),
+ * -EBADMSG or -ENOMEM. */
 int mtl_feed_open(const char *path, struct feed **feed, struct moetap_error *error);
 
 /** Begins to write into the pipe `to`, which it closes at the end, in a thread. */
@@ -25,7 +26,7 @@ int mtl_feed_start(struct feed *feed, int to, struct moetap_error *error);
  * 0, or -EBADMSG: the file is cut or damaged, or was not read to its end. */
 int mtl_feed_end(struct feed *feed, struct moetap_error *error);
 
-/** From 0 to 1. */
+/** From 0 to 1; NAN: the file's length is not known. */
 double mtl_feed_progress(const struct feed *feed);
 
 /** Waits as mtl_feed_end() does. */

@@ -9,6 +9,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -27,10 +28,15 @@
 
 struct feed {
 	char *path;
-	gzFile file;
-	uint64_t file_bytes; /**< as it lies on the disk */
-	uint64_t file_done;  /**< of these; written by the thread, read by others */
-	int to;		     /**< write end of the pipe */
+	int fd;
+	bool gzip;	       /**< the file is; else it is read as it is */
+	bool between;	       /**< members of the gzip file */
+	int code;	       /**< of the last inflate(); what came with an error goes first */
+	z_stream z;	       /**< its input: what of `packed` is to be unpacked */
+	unsigned char *packed; /**< BUFFER_BYTES of the file */
+	uint64_t file_bytes;   /**< as it lies on the disk; 0: not known */
+	uint64_t file_done;    /**< of these; written by the thread, read by others */
+	int to;		       /**< write end of the pipe */
 	pthread_t thread;
 	bool started;
 
@@ -58,47 +64,142 @@ static uint32_t get32(const struct feed *f, const unsigned char *at)
 
 static int open_file(struct feed *f, struct moetap_error *error)
 {
-	int fd = open(f->path, O_RDONLY | O_CLOEXEC);
-	struct stat st;
+	bool input = strcmp(f->path, "-") == 0;
+	struct stat st = {0};
 
-	if (fd < 0)
+	f->fd = input ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0)
+		      : open(f->path, O_RDONLY | O_CLOEXEC);
+	if (f->fd < 0)
 		return mtl_fail(error, -errno, "%s: %s", f->path, strerror(errno));
-	if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
-		close(fd);
-		return mtl_fail(error, -EISDIR, "%s: a folder, not a capture", f->path);
+	if (input) {
+		free(f->path);
+		f->path = strdup("standard input");
+		if (f->path == NULL)
+			return mtl_fail_memory(error);
 	}
-	f->file_bytes = (uint64_t)st.st_size;
-	f->file = gzdopen(fd, "rb");
-	if (f->file == NULL) {
-		close(fd);
+	if (fstat(f->fd, &st) == 0 && S_ISDIR(st.st_mode))
+		return mtl_fail(error, -EISDIR, "%s: a folder, not a capture", f->path);
+	f->file_bytes = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;
+	return 0;
+}
+
+/** Reads on in the file itself. Returns the bytes that came, 0 at the end, or -EBADMSG. */
+static ssize_t read_file(struct feed *f, unsigned char *to, size_t room, struct moetap_error *error)
+{
+	ssize_t got;
+
+	do {
+		got = read(f->fd, to, room);
+	} while (got < 0 && errno == EINTR);
+	if (got < 0)
+		return mtl_fail(error, -EBADMSG, "%s: damaged after %llu records: %s", f->path,
+			(unsigned long long)f->records, strerror(errno));
+	__atomic_store_n(&f->file_done, f->file_done + (uint64_t)got, __ATOMIC_RELAXED);
+	return got;
+}
+
+/** Looks for gzip at the beginning, and makes ready to unpack it. */
+static int check_packing(struct feed *f, struct moetap_error *error)
+{
+	ssize_t got = 1;
+
+	while (got > 0 && f->z.avail_in < 2) {
+		got = read_file(f, f->packed + f->z.avail_in, BUFFER_BYTES - f->z.avail_in, error);
+		if (got < 0)
+			return (int)got;
+		f->z.avail_in += (unsigned int)got;
+	}
+	f->z.next_in = f->packed;
+	f->gzip = f->z.avail_in >= 2 && f->packed[0] == 0x1f && f->packed[1] == 0x8b;
+	if (f->gzip && inflateInit2(&f->z, 16 + MAX_WBITS) != Z_OK) {
+		f->gzip = false;
 		return mtl_fail_memory(error);
 	}
-	gzbuffer(f->file, 2 * BUFFER_BYTES);
 	return 0;
+}
+
+/** Has packed bytes at hand. Returns 1, 0 at the end of the file, or -EBADMSG. */
+static int more_packed(struct feed *f, struct moetap_error *error)
+{
+	ssize_t got;
+
+	if (f->z.avail_in > 0)
+		return 1;
+	got = read_file(f, f->packed, BUFFER_BYTES, error);
+	if (got <= 0)
+		return (int)got;
+	f->z.next_in = f->packed;
+	f->z.avail_in = (unsigned int)got;
+	return 1;
+}
+
+/** Behind a member of a gzip file there may be another one, or zeros. Returns as more_packed(). */
+static int next_member(struct feed *f, struct moetap_error *error)
+{
+	int got;
+
+	while ((got = more_packed(f, error)) > 0 && *f->z.next_in == 0) {
+		f->z.next_in++;
+		f->z.avail_in--;
+	}
+	if (got > 0 && *f->z.next_in != 0x1f)
+		return mtl_fail(error, -EBADMSG,
+			"%s: after the gzip data, and %llu records, something else follows; what "
+			"came before it was counted",
+			f->path, (unsigned long long)f->records);
+	if (got > 0 && inflateReset(&f->z) != Z_OK)
+		return mtl_fail_memory(error);
+	f->between = got <= 0;
+	return got;
+}
+
+/** Unpacks into the buffer. Returns the bytes that came, 0 at the end, or -EBADMSG. */
+static int unpack(struct feed *f, struct moetap_error *error)
+{
+	uint32_t before = f->have;
+	int got;
+
+	while (f->have == before) {
+		if (f->code != Z_OK && f->code != Z_STREAM_END)
+			return mtl_fail(error, -EBADMSG, "%s: damaged after %llu records: %s",
+				f->path, (unsigned long long)f->records,
+				f->z.msg != NULL ? f->z.msg : zError(f->code));
+		got = f->between ? next_member(f, error) : more_packed(f, error);
+		if (got == 0 && !f->between)
+			return mtl_fail(error, -EBADMSG,
+				"%s: the gzip file is cut short after %llu records: copy it again",
+				f->path, (unsigned long long)f->records);
+		if (got <= 0)
+			return got;
+		f->z.next_out = f->buffer + f->have;
+		f->z.avail_out = BUFFER_BYTES - f->have;
+		f->code = inflate(&f->z, Z_NO_FLUSH);
+		f->have = BUFFER_BYTES - f->z.avail_out;
+		f->between = f->code == Z_STREAM_END;
+	}
+	return (int)(f->have - before);
 }
 
 /** Fills the buffer up. Returns the bytes that came, 0 at the end, or -EBADMSG. */
 static int fill(struct feed *f, struct moetap_error *error)
 {
-	int got = gzread(f->file, f->buffer + f->have, BUFFER_BYTES - f->have), code;
-	const char *words = gzerror(f->file, &code), *colon = strstr(words, ": ");
+	uint32_t first = f->z.avail_in;
+	ssize_t got;
 
-	__atomic_store_n(&f->file_done, (uint64_t)gzoffset(f->file), __ATOMIC_RELAXED);
-	if (got > 0) {
-		f->have += (uint32_t)got;
-		return got;
+	if (f->gzip)
+		return unpack(f, error);
+	if (first > 0) { /* what check_packing() has read */
+		first = first < BUFFER_BYTES - f->have ? first : BUFFER_BYTES - f->have;
+		memcpy(f->buffer + f->have, f->z.next_in, first);
+		f->z.next_in += first;
+		f->z.avail_in -= first;
+		f->have += first;
+		return (int)first;
 	}
-	if (code == Z_BUF_ERROR)
-		return mtl_fail(error, -EBADMSG,
-			"%s: the gzip file is cut short after %llu records: copy it again", f->path,
-			(unsigned long long)f->records);
-	if (code != Z_OK && code != Z_STREAM_END)
-		return mtl_fail(error, -EBADMSG, "%s: damaged after %llu records: %s", f->path,
-			(unsigned long long)f->records,
-			code == Z_ERRNO ? strerror(errno)
-			: colon != NULL ? colon + 2 /* zlib has no name for the file */
-					: words);
-	return 0;
+	got = read_file(f, f->buffer + f->have, BUFFER_BYTES - f->have, error);
+	if (got > 0)
+		f->have += (uint32_t)got;
+	return (int)got;
 }
 
 static int check_pcap(struct feed *f, struct moetap_error *error)
@@ -154,10 +255,14 @@ int mtl_feed_open(const char *path, struct feed **feed, struct moetap_error *err
 
 	if (f == NULL)
 		return mtl_fail_memory(error);
-	f->to = -1;
+	f->to = f->fd = -1;
 	f->path = strdup(path);
 	f->buffer = malloc(BUFFER_BYTES);
-	ret = f->path != NULL && f->buffer != NULL ? open_file(f, error) : mtl_fail_memory(error);
+	f->packed = malloc(BUFFER_BYTES);
+	ret = f->path != NULL && f->buffer != NULL && f->packed != NULL ? open_file(f, error)
+									: mtl_fail_memory(error);
+	if (ret == 0)
+		ret = check_packing(f, error);
 	if (ret == 0)
 		ret = check_head(f, error);
 	if (ret < 0)
@@ -303,15 +408,18 @@ double mtl_feed_progress(const struct feed *f)
 {
 	uint64_t done = __atomic_load_n(&f->file_done, __ATOMIC_RELAXED);
 
-	return f->file_bytes > 0 ? (double)done / (double)f->file_bytes : 1;
+	return f->file_bytes > 0 ? (double)done / (double)f->file_bytes : NAN;
 }
 
 void mtl_feed_close(struct feed *f)
 {
 	if (f->started)
 		pthread_join(f->thread, NULL);
-	if (f->file != NULL)
-		gzclose(f->file);
+	if (f->gzip)
+		inflateEnd(&f->z);
+	if (f->fd >= 0)
+		close(f->fd);
+	free(f->packed);
 	free(f->buffer);
 	free(f->path);
 	free(f);

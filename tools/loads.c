@@ -10,7 +10,7 @@
 /** Names the experts of whose load nothing is known: a plan or a share of 0 is no finding. */
 static void report_unseen(const char *verb, const struct moetap_series *series)
 {
-	uint32_t experts = moetap_series_experts(series), runs = 0, e = 0, last;
+	uint32_t experts = moetap_series_experts(series), runs = 0, unseen = 0, e = 0, last;
 	char text[512];
 	size_t used = 0;
 
@@ -24,13 +24,14 @@ static void report_unseen(const char *verb, const struct moetap_series *series)
 			last++;
 		used += (size_t)snprintf(text + used, sizeof(text) - used,
 			last > e ? "%s%u to %u" : "%s%u", runs++ > 0 ? ", " : "", e, last);
+		unseen += last - e + 1;
 		e = last + 1;
 	}
 	if (runs > 0)
 		fprintf(stderr,
-			"moetap %s: experts %s were never seen: unknown, not zero (no pair of "
-			"ranks that carries their tokens passed the tap)\n",
-			verb, text);
+			"moetap %s: expert%s %s %s never seen: unknown, not zero (no pair of "
+			"ranks that carries such tokens passed the tap)\n",
+			verb, unseen > 1 ? "s" : "", text, unseen > 1 ? "were" : "was");
 }
 
 int series_read(const char *verb, const char *path, struct moetap_series **series)

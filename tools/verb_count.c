@@ -18,7 +18,8 @@
 
 static const char about[] =
 	"Counts tokens. With --map: sends CAPTURE (pcap or pcapng, also with gzip) through a\n"
-	"moetap-fw of its own; needs neither root nor a NIC. With --page: reads the rounds of a\n"
+	"moetap-fw of its own; - is standard input. Needs neither root nor a NIC. With --page: "
+	"reads the rounds of a\n"
 	"running moetap-fw. Prints CSV round,step,layer,phase,src,dst,expert,tokens,bytes: a row\n"
 	"for every source and expert whose packets pass the tap, zeros included. Rounds that are\n"
 	"not exact are named on standard error.\n\n"

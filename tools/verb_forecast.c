@@ -69,7 +69,7 @@ static void report_flagged(const struct moetap_forecast *f)
 	moetap_forecast_info(f, &info);
 	if (info.flagged > 0)
 		fprintf(stderr,
-			"moetap forecast: %llu of the %llu rounds behind it are not exact: %s\n",
+			"moetap forecast: %llu of the %llu rounds behind it not exact: %s\n",
 			(unsigned long long)info.flagged, (unsigned long long)info.rounds,
 			moetap_quality_text(info.quality, quality, sizeof(quality)));
 }

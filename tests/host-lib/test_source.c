@@ -446,6 +446,15 @@ static void write_file(const char *file, const void *data, size_t bytes)
 	fclose(f);
 }
 
+static void append_file(const char *file, const void *data, size_t bytes)
+{
+	FILE *f = fopen(in_folder(file), "a");
+
+	assert_non_null(f);
+	assert_int_equal(fwrite(data, 1, bytes, f), bytes);
+	fclose(f);
+}
+
 static size_t read_file(const char *path, unsigned char *data, size_t room, bool unpack)
 {
 	gzFile f = gzopen(path, "r");
@@ -548,6 +557,16 @@ static void test_capture(void **unused)
 	count(in_folder("cut.pcap"), "good", n - 1, -EBADMSG, "cut.pcap: cut short in record 946");
 	write_file("cut.pcap", raw, 24 + 10);
 	count(in_folder("cut.pcap"), "good", 24, -EBADMSG, "cut short in record 1;");
+	/* Several members of gzip, and zeros behind them, are one capture; anything else is not. */
+	write_file("many.pcap.gz", packed, small);
+	append_file("many.pcap.gz", "\0\0\0", 3);
+	count(in_folder("many.pcap.gz"), "good", n, -EPIPE, "");
+	append_file("many.pcap.gz", "\x1f garbage", 9);
+	count(in_folder("many.pcap.gz"), "any", 0, -EBADMSG, "many.pcap.gz: damaged after 946");
+	write_file("more.pcap.gz", packed, small);
+	append_file("more.pcap.gz", "garbage", 7);
+	count(in_folder("more.pcap.gz"), "good", n, -EBADMSG,
+		"more.pcap.gz: after the gzip data, and 946 records, something else follows");
 	/* Damaged gzip. */
 	memset(packed + small / 2, 0x55, 64);
 	write_file("bad.pcap.gz", packed, small);

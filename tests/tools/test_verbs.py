@@ -138,6 +138,13 @@ class Help(Case):
         self.assertIn("--total", self.complete("count", "--follow", "--t"))
         self.assertIn(CAPTURE, self.complete("count", "--total", CAPTURE[:-3]))
         self.assertIn(MAP, self.complete("count", "--map", MAP[:-3]))
+        name = f"complete-{os.getpid()}"
+        for page in (name, f"hint-{name}"):
+            with open(f"/dev/shm/moetap-{page}", "w"):
+                self.addCleanup(os.unlink, f"/dev/shm/moetap-{page}")
+        self.assertEqual(self.complete("count", "--page", name[:-1]), [name])
+        self.assertEqual(self.complete("map", "load", "--page", name), [name])
+        self.assertEqual(self.complete("count", "--page", f"hint-{name}"), [])
 
 
 class Map(Case):
@@ -315,6 +322,31 @@ class Firmware(Case):
         data = json.loads(self.good("forecast", "--horizon", 1, "--format", "json", "-", stdin=lines))
         self.assertEqual((data["rounds"], data["flagged"], data["quality"]), (6, 0, ""))
 
+    def test_standard_input(self):
+        """As from `tcpdump -w - |`, or packed."""
+        for data in (open(CAPTURE, "rb").read(), gzip.open(CAPTURE).read()):
+            result = subprocess.run([MOETAP, "count", "--map", MAP, "-"], input=data, stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE, timeout=60, check=True)
+            self.assertIn(b"6 exact", result.stderr)
+            self.assertEqual(result.stdout.decode(), self.count(CAPTURE))
+        self.bad(1, "standard input: not a capture", "count", "--map", MAP, "-", stdin="no capture at all\n")
+
+    def test_full_disk(self):
+        for args in ((), ("--total",), ("--format", "json")):
+            with open("/dev/full", "w") as full:
+                result = run("count", "--map", MAP, *args, CAPTURE, stdout=full)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("moetap: cannot write the result: No space left on device\n", result.stderr)
+
+    def test_behind_gzip(self):
+        with tempfile.NamedTemporaryFile(suffix=".pcap.gz") as file:
+            file.write(open(CAPTURE, "rb").read() + b"something else")
+            file.flush()
+            result = run("count", "--map", MAP, file.name)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("after the gzip data, and 946 records, something else follows", result.stderr)
+        self.assertIn("6 exact", result.stderr)
+
     def test_damaged(self):
         """What comes before the damage is counted."""
         whole = gzip.open(CAPTURE).read()
@@ -474,7 +506,7 @@ class Forecast(Case):
         result = run(*args, stdin=flawed)
         data = json.loads(result.stdout)
         self.assertEqual((data["rounds"], data["flagged"], data["quality"]), (6, 2, "gap,align"))
-        self.assertIn("2 of the 6 rounds behind it are not exact: gap,align", result.stderr)
+        self.assertIn("2 of the 6 rounds behind it not exact: gap,align", result.stderr)
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.write(flawed)
             file.flush()
@@ -753,7 +785,7 @@ class Hints(Case):
         self.assertIn("\nquality       1 of 6 rounds not exact: late\n", shown)
         hint = self.show()
         self.assertEqual((hint["flagged"], hint["quality"]), (1, "late"))
-        self.assertIn("made from 6 rounds of which 1 are not exact (late)", hint["reason"])
+        self.assertIn("1 of the 6 rounds behind it not exact (late)", hint["reason"])
 
     def test_readers_agree(self):
         """The header, the verb and a reader in Python see the same hint."""

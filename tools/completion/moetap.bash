@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # bash completion for moetap: verbs from its table, options and their choices from the verbs' help.
+_moetap_pages()
+{
+	local page
+
+	for page in /dev/shm/moetap-*; do
+		[[ -e $page && $page != /dev/shm/moetap-hint-* ]] && printf '%s\n' "${page#/dev/shm/moetap-}"
+	done
+}
+
 _moetap()
 {
 	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
@@ -25,6 +34,10 @@ _moetap()
 	fi
 	# What the option before takes; flags take nothing.
 	[[ $previous == --* ]] && word=$(sed -n "s/^  $previous \([^ ]*\) .*/\1/p" <<<"$help")
+	if [[ $previous == --page ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$(_moetap_pages)" -- "$current")
+		return
+	fi
 	if [[ -n $word ]]; then
 		if [[ $word == *'|'* && $word != *[A-Z]* ]]; then
 			mapfile -t COMPREPLY < <(compgen -W "${word//|/ }" -- "$current")
