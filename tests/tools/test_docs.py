@@ -183,7 +183,7 @@ class Readme(unittest.TestCase):
                 os.path.join(SOURCE, program)
             self.assertTrue(os.access(whole, os.X_OK), program)
         known = words_of(run(FIRMWARE, "--help")) | {"--lcores", "--vdev", "--no-huge", "--no-pci"}
-        known |= {"--benchmark", "--verbose", "--reconfigure"}
+        known |= {"--benchmark", "--verbose", "--reconfigure", "--prefix"}
         for verb in ("count", "plan", "forecast"):
             known |= words_of(run(MOETAP, verb, "--help"))
         known |= words_of(run(MOETAP, "hints", "publish", "--help"))
