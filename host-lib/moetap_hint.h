@@ -120,7 +120,8 @@ struct moetap_hint {
 	uint32_t horizon; /**< steps that the forecast covers from valid_from_step on */
 	uint32_t verdict; /**< MOETAP_HINT_KEEP: placement is the one in force; or _PLAN */
 	uint32_t stable;  /**< 1: every layer that has tokens is */
-	uint32_t quality; /**< what was wrong with the rounds behind it, ored; 0: exact */
+	uint32_t quality; /**< what was wrong with the rounds behind it, ored; 0: exact; bit 16: the
+			   *   trace did not say */
 	uint64_t rounds;  /**< rounds behind the forecast */
 	uint64_t flagged; /**< those that were not exact */
 	double gain;	  /**< fraction of the busiest ranks' load that the plan saves */
