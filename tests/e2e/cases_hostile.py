@@ -205,8 +205,10 @@ def page_prefix(seed):
     """Without --file-prefix: two pages, two firmwares; the message names what is taken."""
     names = [f"prefix{i}-{os.getpid()}" for i in (1, 2)]
 
+    cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+
     def start(name, *eal):
-        return [moetap.FIRMWARE, "--no-huge", "-m", "64", "--no-pci", "--lcores", "0@0,1@0", *eal, "--vdev",
+        return [moetap.FIRMWARE, "--no-huge", "-m", "64", "--no-pci", "--lcores", f"(0-1)@({cpus})", *eal, "--vdev",
                 f"net_pcap0,rx_pcap={CAPTURE_RAW()}", "--", "--map", MAP, "--page", name]
     running = [subprocess.Popen(start(n), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for n in names]
     try:
