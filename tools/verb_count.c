@@ -244,7 +244,7 @@ static void report_nothing(struct count *c, const struct moetap_stats *stats)
 {
 	uint64_t roce = stats->packets - stats->outcome[MT_OUT_NOT_ROCE] -
 			stats->outcome[MT_OUT_TRANSPORT] - stats->outcome[MT_OUT_MALFORMED] -
-			stats->outcome[MT_OUT_FRAGMENT];
+			stats->outcome[MT_OUT_FRAGMENT] - stats->outcome[MT_OUT_VXLAN];
 
 	if (stats->packets == 0)
 		say(c, "no dispatch round was found: the capture has no packets");
