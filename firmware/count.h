@@ -82,10 +82,9 @@ static inline uint32_t fw_wrap(uint32_t a, uint32_t n, struct rte_reciprocal rec
 	return a - rte_reciprocal_divide(a, reciprocal) * n;
 }
 
-/** The destination of a flow, by its key: that is at hand, where its cold part may not be. */
-static inline const struct mt_rank *fw_rank_of(const struct fw_config *c, const struct fw_flow *f)
+static inline const struct mt_rank *fw_rank_of(const struct fw_tables *t, const struct fw_flow *f)
 {
-	return &mt_bank_ranks(c->bank)[fw_key_dst(c, f->ips, f->qpn) - 1];
+	return &mt_bank_ranks(t->config->bank)[fw_cold_of(t, f)->dst];
 }
 
 /** Index of the expert at the destination @p dst, FW_NO_EXPERT: it cannot be. */
@@ -99,7 +98,7 @@ static inline uint16_t fw_rule_expert(const struct fw_tables *t, const struct fw
 	if (r->source_count != 0) {
 		source = fw_wrap((uint32_t)rte_reciprocal_divide_u64(inside, &r->source_div),
 			r->source_count, r->source_wrap);
-		if (unlikely(source + 1 != fw_key_src(t->config, f->ips, f->qpn)))
+		if (unlikely(source != fw_cold_of(t, f)->src))
 			return FW_NO_EXPERT;
 	}
 	if (r->expert_count != 0)
@@ -152,7 +151,7 @@ static inline unsigned int fw_as_dispatch(const struct fw_tables *t, struct fw_f
 static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_rule *rules,
 	uint32_t n, struct fw_flow *f, const struct fw_packet *p, uint64_t va, struct fw_item *it)
 {
-	const struct mt_rank *dst = fw_rank_of(t->config, f);
+	const struct mt_rank *dst = fw_rank_of(t, f);
 	uint64_t offset = va - dst->base, inside = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
@@ -206,7 +205,7 @@ static inline unsigned int fw_classify_atomic(
 	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
 {
 	const struct fw_config *c = t->config;
-	const struct mt_rank *dst = fw_rank_of(c, f);
+	const struct mt_rank *dst = fw_rank_of(t, f);
 	uint64_t offset = fw_be64(p->ext) - dst->base, inside = 0, raw = fw_be64(p->ext + 12);
 
 	for (uint32_t i = 0; i < c->atomics; i++) {
@@ -250,7 +249,7 @@ static inline unsigned int fw_classify_imm(
 
 		if ((imm & r->imm_mask) == r->imm_value && fw_takes(r, operand) &&
 			fw_rule_matches(r, place, it->bytes, &inside, &it->parity))
-			return fw_as_count(t, f, r, fw_rank_of(c, f), inside, operand, it);
+			return fw_as_count(t, f, r, fw_rank_of(t, f), inside, operand, it);
 	}
 	return MT_OUTCOMES;
 }
