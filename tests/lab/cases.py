@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The cases of the lab: which programs run in which machines, and what moetap must count of them."""
+import shutil
+
+import jobs
+import mpi
+import perftest
+from moetap import Skip
+
+NAMES = {**perftest.CASES, **jobs.CASES, **mpi.CASES}
+
+# What tools/check runs: every kind of program, each condition with some of them.
+CHECK = perftest.CHECK + jobs.CHECK + mpi.CHECK
+
+
+class Case:
+    """A name and its conditions."""
+
+    def __init__(self, text):
+        self.name, *conditions = text.split("/")
+        self.version, self.loss, self.path_mtu = 4, 0, None
+        for c in conditions:
+            if c == "ipv6":
+                self.version = 6
+            elif c.startswith("loss"):
+                self.loss = float(c[4:])
+            elif c in ("mtu1024", "mtu4096"):
+                self.path_mtu = int(c[3:])
+            else:
+                raise SystemExit(f"no such condition: {c}")
+        if self.name not in NAMES:
+            raise SystemExit(f"no such case: {self.name}; there are {' '.join(NAMES)}")
+        self.function, self.machines = NAMES[self.name]
+
+    def __str__(self):
+        return self.name + ("/ipv6" if self.version == 6 else "") + \
+            (f"/loss{self.loss:g}" if self.loss else "") + (f"/mtu{self.path_mtu}" if self.path_mtu else "")
+
+    def run(self, lab, folder):
+        return self.function(lab, self, folder)
+
+
+def wanted(a):
+    out = [Case(text) for text in (a.case or CHECK + ([n for n in NAMES if n not in CHECK] if a.list else []))]
+    fits = 1024 if a.mtu < 4200 else 4096
+    for c in out:
+        c.version = 6 if a.ipv6 else c.version
+        c.loss = c.loss if a.loss is None else a.loss
+        c.path_mtu = min(c.path_mtu or fits, fits)
+        if a.machines and a.machines < c.machines:
+            raise SystemExit(f"{c} needs {c.machines} machines")
+    return list({str(c): c for c in out}.values())
+
+
+def possible(cases):
+    """Skip, where a program that a case needs is missing."""
+    for c in cases:
+        for program, package in getattr(c.function, "needs", ()):
+            if shutil.which(program) is None:
+                raise Skip(f"{program} is missing: apt-get install {package}")

@@ -1,0 +1,577 @@
+// SPDX-License-Identifier: BSD-3-Clause
+/*
+ * The wire layouts of frameworks: where each message lies and what is in it. Integers in payloads are
+ * little-endian, as GPUs write them (and the machines here).
+ */
+#include <string.h>
+
+#include "layout.h"
+
+static uint64_t round_up(uint64_t n, uint64_t to)
+{
+	return (n + to - 1) / to * to;
+}
+
+static unsigned int all_experts(const struct job *job)
+{
+	return job->ranks * job->experts;
+}
+
+/* deepep-ll: DeepEP's low-latency mode; uccl-ep: the same addresses, other messages */
+
+enum { LL_COUNTS, LL_TOKENS }; /* job->at, where buffer 0 is; buffer 1 lies a stride on */
+
+static uint32_t ll_message(const struct job *job)
+{
+	return 16 + job->hidden + 4 * (job->hidden / 128);
+}
+
+static uint64_t ll_combine_stride(const struct job *job, bool packed)
+{
+	return 2 * job->hidden + (packed ? 0 : 4 * (job->hidden / 128));
+}
+
+static uint64_t ll_counts_stride(const struct job *job)
+{
+	return round_up(8 * all_experts(job), 128);
+}
+
+static uint64_t ll_tokens_stride(const struct job *job)
+{
+	uint64_t message = 16 + 2 * job->hidden, stride = ll_combine_stride(job, false);
+
+	return (uint64_t)all_experts(job) * job->tokens * (message > stride ? message : stride);
+}
+
+static void ll_tell(struct job *job, FILE *json, bool packed)
+{
+	fprintf(json,
+		"\"message\": %u, \"combine_message\": %u, \"combine_stride\": %llu, \"counts\": %llu, \"counts_stride\": %llu,\n"
+		" \"tokens_at\": %llu, \"tokens_stride\": %llu, ",
+		ll_message(job), 2 * job->hidden, (unsigned long long)ll_combine_stride(job, packed),
+		(unsigned long long)job->at[LL_COUNTS], (unsigned long long)ll_counts_stride(job),
+		(unsigned long long)job->at[LL_TOKENS], (unsigned long long)ll_tokens_stride(job));
+}
+
+/* Counts of two buffers, two buffers to send from, two to receive into. */
+static void ll_prepare(struct job *job, FILE *json)
+{
+	uint64_t stride = ll_combine_stride(job, false), send = job->tokens * (16 + 2ull * job->hidden);
+
+	if (send < all_experts(job) * job->tokens * stride)
+		send = all_experts(job) * job->tokens * stride;
+	job->at[LL_COUNTS] = 0;
+	job->at[LL_TOKENS] = 2 * ll_counts_stride(job) + 2 * send;
+	job->region = job->at[LL_TOKENS] + 2 * ll_tokens_stride(job);
+	ll_tell(job, json, false);
+}
+
+/* Counts lie behind the tokens. */
+static void uccl_prepare(struct job *job, FILE *json)
+{
+	job->at[LL_TOKENS] = 0;
+	job->at[LL_COUNTS] = 2 * ll_tokens_stride(job);
+	job->region = job->at[LL_COUNTS] + 2 * ll_counts_stride(job);
+	ll_tell(job, json, true);
+}
+
+static uint64_t ll_count_at(const struct job *job, uint64_t cell)
+{
+	return job->at[LL_COUNTS] + job->buffer * ll_counts_stride(job) + 8 * cell;
+}
+
+static uint64_t ll_at(const struct job *job, uint64_t offset)
+{
+	return job->at[LL_TOKENS] + job->buffer * ll_tokens_stride(job) + offset;
+}
+
+static void ll_dispatch_count(struct job *job, unsigned int expert, unsigned int tokens)
+{
+	unsigned int local = expert % job->experts;
+
+	job_post(job, &(struct post){.kind = FETCH_ADD,
+			      .peer = expert / job->experts,
+			      .qp = local % job->qps,
+			      .at = ll_count_at(job, (uint64_t)local * job->ranks + job->rank),
+			      .add = (uint64_t)(-(int64_t)tokens - 1)});
+}
+
+static void ll_combine_flag(struct job *job, unsigned int expert, unsigned int source)
+{
+	job_post(job, &(struct post){.kind = FETCH_ADD,
+			      .peer = source,
+			      .qp = expert % job->experts % job->qps,
+			      .at = ll_count_at(job, expert),
+			      .add = 1});
+}
+
+/* Calls f for every (token, expert) of a rank for one expert; how many there are. */
+static unsigned int tokens_for(struct job *job, const struct round *r, unsigned int rank, unsigned int expert,
+	void (*f)(struct job *, unsigned int token, unsigned int n, unsigned int expert, unsigned int rank))
+{
+	unsigned int n = 0;
+
+	for (unsigned int t = 0; t < job_tokens(job, r, rank); t++) {
+		const int32_t *route = job_route(job, r, rank, t);
+
+		for (unsigned int k = 0; k < job->top_k; k++)
+			if (route[k] == (int32_t)expert) {
+				if (f)
+					f(job, t, n, expert, rank);
+				n++;
+			}
+	}
+	return n;
+}
+
+static void ll_token(struct job *job, unsigned int token, unsigned int n, unsigned int expert, unsigned int rank)
+{
+	unsigned int local = expert % job->experts;
+	uint32_t length = ll_message(job);
+	void *data = job_room(job, length);
+
+	memcpy(data, &token, 4);
+	job_post(job, &(struct post){.kind = WRITE,
+			      .peer = expert / job->experts,
+			      .qp = local % job->qps,
+			      .at = ll_at(job, (((uint64_t)local * job->ranks + rank) * job->tokens + n) * length),
+			      .data = data,
+			      .length = length});
+}
+
+static void ll_back(struct job *job, unsigned int token, unsigned int n, unsigned int expert, unsigned int rank)
+{
+	uint32_t length = 2 * job->hidden;
+
+	(void)n;
+	job_post(job, &(struct post){.kind = WRITE,
+			      .peer = rank,
+			      .qp = expert % job->experts % job->qps,
+			      .at = ll_at(job, ((uint64_t)expert * job->tokens + token) * ll_combine_stride(job, false)),
+			      .data = job_room(job, length),
+			      .length = length});
+}
+
+static void ll_emit(struct job *job, const struct round *r, unsigned int phase)
+{
+	for (unsigned int e = 0; phase == 0 && e < all_experts(job); e++)
+		ll_dispatch_count(job, e, tokens_for(job, r, job->rank, e, ll_token));
+	for (unsigned int i = 0; phase == 1 && i < job->experts; i++)
+		for (unsigned int s = 0; s < job->ranks; s++) {
+			unsigned int expert = job->rank * job->experts + i;
+
+			tokens_for(job, r, s, expert, ll_back);
+			ll_combine_flag(job, expert, s);
+		}
+	job->buffer ^= 1; /* with every dispatch and every combine */
+}
+
+/* Tokens of an expert; the last of a batch has an immediate that names its request. */
+static void uccl_write(struct job *job, unsigned int peer, unsigned int qp, uint64_t at, uint32_t length, bool last)
+{
+	job->requests++;
+	job_post(job, &(struct post){.kind = last ? WRITE_IMM : WRITE,
+			      .peer = peer,
+			      .qp = qp,
+			      .at = at,
+			      .data = job_room(job, length),
+			      .length = length,
+			      .imm = job->requests});
+}
+
+static void uccl_dispatch(struct job *job, const struct round *r, unsigned int expert)
+{
+	unsigned int n = tokens_for(job, r, job->rank, expert, NULL), local = expert % job->experts;
+	uint32_t length = ll_message(job);
+	uint64_t first = ((uint64_t)local * job->ranks + job->rank) * job->tokens * length;
+
+	if (job->batch == 0 && n > 0)
+		uccl_write(job, expert / job->experts, local % job->qps, ll_at(job, first), n * length, true);
+	for (unsigned int i = 0; job->batch != 0 && i < n; i++)
+		uccl_write(job, expert / job->experts, local % job->qps, ll_at(job, first + (uint64_t)i * length), length,
+			i + 1 == n || i % job->batch == job->batch - 1);
+	ll_dispatch_count(job, expert, n);
+}
+
+static void uccl_combine(struct job *job, const struct round *r, unsigned int expert, unsigned int source)
+{
+	unsigned int n = 0, all = tokens_for(job, r, source, expert, NULL);
+
+	for (unsigned int t = 0; t < job_tokens(job, r, source); t++) {
+		const int32_t *route = job_route(job, r, source, t);
+
+		for (unsigned int k = 0; k < job->top_k; k++)
+			if (route[k] == (int32_t)expert)
+				uccl_write(job, source, expert % job->experts % job->qps,
+					ll_at(job, ((uint64_t)expert * job->tokens + t) * ll_combine_stride(job, true)),
+					2 * job->hidden, ++n == all);
+	}
+	ll_combine_flag(job, expert, source);
+}
+
+static void uccl_emit(struct job *job, const struct round *r, unsigned int phase)
+{
+	for (unsigned int e = 0; phase == 0 && e < all_experts(job); e++)
+		uccl_dispatch(job, r, e);
+	for (unsigned int i = 0; phase == 1 && i < job->experts; i++)
+		for (unsigned int s = 0; s < job->ranks; s++)
+			uccl_combine(job, r, job->rank * job->experts + i, s);
+	job->buffer ^= 1;
+}
+
+/* deepep-normal: DeepEP's high-throughput mode between nodes; GPUs of equal place in their nodes talk */
+
+enum { NVL_PEERS = 8, META_INTS = 2 * NVL_PEERS + 2 }; /* fixed in DeepEP, also with fewer GPUs a node */
+enum { N_META, N_HEAD, N_TAIL };
+
+static unsigned int nodes(const struct job *job)
+{
+	return job->ranks / job->gpus;
+}
+
+static unsigned int channels(const struct job *job)
+{
+	return job->qps / 2;
+}
+
+/* Offsets in a token, and its size. A cached dispatch has no lists of experts. */
+struct token {
+	uint32_t meta, ids, weights, size;
+};
+
+static struct token normal_token(const struct job *job, bool fp8, bool ids, bool weights)
+{
+	struct token t = {.meta = fp8 ? job->hidden + 4 * (job->hidden / 128) : 2 * job->hidden};
+
+	t.ids = t.meta + 8;
+	t.weights = t.ids + (ids ? 4 * job->top_k : 0);
+	t.size = (uint32_t)round_up(t.weights + (weights ? 4 * job->top_k : 0), 16);
+	return t;
+}
+
+static uint32_t normal_counts(const struct job *job)
+{
+	return 4 * (NVL_PEERS + 1 + all_experts(job) / nodes(job));
+}
+
+static void normal_prepare(struct job *job, FILE *json)
+{
+	struct token t = normal_token(job, true, true, true), back = normal_token(job, false, false, true);
+	uint32_t most = t.size > back.size ? t.size : back.size;
+
+	job->at[N_META] = 2ull * most * job->window * nodes(job) * channels(job);
+	job->at[N_HEAD] = round_up(job->at[N_META] + 2ull * 4 * META_INTS * nodes(job) * channels(job), 128);
+	job->at[N_TAIL] = job->at[N_HEAD] + 8 * nodes(job) * channels(job);
+	job->region = job->at[N_TAIL] + 8 * nodes(job) * channels(job) + 2ull * nodes(job) * normal_counts(job);
+	fprintf(json,
+		"\"nodes\": %u, \"channels\": %u, \"window\": %u, \"chunk\": %u, \"counts_message\": %u, \"token\": %u,\n"
+		" \"ids_at\": %u, \"combine_token\": %u, \"cached_token\": %u, ",
+		nodes(job), channels(job), job->window, job->batch, normal_counts(job), t.size, t.ids, back.size,
+		normal_token(job, false, false, false).size);
+}
+
+static bool goes_to(const struct job *job, const int32_t *route, unsigned int first, unsigned int experts)
+{
+	for (unsigned int k = 0; k < job->top_k; k++)
+		if (route[k] >= (int32_t)first && route[k] < (int32_t)(first + experts))
+			return true;
+	return false;
+}
+
+static unsigned int channel_first(const struct job *job, const struct round *r, unsigned int source, unsigned int c)
+{
+	return job_tokens(job, r, source) * c / channels(job);
+}
+
+/* The tokens of rank `source` that channel c takes to node `to`. */
+static unsigned int channel_tokens(const struct job *job, const struct round *r, unsigned int source, unsigned int c,
+	unsigned int to, unsigned int *list)
+{
+	unsigned int per_node = job->gpus * job->experts, n = 0;
+
+	for (unsigned int t = channel_first(job, r, source, c); t < channel_first(job, r, source, c + 1); t++)
+		if (goes_to(job, job_route(job, r, source, t), to * per_node, per_node))
+			list[n++] = t;
+	return n;
+}
+
+/* Counts of the tokens of this GPU: for each GPU of the node, for each expert, in all. */
+static void normal_notify(struct job *job, const struct round *r, unsigned int to)
+{
+	unsigned int per_node = job->gpus * job->experts, node = job->rank / job->gpus;
+	int32_t *counts = job_room(job, normal_counts(job));
+
+	memset(counts, 0, normal_counts(job));
+	for (unsigned int t = 0; t < job_tokens(job, r, job->rank); t++) {
+		const int32_t *route = job_route(job, r, job->rank, t);
+
+		for (unsigned int g = 0; g < job->gpus; g++)
+			counts[g] += goes_to(job, route, to * per_node + g * job->experts, job->experts);
+		for (unsigned int k = 0; k < job->top_k; k++)
+			if (route[k] >= 0 && (unsigned int)route[k] / per_node == to)
+				counts[NVL_PEERS + (unsigned int)route[k] % per_node]++;
+		counts[NVL_PEERS + per_node] += goes_to(job, route, to * per_node, per_node);
+	}
+	job_post(job, &(struct post){.kind = WRITE,
+			      .peer = to * job->gpus + job->rank % job->gpus,
+			      .qp = 0,
+			      .at = (uint64_t)normal_counts(job) * (nodes(job) + node),
+			      .data = counts,
+			      .length = normal_counts(job)});
+}
+
+static void normal_fill(struct job *job, const struct round *r, const struct token *t, unsigned int source,
+	unsigned int token, unsigned int to, char *data)
+{
+	unsigned int per_node = job->gpus * job->experts;
+	const int32_t *route = job_route(job, r, source, token);
+	int32_t meta[2] = {(int32_t)(source / job->gpus), 0};
+
+	for (unsigned int g = 0; g < job->gpus; g++)
+		meta[1] |= goes_to(job, route, to * per_node + g * job->experts, job->experts) << g;
+	memcpy(data + t->meta, meta, sizeof meta);
+	if (t->weights > t->ids)
+		memcpy(data + t->ids, route, 4 * job->top_k);
+	for (uint32_t at = t->weights; at + 4 <= t->weights + 4 * job->top_k && at + 4 <= t->size; at += 4)
+		memcpy(data + at, &(float){1.0f / (float)job->top_k}, 4);
+}
+
+/* Tokens of `source` on channel c in chunks into the ring of the peer, and how far they got. */
+static void normal_send(struct job *job, const struct round *r, const struct token *t, unsigned int source,
+	unsigned int to, unsigned int peer, unsigned int c)
+{
+	unsigned int list[4096], node = job->rank / job->gpus, n = channel_tokens(job, r, source, c, to, list), m;
+	uint64_t ring = (uint64_t)t->size * job->window;
+
+	for (unsigned int i = 0; i < n; i += m) {
+		unsigned int slot = i % job->window;
+		char *data;
+
+		for (m = 1; m < job->batch && i + m < n && slot + m < job->window; m++)
+			;
+		data = job_room(job, m * t->size);
+		for (unsigned int j = 0; j < m; j++)
+			normal_fill(job, r, t, source, list[i + j], to, data + j * t->size);
+		job_post(job, &(struct post){.kind = WRITE,
+				      .peer = peer,
+				      .qp = c,
+				      .at = ring * nodes(job) * (channels(job) + c) + node * ring +
+					      (uint64_t)slot * t->size,
+				      .data = data,
+				      .length = m * t->size});
+		job_post(job, &(struct post){.kind = FETCH_ADD,
+				      .peer = peer,
+				      .qp = c,
+				      .at = job->at[N_TAIL] + 8ull * (c * nodes(job) + node),
+				      .add = m});
+	}
+}
+
+/* How many tokens for each GPU, and in all, the channels before this one and this one bring, as -n - 1. */
+static void normal_meta(struct job *job, const struct round *r, unsigned int to, unsigned int c)
+{
+	unsigned int per_node = job->gpus * job->experts, node = job->rank / job->gpus;
+	int32_t *meta = job_room(job, 4 * META_INTS);
+
+	memset(meta, 0xff, 4 * META_INTS);
+	for (unsigned int t = 0; t < channel_first(job, r, job->rank, c + 1); t++) {
+		const int32_t *route = job_route(job, r, job->rank, t);
+		bool before = t < channel_first(job, r, job->rank, c);
+
+		for (unsigned int g = 0; g < job->gpus; g++) {
+			int hit = goes_to(job, route, to * per_node + g * job->experts, job->experts);
+
+			meta[g] -= before ? hit : 0;
+			meta[NVL_PEERS + g] -= hit;
+		}
+		meta[2 * NVL_PEERS] -= before && goes_to(job, route, to * per_node, per_node);
+		meta[2 * NVL_PEERS + 1] -= goes_to(job, route, to * per_node, per_node);
+	}
+	job_post(job, &(struct post){.kind = WRITE,
+			      .peer = to * job->gpus + job->rank % job->gpus,
+			      .qp = c,
+			      .at = job->at[N_META] + 4ull * META_INTS * (nodes(job) * (channels(job) + c) + node),
+			      .data = meta,
+			      .length = 4 * META_INTS});
+}
+
+static void normal_emit(struct job *job, const struct round *r, unsigned int phase)
+{
+	bool cached = r->pass == BACKWARD; /* its gradients go the ways that are known */
+	struct token there = normal_token(job, !cached, !cached, !cached), back = normal_token(job, false, false, true);
+	unsigned int list[4096], node = job->rank / job->gpus, gpu = job->rank % job->gpus;
+
+	for (unsigned int n = 0; n < nodes(job); n++) {
+		unsigned int peer = n * job->gpus + gpu;
+
+		if (n == node)
+			continue;
+		if (phase == 0 && !cached)
+			normal_notify(job, r, n);
+		for (unsigned int c = 0; c < channels(job); c++)
+			if (phase == 0) {
+				normal_meta(job, r, n, c);
+				normal_send(job, r, &there, job->rank, n, peer, c);
+			} else if (phase == 1) { /* the receiver tells how far it has read */
+				unsigned int got = channel_tokens(job, r, peer, c, node, list);
+
+				if (got)
+					job_post(job, &(struct post){.kind = FETCH_ADD,
+							      .peer = peer,
+							      .qp = c + channels(job),
+							      .at = job->at[N_HEAD] + 8ull * (c * nodes(job) + node),
+							      .add = got});
+			} else {
+				normal_send(job, r, &back, peer, node, peer, c);
+			}
+	}
+}
+
+/* pplx-garden: counts of all experts first, then the tokens of a rank in one message, sorted by expert */
+
+enum { G_ROUTES, G_PRIVATE, G_OVERFLOW, G_COMBINED };
+enum { IMM_ROUTE = 0x00000080, IMM_DISPATCH = 0x01000080, IMM_COMBINE = 0x02000080, IMM_BARRIER = 0x03000080 };
+
+static uint32_t garden_token(const struct job *job)
+{
+	return (uint32_t)(round_up(job->hidden, 16) + round_up(4 * (job->hidden / 128), 16) + 16);
+}
+
+/* Tokens that a rank has for each expert, and for all of a peer. */
+static unsigned int garden_counts(struct job *job, const struct round *r, unsigned int rank, unsigned int peer,
+	uint32_t *counts)
+{
+	unsigned int n = 0;
+
+	for (unsigned int e = 0; e < all_experts(job); e++) {
+		counts[e] = tokens_for(job, r, rank, e, NULL);
+		n += e / job->experts == peer ? counts[e] : 0;
+	}
+	return n;
+}
+
+static void garden_prepare(struct job *job, FILE *json)
+{
+	uint64_t most = (uint64_t)job->tokens * job->top_k;
+
+	job->at[G_ROUTES] = 0;
+	job->at[G_PRIVATE] = round_up(4ull * all_experts(job) * job->ranks, 128);
+	job->at[G_OVERFLOW] = job->at[G_PRIVATE] + (uint64_t)job->ranks * job->window * garden_token(job);
+	job->at[G_COMBINED] = job->at[G_OVERFLOW] + job->ranks * most * garden_token(job);
+	job->region = job->at[G_COMBINED] + job->ranks * most * 2 * job->hidden;
+	fprintf(json, "\"token\": %u, \"combine_message\": %u, \"private\": %u, \"private_at\": %llu, \"overflow_at\": %llu,\n ",
+		garden_token(job), 2 * job->hidden, job->window, (unsigned long long)job->at[G_PRIVATE],
+		(unsigned long long)job->at[G_OVERFLOW]);
+}
+
+static void garden_write(struct job *job, unsigned int peer, uint64_t at, uint32_t length, uint32_t imm)
+{
+	job_post(job, &(struct post){.kind = WRITE_IMM,
+			      .peer = peer,
+			      .at = at,
+			      .data = job_room(job, length),
+			      .length = length,
+			      .imm = imm});
+}
+
+static void garden_route(struct job *job, const struct round *r, unsigned int peer)
+{
+	uint32_t *counts = job_room(job, 4 * all_experts(job));
+
+	garden_counts(job, r, job->rank, peer, counts);
+	job_post(job, &(struct post){.kind = WRITE_IMM,
+			      .peer = peer,
+			      .at = job->at[G_ROUTES] + 4ull * all_experts(job) * job->rank,
+			      .data = counts,
+			      .length = 4 * all_experts(job),
+			      .imm = IMM_ROUTE});
+}
+
+static void garden_dispatch(struct job *job, const struct round *r, unsigned int peer)
+{
+	uint32_t counts[4096], size = garden_token(job), most = job->window;
+	unsigned int n = garden_counts(job, r, job->rank, peer, counts);
+	uint64_t before = 0;
+
+	if (n > 0)
+		garden_write(job, peer, job->at[G_PRIVATE] + (uint64_t)job->rank * most * size,
+			(n < most ? n : most) * size, IMM_DISPATCH);
+	for (unsigned int s = 0; n > most && s < job->rank; s++) {
+		unsigned int other = garden_counts(job, r, s, peer, counts);
+
+		before += other > most ? other - most : 0;
+	}
+	if (n > most)
+		garden_write(job, peer, job->at[G_OVERFLOW] + before * size, (n - most) * size, IMM_DISPATCH);
+}
+
+static void garden_combine(struct job *job, const struct round *r, unsigned int peer)
+{
+	uint32_t counts[4096], n = garden_counts(job, r, peer, job->rank, counts);
+
+	garden_write(job, peer, 0, 0, IMM_BARRIER);
+	if (n > 0)
+		garden_write(job, peer,
+			job->at[G_COMBINED] + (uint64_t)job->rank * job->tokens * job->top_k * 2 * job->hidden,
+			n * 2 * job->hidden, IMM_COMBINE);
+}
+
+static void garden_emit(struct job *job, const struct round *r, unsigned int phase)
+{
+	static void (*const phases[])(struct job *, const struct round *, unsigned int) = {
+		garden_route, garden_dispatch, garden_combine};
+
+	for (unsigned int peer = 0; peer < job->ranks; peer++)
+		phases[phase](job, r, peer);
+}
+
+/* queue-pairs: a queue pair for every expert of the peer, tokens by SEND and by WRITE in turns */
+
+static void qp_prepare(struct job *job, FILE *json)
+{
+	job->qps = job->experts;
+	job->region = (uint64_t)job->tokens * all_experts(job) * 2 * job->hidden;
+	fprintf(json, "\"message\": %u, \"combine_message\": %u, ", ll_message(job), 2 * job->hidden);
+}
+
+static void qp_token(struct job *job, unsigned int token, unsigned int n, unsigned int expert, unsigned int rank)
+{
+	uint32_t length = ll_message(job);
+
+	(void)rank;
+	job_post(job, &(struct post){.kind = n & 1 ? WRITE : SEND,
+			      .peer = expert / job->experts,
+			      .qp = expert % job->experts,
+			      .at = (uint64_t)token * length,
+			      .data = job_room(job, length),
+			      .length = length});
+}
+
+static void qp_back(struct job *job, unsigned int token, unsigned int n, unsigned int expert, unsigned int rank)
+{
+	(void)n;
+	job_post(job, &(struct post){.kind = WRITE,
+			      .peer = rank,
+			      .qp = expert % job->experts,
+			      .at = ((uint64_t)expert * job->tokens + token) * 2 * job->hidden,
+			      .data = job_room(job, 2 * job->hidden),
+			      .length = 2 * job->hidden});
+}
+
+static void qp_emit(struct job *job, const struct round *r, unsigned int phase)
+{
+	for (unsigned int e = 0; phase == 0 && e < all_experts(job); e++)
+		tokens_for(job, r, job->rank, e, qp_token);
+	for (unsigned int i = 0; phase == 1 && i < job->experts; i++)
+		for (unsigned int s = 0; s < job->ranks; s++)
+			tokens_for(job, r, s, job->rank * job->experts + i, qp_back);
+}
+
+const struct layout layouts[] = {
+	{"deepep-ll", ll_prepare, 2, ll_emit},
+	{"uccl-ep", uccl_prepare, 2, uccl_emit},
+	{"deepep-normal", normal_prepare, 3, normal_emit},
+	{"pplx-garden", garden_prepare, 3, garden_emit},
+	{"queue-pairs", qp_prepare, 2, qp_emit},
+	{0},
+};
