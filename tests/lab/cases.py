@@ -24,7 +24,7 @@ class Case:
                 self.version = 6
             elif c.startswith("loss"):
                 self.loss = float(c[4:])
-            elif c in ("mtu1024", "mtu4096"):
+            elif c in ("mtu256", "mtu1024", "mtu4096"):
                 self.path_mtu = int(c[3:])
             else:
                 raise SystemExit(f"no such condition: {c}")

@@ -553,6 +553,7 @@ static void one_round(struct job *job, const struct round *r)
 		job->layout->emit(job, r, phase);
 		flush(job->engine);
 		barrier(job);
+		usleep(job->layout->pause_ms * 1000);
 	}
 }
 

@@ -57,6 +57,7 @@ struct layout {
 	unsigned int phases;
 	/** Posts all of a phase. All ranks are through with it before the next phase begins. */
 	void (*emit)(struct job *job, const struct round *round, unsigned int phase);
+	unsigned int pause_ms; /**< of silence behind every phase */
 };
 
 extern const struct layout layouts[];
