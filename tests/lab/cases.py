@@ -11,6 +11,7 @@ NAMES = {**perftest.CASES, **jobs.CASES, **mpi.CASES}
 
 # What tools/check runs: every kind of program, each condition with some of them.
 CHECK = perftest.CHECK + jobs.CHECK + mpi.CHECK
+ALL = CHECK + jobs.MORE
 
 
 class Case:
@@ -41,7 +42,7 @@ class Case:
 
 
 def wanted(a):
-    out = [Case(text) for text in (a.case or CHECK + ([n for n in NAMES if n not in CHECK] if a.list else []))]
+    out = [Case(text) for text in (a.case or (ALL if a.all or a.list else CHECK))]
     fits = 1024 if a.mtu < 4200 else 4096
     for c in out:
         c.version = 6 if a.ipv6 else c.version

@@ -309,6 +309,10 @@ class Job:
         return self.text
 
 
+class GaveUp(Exception):
+    """Programs that were to be counted and did not get to their end: there is nothing to compare."""
+
+
 class Capture:
     """What the bridge takes in: every packet once, before any loss."""
 
@@ -432,6 +436,15 @@ class Lab:
             self.all("set -e\ntc qdisc add dev lab0 clsact\n" + "".join(
                 f"tc filter add dev lab0 ingress pref {p} protocol {v} flower ip_proto udp dst_port {ROCE_PORT} "
                 f"action pass random netrand drop {one_in}\n" for p, v in ((1, "ip"), (2, "ipv6"))), 30)
+
+    @contextlib.contextmanager
+    def programs(self):
+        """Around what runs in the machines to be counted, and around nothing else: a case may be tried again
+        when a program gives up, never when moetap counts something else than it says."""
+        try:
+            yield
+        except Ended as why:
+            raise GaveUp(str(why)) from why
 
     def reset(self):
         """After a case that failed: none of its programs goes on."""

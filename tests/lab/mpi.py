@@ -50,10 +50,11 @@ def mpirun(lab, folder, options):
     lab.run(2, f"echo $$ >/run/lab/shell.pid; exec {box} nc -ll -p {PORT} -e /run/lab/shell")
     capture = machines.Capture(os.path.join(folder, "capture.pcap"), 0)
     try:
-        lab.run(1, f"mpirun --allow-run-as-root --host {machines.address(1)},{machines.address(2)} -np 2 "
-                   "--mca plm_rsh_agent /run/lab/rsh --mca oob_tcp_if_include lab0 "
-                   f"{options} /run/lab/lab-mpi {STEPS} {LAYERS} {EXPERTS} {TOKENS} {TOKEN_BYTES} "
-                   "/run/lab/truth.csv").wait(SECONDS)
+        with lab.programs():
+            lab.run(1, f"mpirun --allow-run-as-root --host {machines.address(1)},{machines.address(2)} -np 2 "
+                       "--mca plm_rsh_agent /run/lab/rsh --mca oob_tcp_if_include lab0 "
+                       f"{options} /run/lab/lab-mpi {STEPS} {LAYERS} {EXPERTS} {TOKENS} {TOKEN_BYTES} "
+                       "/run/lab/truth.csv").wait(SECONDS)
     finally:
         capture.stop()
         lab.run(2, "kill $(cat /run/lab/shell.pid)").wait(30)

@@ -38,8 +38,9 @@ def traffic(lab, case, folder, program, options):
     lab.run(2, f"for i in $(seq 100); do grep -q ':{PORT:04X} 0*:0000 0A' /proc/net/tcp /proc/net/tcp6 && exit; "
                "sleep 0.1; done; exit 1").wait(60)     # it listens
     client = lab.run(1, f"{common} -x {index[0]} {machines.address(2)}")
-    said = client.wait(SECONDS)
-    server.wait(SECONDS)
+    with lab.programs():
+        said = client.wait(SECONDS)
+        server.wait(SECONDS)
     capture.stop()
     # the column of iterations is of all queue pairs
     rows = re.findall(r"^\s*(\d+)\s+(\d+)\s+[\d.]+\s+[\d.]+\s+[\d.]+\s*$", said, re.MULTILINE)
