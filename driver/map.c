@@ -1728,8 +1728,8 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
 	if (l->r.phase == MT_PHASE_COUNT && l->r.type != MT_RULE_COUNTS)
 		need |= 1 << KEY_EXPERT | 1 << KEY_VALUE;
-	else if (l->r.type != MT_RULE_IMM) /* which operands it takes may need its bits */
-		may &= ~(1u << KEY_VALUE);
+	else if (l->r.type != MT_RULE_IMM && (l->keys & 1 << KEY_WHEN) == 0)
+		may &= ~(1u << KEY_VALUE); /* where the operand is, is needed to test it */
 	if (l->r.phase != MT_PHASE_DISPATCH)
 		may &= ~(1u << KEY_TOKEN_BYTES);
 	if (l->r.phase != MT_PHASE_DISPATCH && l->r.phase != MT_PHASE_COUNT)
@@ -1911,6 +1911,14 @@ static bool ranges_meet(uint64_t a, uint64_t alen, uint64_t c, uint64_t clen)
 	return c - a < alen || a - c < clen;
 }
 
+/** Whether the operands that one rule takes are none of the other's: they read the same bits. */
+static bool operands_part(const struct mt_rule *r, const struct mt_rule *s)
+{
+	return r->when != s->when && r->when != MT_WHEN_ANY && s->when != MT_WHEN_ANY &&
+	       r->value_width == s->value_width && r->operand_shift == s->operand_shift &&
+	       r->operand_bits == s->operand_bits && r->value_signed == s->value_signed;
+}
+
 /** Whether one message could be read by both rules. Exact: parity areas are few. */
 static bool rules_meet(const struct mt_rule *r, const struct mt_rule *s)
 {
@@ -1921,7 +1929,7 @@ static bool rules_meet(const struct mt_rule *r, const struct mt_rule *s)
 		return false;
 	if (r->length_min > s->length_max || s->length_min > r->length_max)
 		return false;
-	if (r->when != s->when && r->when != MT_WHEN_ANY && s->when != MT_WHEN_ANY)
+	if (operands_part(r, s))
 		return false;
 	if ((r->type == MT_RULE_IMM) != (s->type == MT_RULE_IMM))
 		return false; /* rules imm come first */

@@ -490,6 +490,16 @@ static void test_rules(void **unused)
 		"has no use for 'value'");
 	refused_with("    value: {scale: -1, add: -1}\n", "", 32, "needs 'value'");
 	ok_with("{scale: -1, add: -1}", "{scale: -1, add: -1}\n    when: negative");
+	ok_with("{scale: -1, add: -1}",
+		"{scale: -1, add: -1, width: 4}\n    when: negative\n"
+		"  - {name: done, rule: atomic, phase: combine, offset: 133120, size: 64, parity: "
+		"{stride: 135168, count: 2}, value: {scale: 1, width: 4}, when: positive}");
+	/* -6 of 4 bytes is positive as 8 bytes */
+	refused_with("{scale: -1, add: -1}",
+		"{scale: -1, add: -1, width: 4}\n    when: negative\n"
+		"  - {name: done, rule: atomic, phase: combine, offset: 133120, size: 64, parity: "
+		"{stride: 135168, count: 2}, when: positive}",
+		42, "by rule 'done' and by rule 'count'");
 	refused_with("{scale: -1, add: -1}", "{scale: -1, add: -1}\n    when: zero", 41,
 		"may be any, negative, positive");
 	refused_with("length: 544", "length: 544\n    when: negative", 16, "no use for 'when'");
@@ -947,6 +957,9 @@ static void test_imm(void **unused)
 	refused_with("signed: 1", "signed: 2", 28, "out of range");
 	refused_with("phase: count", "phase: dispatch", 19, "an immediate announces");
 	refused_with("    when: negative\n", "", 29, "by rule 'done' and by rule 'count'");
+	/* what is negative in 15 bits may be positive in others */
+	refused_with("bits: 15, signed: 1, scale: 1}", "bits: 16, signed: 1, scale: 1}", 30,
+		"by rule 'done' and by rule 'count'");
 	refused_with("    size: 64      ", "    # size: 64      ", 19, "needs 'size'");
 	use_base(NULL);
 }
