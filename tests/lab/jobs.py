@@ -267,7 +267,7 @@ def run_job(lab, case, folder):
         shutil.copy(PROGRAM, lab.machines[m - 1].folder)
         with open(os.path.join(lab.machines[m - 1].folder, "spec"), "w") as f:
             f.write("\n".join(lines) + "\n")
-    capture = machines.Capture(os.path.join(folder, "capture.pcap"), 0)
+    capture = machines.Capture(os.path.join(folder, "capture.pcap"))
     with lab.programs():
         jobs = [lab.run(m, f"exec /run/lab/lab-job /run/lab/spec {r} /run/lab") for r, (m, _) in enumerate(where)]
         end = time.monotonic() + SECONDS

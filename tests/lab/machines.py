@@ -24,6 +24,7 @@ BRIDGE = "br0"
 BOOT_SECONDS = 180
 KVM_SECONDS = 8
 ROCE_PORT = 4791
+WHOLE = 4400    # bytes of the longest frame; tcpdump has room for so many of that many, so no more
 SLOTS = 4       # addresses of a machine, so that it can be several ranks
 
 INIT = """#!/bin/busybox sh
@@ -310,13 +311,13 @@ class Job:
 
 
 class GaveUp(Exception):
-    """Programs that were to be counted and did not get to their end: there is nothing to compare."""
+    """Programs that were to be counted, or their capture, did not get to the end: there is nothing to compare."""
 
 
 class Capture:
     """What the bridge takes in: every packet once, before any loss."""
 
-    def __init__(self, path, snap):
+    def __init__(self, path, snap=WHOLE):
         self.path = path
         self.process = subprocess.Popen(
             ["tcpdump", "-i", BRIDGE, "-n", "--immediate-mode", "-U", "-B", "65536", "-s", str(snap), "-Z", "root",
@@ -337,7 +338,7 @@ class Capture:
         told = self.process.communicate(timeout=20)[1]
         m = re.search(r"(\d+) packets? dropped by kernel", told)
         if not m or int(m[1]):
-            raise Trouble(f"tcpdump lost packets, so the capture proves nothing: {told.strip()}")
+            raise GaveUp(f"tcpdump lost packets, so the capture proves nothing: {told.strip()}")
 
 
 class Lab:

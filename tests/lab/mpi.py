@@ -48,7 +48,7 @@ def mpirun(lab, folder, options):
         shutil.copy(PROGRAM, m.folder)
     lab.all(ONE_ADDRESS, 30)
     lab.run(2, f"echo $$ >/run/lab/shell.pid; exec {box} nc -ll -p {PORT} -e /run/lab/shell")
-    capture = machines.Capture(os.path.join(folder, "capture.pcap"), 0)
+    capture = machines.Capture(os.path.join(folder, "capture.pcap"), 66000)  # segments, not cut yet
     try:
         with lab.programs():
             lab.run(1, f"mpirun --allow-run-as-root --host {machines.address(1)},{machines.address(2)} -np 2 "
