@@ -63,16 +63,19 @@ CHECK = ["deepep-ll/mtu1024", "deepep-ll-training/loss1/mtu1024", "deepep-ll-4/i
          "pplx-garden/mtu1024", "pplx-garden-training/loss1/mtu4096",
          "deepep-v2-direct/loss1/mtu1024", "deepep-v2-hybrid/ipv6/loss1/mtu4096",
          "fastmoe/loss1/mtu1024", "megatron/ipv6/mtu4096"]
-MORE = ["deepep-ll/ipv6/loss5/mtu4096", "deepep-ll-shared/ipv6/mtu4096", "deepep-ll-shared-training/loss5/mtu1024",
-        "uccl-ep-imm/ipv6/loss5/mtu4096", "uccl-ep-imm/mtu1024",
-        "deepep-normal/mtu4096", "deepep-normal/loss5/mtu1024", "deepep-normal-training/ipv6/mtu1024",
-        "deepep-normal-training/ipv6/loss1/mtu1024", "deepep-normal-64/mtu256", "deepep-normal-recompute/mtu1024",
-        "pplx-garden/ipv6/loss5/mtu1024", "pplx-garden/ipv6/mtu4096", "pplx-garden-training/mtu1024",
-        "pplx-garden-64/ipv6/loss1/mtu256", "pplx-garden-64/mtu1024",
-        "deepep-v2-direct/ipv6/mtu4096", "deepep-v2-direct-training/mtu1024", "deepep-v2-direct-training/loss5/mtu4096",
-        "deepep-v2-hybrid/mtu1024", "deepep-v2-hybrid-training/loss5/mtu1024", "deepep-v2-hybrid-training/mtu4096",
-        "fastmoe/ipv6/mtu4096", "fastmoe-training/loss5/mtu4096", "fastmoe-training/mtu1024", "fastmoe-64/loss1/mtu256",
-        "megatron/loss1/mtu1024", "megatron-training/mtu1024"]
+# Counts in payloads under every condition.
+MATRIX = [f"{name}{version}{loss}/mtu{mtu}" for name in
+          ("deepep-normal", "deepep-normal-training", "pplx-garden", "pplx-garden-training")
+          for version in ("", "/ipv6") for loss in ("", "/loss1") for mtu in (1024, 4096)]
+MORE = MATRIX + [
+    "deepep-ll/ipv6/loss5/mtu4096", "deepep-ll-shared/ipv6/mtu4096", "deepep-ll-shared-training/loss5/mtu1024",
+    "uccl-ep-imm/ipv6/loss5/mtu4096", "uccl-ep-imm/mtu1024",
+    "deepep-normal/loss5/mtu1024", "deepep-normal-64/mtu256", "deepep-normal-recompute/mtu1024",
+    "pplx-garden/ipv6/loss5/mtu1024", "pplx-garden-64/ipv6/loss1/mtu256", "pplx-garden-64/mtu1024",
+    "deepep-v2-direct/ipv6/mtu4096", "deepep-v2-direct-training/mtu1024", "deepep-v2-direct-training/loss5/mtu4096",
+    "deepep-v2-hybrid/mtu1024", "deepep-v2-hybrid-training/loss5/mtu1024", "deepep-v2-hybrid-training/mtu4096",
+    "fastmoe/ipv6/mtu4096", "fastmoe-training/loss5/mtu4096", "fastmoe-training/mtu1024", "fastmoe-64/loss1/mtu256",
+    "megatron/loss1/mtu1024", "megatron-training/mtu1024"]
 
 # Layouts whose messages are for all experts of a node: its ranks are one of the map's.
 BY_NODE = ("deepep-normal", "deepep-v2-hybrid")
@@ -134,10 +137,12 @@ def immediates(job):
     place = "place: {shift: 0, bits: 13, unit: 8}, " \
         f"size: {ranks * experts * 8}, parity: {{stride: {job['counts_stride']}, count: 2}}"
     return low_latency(job)[:2] + [
-        f"  - {{name: count, rule: imm, phase: count, length: 0, imm: {{mask: 0xc0000000, value: 0x80000000}}, {place}, "
+        "  - {name: count, rule: imm, phase: count, length: 0, imm: {mask: 0xc0000000, value: 0x80000000}, "
+        f"{place}, "
         f"expert: {{stride: {ranks * 8}, count: {experts}}}, source: {{stride: 8, count: {ranks}}}, "
         "value: {shift: 13, bits: 15, signed: 1, scale: -1, add: -1}}",
-        f"  - {{name: done, rule: imm, phase: combine, length: 0, imm: {{mask: 0xc0000000, value: 0xc0000000}}, {place}}}",
+        "  - {name: done, rule: imm, phase: combine, length: 0, imm: {mask: 0xc0000000, value: 0xc0000000}, "
+        f"{place}}}",
         "  - {name: sync, rule: imm, phase: control, length: 0, imm: {mask: 0xc0000000, value: 0x40000000}, "
         "place: {shift: 0, bits: 8}, size: 256}"]
 
