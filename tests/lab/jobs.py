@@ -279,6 +279,8 @@ def run_job(lab, case, folder):
         for j in jobs:
             j.wait(end - time.monotonic())
     capture.stop()
+    if case.loss:
+        payload.must_be_sound(capture.path)
     with open(os.path.join(folder, "truth.csv"), "w") as out:
         out.write("step,layer,src,dst,expert,tokens\n")
         for r, (m, _) in enumerate(where):

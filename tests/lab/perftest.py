@@ -6,6 +6,7 @@ import re
 
 import machines
 import moetap
+import payload
 from moetap import Failure
 
 ITERATIONS, PAIRS, SIZE = 600, 3, 10000
@@ -42,6 +43,8 @@ def traffic(lab, case, folder, program, options):
         said = client.wait(SECONDS)
         server.wait(SECONDS)
     capture.stop()
+    if case.loss:
+        payload.must_be_sound(capture.path)
     # the column of iterations is of all queue pairs
     rows = re.findall(r"^\s*(\d+)\s+(\d+)\s+[\d.]+\s+[\d.]+\s+[\d.]+\s*$", said, re.MULTILINE)
     if len(rows) != 1:
