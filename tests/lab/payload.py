@@ -55,8 +55,8 @@ def messages(path, addresses):
 
 def must_be_sound(path):
     """Under loss soft RoCE sometimes sends another packet with a PSN that it used: an empty WRITE in the place of the
-    first packet of a message, and all after it one PSN on. That is no RoCE, and its messages cannot
-    be told from others. Asked before moetap counts, and of the packets alone."""
+    first packet of a message, and all after it one PSN on. That is no RoCE, and its messages cannot be told from
+    others. Asked before moetap counts, and of the packets alone."""
     first = {}
     for p in roce.read_pcap(path):
         r = roce.parse(p.data)
