@@ -11,7 +11,7 @@ NAMES = {**perftest.CASES, **jobs.CASES, **mpi.CASES}
 
 # What tools/check runs: every kind of program, each condition with some of them.
 CHECK = perftest.CHECK + jobs.CHECK + mpi.CHECK
-ALL = CHECK + jobs.MORE
+ALL = CHECK + perftest.MORE + jobs.MORE
 
 
 class Case:
