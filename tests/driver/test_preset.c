@@ -438,6 +438,8 @@ static void test_deepep_ll(void **unused)
 		.type = MT_RULE_ATOMIC,
 		.phase = MT_PHASE_COMBINE,
 		.when = MT_WHEN_POSITIVE,
+		.value_scale = 1,
+		.value_width = 4,
 		.size = 32,
 		.parity_stride = 128,
 		.parity_count = 2,
