@@ -127,7 +127,7 @@ static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 	if (r->value_width != 4 && r->value_width != 8)
 		return false;
 	if (r->when >= MT_WHENS || r->encoding >= MT_ENCODINGS || r->of >= MT_OFS ||
-		r->value_signed > 1 || r->reserved2 != 0)
+		r->value_signed > 1 || r->announcers > MT_MAX_ANNOUNCERS)
 		return false;
 	if (r->phase >= MT_PHASES || !rule_kind_sane(r) || r->name[sizeof(r->name) - 1] != '\0' ||
 		memcmp(r->reserved, zero, sizeof(zero)) != 0)

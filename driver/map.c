@@ -771,6 +771,11 @@ static int rule_value(struct build *b, yaml_node_t *n, void *object)
 	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
 }
 
+static int rule_announcers(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 1, MT_MAX_ANNOUNCERS, &((struct line_rule *)object)->r.announcers);
+}
+
 static int rule_when(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t v = 0;
@@ -888,7 +893,8 @@ enum {
 	KEY_WHEN,
 	KEY_PAYLOAD,
 	KEY_IMM,
-	KEY_PLACE
+	KEY_PLACE,
+	KEY_ANNOUNCERS
 };
 
 static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
@@ -906,6 +912,7 @@ static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_PAYLOAD] = {"payload", rule_payload, false},
 	[KEY_IMM] = {"imm", rule_imm, false},
 	[KEY_PLACE] = {"place", rule_place, false},
+	[KEY_ANNOUNCERS] = {"announcers", rule_announcers, false},
 	{NULL, NULL, false}};
 
 static int take_rule(struct build *b, yaml_node_t *n)
@@ -1726,6 +1733,8 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 		need |= 1 << KEY_EXPERT;
 	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_LENGTH)
 		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
+	if (l->r.phase == MT_PHASE_COUNT || l->r.type == MT_RULE_COUNTS)
+		may |= 1 << KEY_ANNOUNCERS;
 	if (l->r.phase == MT_PHASE_COUNT && l->r.type != MT_RULE_COUNTS)
 		need |= 1 << KEY_EXPERT | 1 << KEY_VALUE;
 	else if (l->r.type != MT_RULE_IMM && (l->keys & 1 << KEY_WHEN) == 0)
@@ -1963,7 +1972,7 @@ static int judge_qp_flows(struct build *b)
 
 static int judge_rules(struct build *b)
 {
-	const struct line_rule *first = NULL;
+	const struct line_rule *first = NULL, *telling = NULL;
 	int ret;
 
 	for (uint32_t i = 0; i < b->head.rules; i++) {
@@ -1981,6 +1990,13 @@ static int judge_rules(struct build *b)
 					"a message could be read by rule '%s' and by "
 					"rule '%s' (line %u)",
 					l->r.name, b->rules[j].r.name, b->rules[j].line);
+		}
+		if (l->keys & 1 << KEY_ANNOUNCERS) {
+			if (telling != NULL && telling->r.announcers != l->r.announcers)
+				return bad(b, l->line,
+					"rules '%s' and '%s' have different numbers of announcers",
+					telling->r.name, l->r.name);
+			telling = l;
 		}
 		if (l->r.phase != MT_PHASE_DISPATCH)
 			continue;

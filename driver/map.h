@@ -16,6 +16,7 @@
 #define MT_MAP_FILE_MAX (256u << 20)
 
 #define MT_MAX_SCALE 1000000 /* of announced counts, and as a negative */
+#define MT_MAX_ANNOUNCERS 4096u
 #define MT_MAX_PAYLOAD_AT 65536u
 #define MT_MAX_IDLE_GAP_NS 3600000000000u /* an hour */
 

@@ -118,15 +118,15 @@ enum mt_outcome {
 	MT_OUT_TRUNCATED,    /**< the frame was cut before a field that is needed */
 	MT_OUT_MALFORMED,    /**< lengths or versions in its headers contradict each other */
 	MT_OUT_FRAGMENT,     /**< an IP fragment */
-	MT_OUT_UC,           /**< RoCEv2, unreliable connected */
-	MT_OUT_RD,           /**< RoCEv2, reliable datagram, or a dynamically connected one */
-	MT_OUT_UD,           /**< RoCEv2, unreliable datagram */
-	MT_OUT_CNP,          /**< RoCEv2, congestion notification */
-	MT_OUT_XRC,          /**< RoCEv2, extended reliable connected */
+	MT_OUT_UC,	     /**< RoCEv2, unreliable connected */
+	MT_OUT_RD,	     /**< RoCEv2, reliable datagram, or a dynamically connected one */
+	MT_OUT_UD,	     /**< RoCEv2, unreliable datagram */
+	MT_OUT_CNP,	     /**< RoCEv2, congestion notification */
+	MT_OUT_XRC,	     /**< RoCEv2, extended reliable connected */
 	MT_OUT_TRANSPORT,    /**< RoCEv2, of a reserved or a vendor's transport */
-	MT_OUT_ROCEV1,       /**< RoCE of version 1, straight on Ethernet */
-	MT_OUT_VXLAN,        /**< VXLAN with no RoCE inside */
-	MT_OUT_PFC,          /**< priority flow control: the link was paused */
+	MT_OUT_ROCEV1,	     /**< RoCE of version 1, straight on Ethernet */
+	MT_OUT_VXLAN,	     /**< VXLAN with no RoCE inside */
+	MT_OUT_PFC,	     /**< priority flow control: the link was paused */
 	MT_OUT_NOT_ROCE,     /**< anything else on the wire */
 	MT_OUTCOMES
 };
@@ -213,7 +213,8 @@ struct mt_rule {
 	uint32_t place_unit;
 	uint32_t payload_count;	 /**< rule payload-index: numbers of a token */
 	uint32_t payload_stride; /**< rule payload-index: from token to token, bytes */
-	uint32_t reserved2;
+	uint32_t
+		announcers; /**< flows of a (source, destination) that announce each cell; 0: one */
 };
 
 /**
@@ -315,7 +316,7 @@ struct mt_page_stats {
 	uint64_t rounds;
 	uint64_t overruns; /**< rounds that ran together: the control core came too late */
 	uint64_t cores;
-	uint64_t marked;      /**< reliable connected packets that met congestion: ECN, RFC 3168 */
+	uint64_t marked; /**< reliable connected packets that met congestion: ECN, RFC 3168 */
 };
 
 struct mt_page {

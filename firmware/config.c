@@ -127,6 +127,7 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.payload_count = r->payload_count,
 		.payload_stride = r->payload_stride};
 
+	c->announcers = RTE_MAX(c->announcers, r->announcers);
 	c->values |= mt_rule_reads_payload(r);
 	if (r->phase == MT_PHASE_DISPATCH && !f.region && r->token_bytes != 0) {
 		f.by_bytes = true;
@@ -163,6 +164,7 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	memcpy(copy, bank, bank->bytes);
 	c->bank = copy;
 	c->generation = generation;
+	c->announcers = 1;
 	c->by_source = true; /* until a rule of phase count is found */
 	c->split = FW_SPLIT_IDLE;
 	c->v6_mask = table_mask(copy->addrs);

@@ -58,8 +58,9 @@ struct fw_config {
 	uint32_t writes, sends, atomics, imms; /**< rules in the lists below */
 	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], atomic[MT_MAX_RULES],
 		imm[MT_MAX_RULES];
-	bool values;	    /**< there are rules that read payloads */
-	uint32_t hit_kinds; /**< bits 1 << enum fw_kind that fw_hit() may count */
+	bool values;	     /**< there are rules that read payloads */
+	uint32_t announcers; /**< flows of a pair that announce each cell */
+	uint32_t hit_kinds;  /**< bits 1 << enum fw_kind that fw_hit() may count */
 	bool heads;
 	bool by_source;	      /**< no counts are announced: epochs are a source's, see flow.h */
 	uint8_t split;	      /**< enum fw_split, where epochs are a source's */

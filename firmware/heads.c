@@ -230,8 +230,10 @@ static bool fits(const struct fw_rounds *r, const struct lane *l)
 		return false;
 	if (x->next_ns[l->src] != UINT64_MAX && x->last_ns[l->src] != 0)
 		return h.first_ns < middle(x->last_ns[l->src], x->next_ns[l->src]);
-	if (x->clean == 0 && !l->suspect) /* ranks may begin at very different times */
-		return h.first_ns < x->any_next_ns;
+	/* ranks may begin at very different times, but end before others begin the next round */
+	if (x->clean == 0 && !l->suspect)
+		return h.first_ns < x->any_next_ns &&
+		       (!r->config->by_source || last_ns_of(r, l, l->next) < x->any_next_ns);
 	return h.first_ns <
 	       middle(RTE_MAX(x->any_last_ns, x->clean != 0 ? x->first_ns : 0), x->any_next_ns);
 }
@@ -258,8 +260,10 @@ static bool add_counts(struct fw_rounds *r, const struct lane *l)
 	bool twice = false;
 
 	for (uint32_t i = 0; i < dst->experts; i++) {
-		twice |= counts[i] != 0 && load32(&e->cell[i].counts) != 0;
-		counts[i] += load32(&e->cell[i].counts);
+		uint32_t more = load32(&e->cell[i].counts);
+
+		twice |= more != 0 && counts[i] >= r->config->announcers;
+		counts[i] += more;
 	}
 	return twice;
 }

@@ -257,9 +257,9 @@ static void judge_cell(struct fw_rounds *r, size_t cell)
 	struct mt_round *m = r->round;
 	uint32_t tokens = mt_round_tokens(m)[cell];
 
-	if (r->counts[cell] == 0) {
+	if (r->counts[cell] < r->config->announcers) {
 		m->counts_missing++;
-	} else if (r->announced[cell] != tokens || r->counts[cell] != 1) {
+	} else if (r->announced[cell] != tokens || r->counts[cell] > r->config->announcers) {
 		m->disagreements++;
 		if (r->announced[cell] > tokens)
 			m->tokens_unseen += r->announced[cell] - tokens;

@@ -224,6 +224,8 @@ static void show_rule(const struct mt_rule *r)
 			r->value_add, r->value_width);
 	if (r->when != MT_WHEN_ANY)
 		printf("    when: %s\n", mt_when_name(r->when));
+	if (r->announcers != 0)
+		printf("    announcers: %u\n", r->announcers);
 	if (mt_rule_reads_payload(r))
 		show_payload(r);
 }

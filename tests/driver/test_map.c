@@ -921,6 +921,9 @@ static void test_payload(void **unused)
 	refused_with("phase: dispatch", "phase: combine", 13, "integers are tokens");
 	refused_with("phase: dispatch", "phase: count", 1, "no rule of phase dispatch");
 	refused_with("of: dst}", "of: dst, count: 2}", 13, "no use for 'count'");
+	ok_with("of: dst}", "of: dst}\n    announcers: 8");
+	refused_with("of: dst}", "of: dst}\n    announcers: 0", 18, "out of range: 1 to 4096");
+	refused_with("length: [4096", "announcers: 2\n    length: [4096", 18, "no use for 'announcers'");
 	refused_with("length: [4096, 2147483647]", "length: [68, 2147483647]", 18,
 		"could be read by rule 'data' and by rule 'counts'");
 	use_base(NULL);

@@ -11,7 +11,7 @@
 
 #define RANKS 3u
 #define ROUNDS 20u
-#define MOST 4096   /* frames of a job */
+#define MOST 8192   /* frames of a job */
 #define FILLING 14u /* messages that mean nothing, of a (source, destination) and round */
 #define HEADS (14 + 20 + 8 + 12)
 
@@ -20,6 +20,7 @@ struct vector {
 	uint32_t experts;		      /* of a rank */
 	uint32_t width, at, mtu, tail;	      /* tail: bytes of the message behind the integers */
 	bool complement, all, imm, announces; /* announces: phase count, tokens are messages */
+	bool twice; /* on two flows, each of which has half of the tokens */
 };
 
 struct wire {
@@ -29,7 +30,7 @@ struct wire {
 
 static struct path path;
 static struct wire *frames;
-static uint32_t frame_count, pauses, psn[RANKS][RANKS];
+static uint32_t frame_count, pauses, psn[RANKS][RANKS][2];
 static uint64_t seed = 1;
 
 static uint32_t draw(uint32_t below)
@@ -58,9 +59,10 @@ static struct mt_bank *bank_of(const struct vector *v)
 			"- {rank: %u, address: 10.0.0.%u, base: 0x%lx}\n", r, r + 1, job_base(r));
 	n += (size_t)snprintf(text + n, sizeof(text) - n,
 		"rules:\n- {name: counts, rule: payload-counts, phase: %s, length: %u, payload: "
-		"{at: %u, width: %u, encoding: %s, of: %s}}\n",
+		"{at: %u, width: %u, encoding: %s, of: %s}, "
+		"announcers: %u}\n",
 		v->announces ? "count" : "dispatch", length_of(v), v->at, v->width,
-		v->complement ? "complement" : "plain", v->all ? "all" : "dst");
+		v->complement ? "complement" : "plain", v->all ? "all" : "dst", v->twice ? 2 : 1);
 	n += (size_t)snprintf(text + n, sizeof(text) - n,
 		"- {name: filling, rule: length, phase: control, length: 7}\n");
 	if (v->announces)
@@ -90,8 +92,8 @@ static void add(struct frame f, const uint8_t *from, uint32_t payload)
 	uint32_t heads;
 
 	assert_true(frame_count < MOST);
-	f.qpn = 0x11 + f.src;
-	f.psn = psn[f.src][f.dst]++;
+	f.psn = psn[f.src][f.dst][f.qpn]++;
+	f.qpn = 0x11 + f.src + 64 * f.qpn; /* the first, or the second of the two ranks */
 	f.payload = payload;
 	heads = frame_make(w->data, &f);
 	memcpy(w->data + heads, from, payload);
@@ -100,11 +102,12 @@ static void add(struct frame f, const uint8_t *from, uint32_t payload)
 	w->key = frame_count++;
 }
 
-static void add_vector(const struct vector *v, uint32_t src, uint32_t dst, const uint32_t *tokens)
+static void add_vector(
+	const struct vector *v, uint32_t src, uint32_t dst, uint32_t qp, const uint32_t *tokens)
 {
 	uint8_t message[65536] = {0};
 	uint32_t length = length_of(v), n = v->experts * (v->all ? RANKS : 1), part;
-	struct frame f = {.src = src, .dst = dst, .length = length, .va = job_base(dst)};
+	struct frame f = {.src = src, .dst = dst, .qpn = qp, .length = length, .va = job_base(dst)};
 
 	for (uint32_t i = 0; i < n; i++) {
 		/* where all experts are told, those of other ranks have numbers too */
@@ -151,7 +154,13 @@ static void add_round(const struct vector *v, uint32_t n)
 					add(f, (uint8_t[1]){0}, 1);
 				tokens[e] = v->announces ? tokens[e] % 3 : tokens[e];
 			}
-			add_vector(v, src, dst, tokens);
+			for (uint32_t e = 0; v->twice && e < v->experts; e++)
+				tokens[e] /= 2;
+			add_vector(v, src, dst, 0, tokens);
+			for (uint32_t e = 0; v->twice && e < v->experts; e++)
+				tokens[e] = truth(n, src, dst, e) - tokens[e];
+			if (v->twice)
+				add_vector(v, src, dst, 1, tokens);
 		}
 	/* what makes a round last longer than packets overtake each other */
 	for (uint32_t i = 0; i < FILLING * RANKS * RANKS; i++) {
@@ -227,7 +236,8 @@ static void test_layouts(void **state)
 			.tail = draw(3) * 4,
 			.complement = draw(2),
 			.all = draw(2),
-			.imm = draw(2)};
+			.imm = draw(2),
+			.twice = draw(2)};
 
 		/* parts of one message in their order, messages in any */
 		uint32_t far = length_of(&v) <= v.mtu ? draw(60) : 0;
@@ -338,7 +348,8 @@ static void test_impossible(void **state)
 
 /** How a made-up job writes which experts a token goes to. */
 struct list {
-	uint32_t experts, at, count, gap, mtu; /* gap: bytes between lists; dense: count is of a row */
+	uint32_t experts, at, count, gap,
+		mtu; /* gap: bytes between lists; dense: count is of a row */
 	bool dense, all;
 };
 
@@ -349,20 +360,25 @@ static struct mt_bank *bank_of_lists(const struct list *l)
 	struct mt_bank *bank;
 	size_t n = (size_t)snprintf(text, sizeof(text),
 		"moetap-map: 1\njob: lists\npattern: inference\nlayers: 2\nexperts-per-rank: %u\n"
-		"ranks:\n", l->experts);
+		"ranks:\n",
+		l->experts);
 
 	for (uint32_t r = 0; r < RANKS; r++)
-		n += (size_t)snprintf(text + n, sizeof(text) - n,
-			"- {rank: %u, address: 10.0.0.%u}\n", r, r + 1);
+		n += (size_t)snprintf(
+			text + n, sizeof(text) - n, "- {rank: %u, address: 10.0.0.%u}\n", r, r + 1);
 	n += (size_t)snprintf(text + n, sizeof(text) - n,
 		"rules:\n- {name: done, rule: length, phase: combine, length: 7}\n"
-		"- {name: token, rule: payload-%s, phase: dispatch, length: [%u, 65536], payload: {at: "
-		"%u, width: 4, of: %s", l->dense ? "dense" : "index", RTE_MAX(8u, l->at + l->count * 4),
-		l->at, l->all ? "all" : "dst");
-	n += l->dense ? 0 : (size_t)snprintf(text + n, sizeof(text) - n, ", count: %u, stride: %u",
+		"- {name: token, rule: payload-%s, phase: dispatch, length: [%u, 65536], payload: "
+		"{at: "
+		"%u, width: 4, of: %s",
+		l->dense ? "dense" : "index", RTE_MAX(8u, l->at + l->count * 4), l->at,
+		l->all ? "all" : "dst");
+	n += l->dense ? 0
+		      : (size_t)snprintf(text + n, sizeof(text) - n, ", count: %u, stride: %u",
 				l->count, l->count * 4 + l->gap);
 	snprintf(text + n, sizeof(text) - n, "}}\n");
-	MUST_SAY(mt_map_parse(text, strlen(text), "map", &bank, &err) == 0, "%s\n%s", err.text, text);
+	MUST_SAY(mt_map_parse(text, strlen(text), "map", &bank, &err) == 0, "%s\n%s", err.text,
+		text);
 	return bank;
 }
 
@@ -375,13 +391,19 @@ static void add_lists(const struct list *l, uint32_t src, uint32_t dst, uint32_t
 	for (uint32_t i = 0; i < RTE_DIM(words); i++)
 		words[i] = draw(4); /* between lists: what could be taken for numbers */
 	for (uint32_t i = 0; i < n * l->count; i++) {
-		uint32_t *w = &words[(l->at + i / l->count * (l->count * 4 + l->gap)) / 4 +
-				     i % l->count];
+		uint32_t *w =
+			&words[(l->at + i / l->count * (l->count * 4 + l->gap)) / 4 + i % l->count];
 		uint32_t e = l->dense ? i % l->count : draw(l->experts * (l->all ? RANKS : 1) + 2);
-		uint32_t own = e - (l->all ? dst * l->experts : 0);
+		uint32_t own;
 
+		/* in the first round all have something: who has not may be taken for late */
+		if (frame_count < RANKS * RANKS && i == 0 && !l->dense)
+			e = l->all ? dst * l->experts : 0;
+		own = e - (l->all ? dst * l->experts : 0);
 		if (l->dense)
-			*w = draw(3) == 0 ? 0x3f000000 + i : draw(2) << 31; /* 0 and -0 */
+			*w = frame_count < RANKS * RANKS || draw(3) == 0
+				     ? 0x3f000000 + i
+				     : draw(2) << 31; /* 0 and -0 */
 		else
 			*w = e < l->experts * RANKS ? e : UINT32_MAX;
 		if (own < l->experts && (!l->dense || (*w << 1) != 0))
@@ -389,8 +411,10 @@ static void add_lists(const struct list *l, uint32_t src, uint32_t dst, uint32_t
 	}
 	for (uint32_t at = 0; at < length; at += part) {
 		part = RTE_MIN(length - at, l->mtu);
-		f.opcode = length <= l->mtu ? OP_WRITE_ONLY : at == 0 ? OP_WRITE_FIRST
-			   : at + part < length ? OP_WRITE_MIDDLE : OP_WRITE_LAST;
+		f.opcode = length <= l->mtu	? OP_WRITE_ONLY
+			   : at == 0		? OP_WRITE_FIRST
+			   : at + part < length ? OP_WRITE_MIDDLE
+						: OP_WRITE_LAST;
 		add(f, (const uint8_t *)words + at, part);
 	}
 }
@@ -398,17 +422,22 @@ static void add_lists(const struct list *l, uint32_t src, uint32_t dst, uint32_t
 static void add_list_round(const struct list *l, uint32_t load[RANKS][RANKS][64])
 {
 	memset(load, 0, sizeof(uint32_t[RANKS][RANKS][64]));
-	pauses++; /* without them, who has nothing to send in a round cannot be told from who is early */
+	pauses++; /* without them, who has nothing to send in a round cannot be told from who is
+		     early */
 	for (uint32_t i = 0; i < RANKS * RANKS * 2; i++) {
 		uint32_t src = i % RANKS, dst = i / RANKS % RANKS;
 
 		if (src != dst)
-			add_lists(l, src, dst, 1 + draw(l->dense && l->gap ? 1 : 3), load[src][dst]);
+			add_lists(
+				l, src, dst, 1 + draw(l->dense && l->gap ? 1 : 3), load[src][dst]);
 	}
 	for (uint32_t i = 0; i < RANKS * RANKS; i++)
 		if (i % RANKS != i / RANKS)
-			add((struct frame){.src = i % RANKS, .dst = i / RANKS, .length = 7,
-				    .opcode = OP_WRITE_ONLY}, (uint8_t[8]){0}, 8);
+			add((struct frame){.src = i % RANKS,
+				    .dst = i / RANKS,
+				    .length = 7,
+				    .opcode = OP_WRITE_ONLY},
+				(uint8_t[8]){0}, 8);
 }
 
 static void test_lists(void **state)
@@ -417,8 +446,13 @@ static void test_lists(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < 100; i++) {
-		struct list l = {.experts = 1 + draw(9), .at = 4 * draw(9), .count = 1 + draw(8),
-			.gap = 4 * draw(20), .mtu = 64u << draw(5), .dense = draw(2), .all = draw(2)};
+		struct list l = {.experts = 1 + draw(9),
+			.at = 4 * draw(9),
+			.count = 1 + draw(8),
+			.gap = 4 * draw(20),
+			.mtu = 64u << draw(5),
+			.dense = draw(2),
+			.all = draw(2)};
 
 		if (l.dense) { /* a row is as long as there are experts, rows lie side by side */
 			l.count = l.experts * (l.all ? RANKS : 1);
@@ -434,9 +468,12 @@ static void test_lists(void **state)
 		assert_int_equal(path.published, RTE_DIM(load));
 		for (uint32_t n = 0; n < RTE_DIM(load) * RANKS * RANKS * l.experts; n++) {
 			uint32_t e = n % l.experts, dst = n / l.experts % RANKS;
-			uint32_t src = n / l.experts / RANKS % RANKS, at = n / l.experts / RANKS / RANKS;
+			uint32_t src = n / l.experts / RANKS % RANKS,
+				 at = n / l.experts / RANKS / RANKS;
 
-			assert_int_equal(mt_round_tokens(path.round[at])[(src * RANKS + dst) * l.experts + e],
+			assert_int_equal(
+				mt_round_tokens(
+					path.round[at])[(src * RANKS + dst) * l.experts + e],
 				load[at][src][dst][e]);
 			assert_int_equal(path.round[at]->quality & MT_Q_INEXACT, 0);
 		}
