@@ -421,6 +421,15 @@ static int is_preset(const struct dirent *entry)
 	       strcmp(entry->d_name + length - 5, ".yaml") == 0;
 }
 
+/** By name: '.' of the ending is behind '-', so that 'a' would be behind 'a-b'. */
+static int by_name(const struct dirent **x, const struct dirent **y)
+{
+	size_t nx = strlen((*x)->d_name) - 5, ny = strlen((*y)->d_name) - 5;
+	int order = memcmp((*x)->d_name, (*y)->d_name, nx < ny ? nx : ny);
+
+	return order != 0 ? order : (nx > ny) - (nx < ny);
+}
+
 /** Prints one preset, or adds it to @p list; a wrong one is told. Returns an exit status. */
 static int list_preset(char *name, struct mt_preset *p, json_t *list)
 {
@@ -445,7 +454,7 @@ static int list_presets(bool json)
 	int status = CLI_DONE, n;
 	char folder[4096];
 
-	n = scandir(mt_preset_folder(folder, sizeof(folder)), &entries, is_preset, alphasort);
+	n = scandir(mt_preset_folder(folder, sizeof(folder)), &entries, is_preset, by_name);
 	if (n < 0 || p == NULL) {
 		status = cli_fail("map presets", "%s: %s", folder, strerror(errno));
 		goto out;

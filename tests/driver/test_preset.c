@@ -346,24 +346,28 @@ static void test_preset_load(void **unused)
 
 /* ---- the presets that are there ----------------------------------------------------------- */
 
-/** 4 ranks with some experts each; the rank's base is left at 0. */
-static struct mt_bank *shipped(
-	const char *preset, unsigned int layers, unsigned int experts, const char *with)
+/** Some ranks with some experts each; the rank's base is left at 0. */
+static struct mt_bank *shipped_at(unsigned int ranks, const char *preset, unsigned int layers,
+	unsigned int experts, const char *with)
 {
 	struct mt_bank *bank;
-	char *text;
+	char list[512] = "", *text;
 
+	for (unsigned int i = 0; i < ranks; i++)
+		sprintf(list + strlen(list), "{rank: %u, address: 10.0.0.%u, base: 0},", i, i + 1);
 	assert_true(asprintf(&text,
-			    "{moetap-map: 1, job: j, layers: %u, experts-per-rank: %u, ranks: ["
-			    "{rank: 0, address: 10.0.0.1, base: 0}, {rank: 1, address: 10.0.0.2, "
-			    "base: 0}, "
-			    "{rank: 2, address: 10.0.0.3, base: 0}, {rank: 3, address: 10.0.0.4, "
-			    "base: 0}], "
-			    "preset: %s/driver/presets/%s.yaml, with: {%s}}",
-			    layers, experts, getenv("MOETAP_SOURCE"), preset, with) > 0);
+			    "{moetap-map: 1, job: j, layers: %u, experts-per-rank: %u, ranks: [%s],"
+			    " preset: %s/driver/presets/%s.yaml, with: {%s}}",
+			    layers, experts, list, getenv("MOETAP_SOURCE"), preset, with) > 0);
 	bank = good(text);
 	free(text);
 	return bank;
+}
+
+static struct mt_bank *shipped(
+	const char *preset, unsigned int layers, unsigned int experts, const char *with)
+{
+	return shipped_at(4, preset, layers, experts, with);
 }
 
 /** A rule of a bank against numbers; what is 0 in @p want must be 0. */
@@ -389,7 +393,28 @@ static void same_rule(const struct mt_bank *bank, unsigned int i, const struct m
 	assert_int_equal(r->token_bytes, want->token_bytes);
 	assert_int_equal(r->value_scale, want->value_scale);
 	assert_int_equal(r->value_add, want->value_add);
-	assert_int_equal(r->value_width, want->value_scale ? want->value_width : 8);
+	assert_int_equal(r->value_width, want->value_width ? want->value_width : 8);
+	assert_int_equal(r->value_signed, want->value_signed);
+	assert_int_equal(r->encoding, want->encoding);
+	assert_int_equal(r->of, want->of);
+	assert_int_equal(r->payload_at, want->payload_at);
+	assert_int_equal(r->payload_count, want->payload_count);
+	assert_int_equal(r->imm_mask, want->imm_mask);
+	assert_int_equal(r->imm_value, want->imm_value);
+	assert_int_equal(r->operand_shift, want->operand_shift);
+	assert_int_equal(r->operand_bits, want->operand_bits);
+	assert_int_equal(r->place_shift, want->place_shift);
+	assert_int_equal(r->place_bits, want->place_bits);
+	assert_int_equal(r->place_unit, want->place_unit ? want->place_unit : 1);
+}
+
+/** A rule that takes every message in a region, or every one of some lengths, as control. */
+static void same_control(const struct mt_bank *bank, unsigned int i, struct mt_rule want)
+{
+	want.phase = MT_PHASE_CONTROL;
+	if (want.size != 0 && want.length_max == 0)
+		want.length_max = UINT32_MAX;
+	same_rule(bank, i, &want);
 }
 
 /* Hidden 2048, 8 experts at 4 ranks, 128 tokens: numbers worked out by hand from the sources. */
@@ -595,6 +620,238 @@ static void test_nccl(void **unused)
 	free(bank);
 }
 
+#define ANY_ADDRESS (1ULL << 47)
+#define LONGEST INT32_MAX
+
+static void test_uccl_ep_imm(void **unused)
+{
+	struct mt_bank *with_atomics = shipped("uccl-ep", 2, 2, "hidden: 2048, tokens: 128"),
+		       *bank = shipped("uccl-ep-imm", 2, 2, "hidden: 2048, tokens: 128");
+	const struct mt_rule count = {.name = "count",
+		.type = MT_RULE_IMM,
+		.phase = MT_PHASE_COUNT,
+		.imm_mask = 0xc0000000,
+		.imm_value = 0x80000000,
+		.place_bits = 13,
+		.place_unit = 8,
+		.size = 64,
+		.parity_stride = 128,
+		.parity_count = 2,
+		.expert_stride = 32,
+		.expert_count = 2,
+		.source_stride = 8,
+		.source_count = 4,
+		.value_scale = -1,
+		.value_add = -1,
+		.value_signed = 1,
+		.operand_shift = 13,
+		.operand_bits = 15};
+	const struct mt_rule done = {.name = "done",
+		.type = MT_RULE_IMM,
+		.phase = MT_PHASE_COMBINE,
+		.imm_mask = 0xc0000000,
+		.imm_value = 0xc0000000,
+		.place_bits = 13,
+		.place_unit = 8,
+		.size = 64,
+		.parity_stride = 128,
+		.parity_count = 2};
+	const struct mt_rule barrier = {.name = "barrier",
+		.type = MT_RULE_IMM,
+		.phase = MT_PHASE_CONTROL,
+		.imm_mask = 0xc0000000,
+		.imm_value = 0x40000000,
+		.place_bits = 1,
+		.size = 2};
+
+	(void)unused;
+	assert_int_equal(bank->rules, 5);
+	same_rule(bank, 0, &mt_bank_rules(with_atomics)[0]);
+	same_rule(bank, 1, &mt_bank_rules(with_atomics)[1]);
+	same_rule(bank, 2, &count);
+	same_rule(bank, 3, &done);
+	same_rule(bank, 4, &barrier);
+	/* buffers 0 and 1, local expert 1, source 2, 5 tokens; results of expert 3 in buffer 1 */
+	for (uint64_t b = 0; b < 2; b++) {
+		uint64_t place =
+			(b * count.parity_stride + count.expert_stride + 2 * count.source_stride) /
+			count.place_unit;
+
+		assert_int_equal(count.imm_value | b << 29 | (-6 & 0x7fff) << 13 | place,
+			b ? 0xafff4016 : 0x8fff4006);
+	}
+	assert_int_equal(
+		done.imm_value | 1 << 29 | 5 << 13 | (done.parity_stride + 3 * 8) / 8, 0xe000a013);
+	free(with_atomics);
+	free(bank);
+}
+
+static void test_deepep_normal(void **unused)
+{
+	const struct mt_rule notify = {.name = "notify",
+		.type = MT_RULE_COUNTS,
+		.phase = MT_PHASE_DISPATCH,
+		.length_min = 68,
+		.length_max = 68,
+		.payload_at = 32,
+		.value_width = 4};
+	struct mt_bank *bank = shipped_at(2, "deepep-normal", 2, 8, "hidden: 2048, topk: 2");
+
+	(void)unused;
+	assert_int_equal(bank->rules, 4);
+	same_rule(bank, 0, &notify);
+	same_control(bank, 1,
+		(struct mt_rule){.name = "shorter", .type = MT_RULE_LENGTH, .length_max = 67});
+	same_control(bank, 2,
+		(struct mt_rule){.name = "longer",
+			.type = MT_RULE_LENGTH,
+			.length_min = 69,
+			.length_max = LONGEST});
+	same_control(bank, 3,
+		(struct mt_rule){.name = "channel", .type = MT_RULE_ATOMIC, .size = ANY_ADDRESS});
+	/* behind the heads of a WRITE with an immediate */
+	assert_int_equal(mt_bank_snap(bank), 22 + 40 + 20 + 20 + 32 + 4 * 8);
+	free(bank);
+}
+
+static void test_deepep_v2(void **unused)
+{
+	struct mt_rule counts = {.name = "counts",
+		.type = MT_RULE_COUNTS,
+		.phase = MT_PHASE_DISPATCH,
+		.offset = 49200,
+		.size = 64,
+		.length_min = 16,
+		.length_max = 16,
+		.encoding = MT_ENCODING_COMPLEMENT};
+	struct mt_bank *bank = shipped("deepep-v2-direct", 2, 2, "");
+
+	(void)unused;
+	assert_int_equal(bank->rules, 4);
+	same_rule(bank, 0, &counts);
+	assert_int_equal(counts.offset + 2 * counts.length_min, 49232); /* of source 2 */
+	same_control(bank, 1,
+		(struct mt_rule){.name = "rank-count",
+			.offset = 49168,
+			.size = 32,
+			.length_min = 8,
+			.length_max = 8});
+	same_control(
+		bank, 2, (struct mt_rule){.name = "data", .offset = 14680064, .size = 1ULL << 46});
+	same_control(bank, 3,
+		(struct mt_rule){.name = "barrier", .type = MT_RULE_ATOMIC, .size = ANY_ADDRESS});
+	free(bank);
+	/* one expert a rank: as long as the count of a rank, elsewhere */
+	free(shipped("deepep-v2-direct", 2, 1, ""));
+
+	/* 2 nodes of 2 ranks */
+	bank = shipped_at(2, "deepep-v2-hybrid", 2, 4, "gpus: 2");
+	assert_int_equal(bank->rules, 4);
+	counts.offset = 90144;
+	counts.size = 32;
+	counts.value_width = 4;
+	same_rule(bank, 0, &counts);
+	assert_int_equal(counts.offset + counts.length_min, 90160); /* of source 1 */
+	same_control(bank, 1,
+		(struct mt_rule){.name = "rank-counts",
+			.offset = 90128,
+			.size = 16,
+			.length_min = 8,
+			.length_max = 8});
+	same_control(
+		bank, 2, (struct mt_rule){.name = "data", .offset = 14680064, .size = 1ULL << 46});
+	same_control(bank, 3,
+		(struct mt_rule){.name = "signal", .type = MT_RULE_ATOMIC, .size = ANY_ADDRESS});
+	free(bank);
+}
+
+static void test_hybrid_ep(void **unused)
+{
+	const struct mt_rule weights = {.name = "weights",
+		.type = MT_RULE_DENSE,
+		.phase = MT_PHASE_DISPATCH,
+		.length_min = 16,
+		.length_max = 16,
+		.value_width = 4};
+	struct mt_bank *bank = shipped_at(2, "hybrid-ep", 2, 4, "hidden: 2048");
+
+	(void)unused;
+	assert_int_equal(bank->rules, 4);
+	assert_int_equal(bank->idle_gap_ns, 500000);
+	same_rule(bank, 0, &weights);
+	same_control(bank, 1,
+		(struct mt_rule){.name = "shorter", .type = MT_RULE_LENGTH, .length_max = 15});
+	same_control(bank, 2,
+		(struct mt_rule){.name = "longer",
+			.type = MT_RULE_LENGTH,
+			.length_min = 17,
+			.length_max = LONGEST});
+	same_control(bank, 3,
+		(struct mt_rule){.name = "flag", .type = MT_RULE_ATOMIC, .size = ANY_ADDRESS});
+	free(bank);
+}
+
+static void test_pplx_garden(void **unused)
+{
+	static const char *const kinds[] = {
+		"tokens", "results", "dispatch-barrier", "combine-barrier"};
+	const struct mt_rule route = {.name = "route",
+		.type = MT_RULE_COUNTS,
+		.phase = MT_PHASE_DISPATCH,
+		.length_min = 32,
+		.length_max = 32,
+		.of = MT_OF_ALL,
+		.value_width = 4};
+	struct mt_bank *bank = shipped("pplx-garden", 2, 2, "hidden: 2048, scales: 16");
+	struct mt_rule kind = {.type = MT_RULE_IMM,
+		.imm_mask = UINT32_MAX,
+		.place_bits = 1,
+		.size = 2,
+		.length_max = UINT32_MAX};
+
+	(void)unused;
+	assert_int_equal(bank->rules, 7);
+	same_rule(bank, 0, &route);
+	for (unsigned int i = 0; i < COUNT(kinds); i++) {
+		snprintf(kind.name, sizeof(kind.name), "%s", kinds[i]);
+		kind.imm_value = 0x01000080 + i * 0x01000000;
+		same_control(bank, 1 + i, kind);
+	}
+	same_control(bank, 5,
+		(struct mt_rule){.name = "shorter", .type = MT_RULE_LENGTH, .length_max = 31});
+	same_control(bank, 6,
+		(struct mt_rule){.name = "longer",
+			.type = MT_RULE_LENGTH,
+			.length_min = 33,
+			.length_max = LONGEST});
+	free(bank);
+	bank = shipped("pplx-garden", 2, 2, "hidden: 2048, imm_base: 0x12345678");
+	assert_int_equal(mt_bank_rules(bank)[4].imm_value, 0x7c563412);
+	free(bank);
+}
+
+static void test_fastmoe(void **unused)
+{
+	const struct mt_rule exchange = {.name = "exchange",
+		.type = MT_RULE_COUNTS,
+		.phase = MT_PHASE_DISPATCH,
+		.length_min = 16,
+		.length_max = 16};
+	struct mt_bank *bank = shipped("fastmoe", 2, 2, "hidden: 2048");
+
+	(void)unused;
+	assert_int_equal(bank->rules, 3);
+	same_rule(bank, 0, &exchange);
+	same_control(bank, 1,
+		(struct mt_rule){.name = "shorter", .type = MT_RULE_LENGTH, .length_max = 15});
+	same_control(bank, 2,
+		(struct mt_rule){.name = "longer",
+			.type = MT_RULE_LENGTH,
+			.length_min = 17,
+			.length_max = LONGEST});
+	free(bank);
+}
+
 static void refused_shipped(
 	const char *preset, unsigned int experts, const char *with, const char *words)
 {
@@ -631,6 +888,44 @@ static void test_requirements(void **unused)
 	refused_shipped("nccl", 1, "hidden: 100", "as short as a clear-to-send");
 	refused_shipped("nccl", 1, "hidden: 64, requests: 2", "as short as a clear-to-send");
 	refused_shipped("megatron", 2, "hidden: 2048", "one expert a rank");
+	refused_shipped("uccl-ep-imm", 2, "hidden: 2048, tokens: 16384", "at most 16382 tokens");
+	refused_shipped("deepep-v2-direct", 257, "", "at most 256 experts a rank");
+	refused_shipped("deepep-v2-hybrid", 4, "gpus: 3", "a multiple of its GPUs");
+	refused_shipped("hybrid-ep", 4, "hidden: 2056", "multiple of 16");
+	refused_shipped("hybrid-ep", 6, "hidden: 2048", "multiple of 4");
+	refused_shipped("pplx-garden", 2, "hidden: 2048, imm_base: 255", "at most 251");
+	refused_shipped("fastmoe", 8, "hidden: 2048", "as long as a clear-to-send");
+	refused_shipped("fastmoe", 6, "hidden: 2048, clear_to_send: 48", "a clear-to-send");
+}
+
+/* Where counts are as long as something else: the lengths of that, worked out by hand. */
+static void test_ambiguous_lengths(void **unused)
+{
+	(void)unused;
+	/* 4 x (9 + experts): a channel's 72; a token's 2144 or 4128; 4112; cached, 2128 or 4112 */
+	refused_shipped("deepep-normal", 9, "hidden: 2048, topk: 2", "the start of a channel");
+	refused_shipped("deepep-normal", 527, "hidden: 2048, topk: 2", "as long as tokens");
+	refused_shipped("deepep-normal", 2 * 536 - 9, "hidden: 2048, topk: 2", "as tokens");
+	refused_shipped("deepep-normal", 1023, "hidden: 2048, topk: 2, dtype: bf16", "as tokens");
+	refused_shipped("deepep-normal", 1019, "hidden: 2048, topk: 2", "as long as results");
+	refused_shipped("deepep-normal", 523, "hidden: 2048, topk: 2", "of a cached dispatch");
+	free(shipped_at(2, "deepep-normal", 2, 528, "hidden: 2048, topk: 2"));
+	/* 4 x experts: 2048 or 4096, 64, 4096 */
+	refused_shipped("hybrid-ep", 512, "hidden: 2048, dtype: fp8", "as long as a token");
+	refused_shipped("hybrid-ep", 1024, "hidden: 2048", "as long as a token");
+	refused_shipped("hybrid-ep", 1024, "hidden: 2048, dtype: fp8", "as long as a result");
+	refused_shipped("hybrid-ep", 16, "hidden: 2048, dtype: fp8", "as long as its scales");
+	/* 4 x 2 x experts: a token's 2128 or 4112, a result's 4096, a quarter of it */
+	refused_shipped("pplx-garden", 266, "hidden: 2048, scales: 16", "as long as tokens");
+	refused_shipped("pplx-garden", 514, "hidden: 2048, dtype: bf16", "as long as tokens");
+	refused_shipped("pplx-garden", 512, "hidden: 2048, scales: 16", "as long as results");
+	refused_shipped("pplx-garden", 128, "hidden: 2048, scales: 16, nets: 4", "part of them");
+	refused_shipped("pplx-garden", 133, "hidden: 2048, scales: 16, nets: 2", "part of tokens");
+	free(shipped("pplx-garden", 2, 100, "hidden: 2048, scales: 16, nets: 4"));
+	/* 8 x experts: any multiple of 4096 bytes, of 256 */
+	refused_shipped("fastmoe", 512, "hidden: 2048", "message of tokens");
+	refused_shipped("fastmoe", 32, "hidden: 2048, out_hidden: 128", "message of results");
+	free(shipped("fastmoe", 2, 31, "hidden: 2048, out_hidden: 128"));
 }
 
 /* The layout of the captures in tests/data, as a preset: the bank is that of their maps. */
@@ -687,7 +982,14 @@ int main(void)
 		cmocka_unit_test(test_uccl_ep),
 		cmocka_unit_test(test_pplx_kernels),
 		cmocka_unit_test(test_nccl),
+		cmocka_unit_test(test_uccl_ep_imm),
+		cmocka_unit_test(test_deepep_normal),
+		cmocka_unit_test(test_deepep_v2),
+		cmocka_unit_test(test_hybrid_ep),
+		cmocka_unit_test(test_pplx_garden),
+		cmocka_unit_test(test_fastmoe),
 		cmocka_unit_test(test_requirements),
+		cmocka_unit_test(test_ambiguous_lengths),
 		cmocka_unit_test(test_captures),
 	};
 
