@@ -121,7 +121,6 @@ static bool rule_kind_sane(const struct mt_rule *r)
 
 static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 {
-	static const uint8_t zero[sizeof(r->reserved)];
 	bool region = r->type <= MT_RULE_ATOMIC || r->type == MT_RULE_IMM;
 
 	if (r->value_width != 4 && r->value_width != 8)
@@ -129,8 +128,9 @@ static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 	if (r->when >= MT_WHENS || r->encoding >= MT_ENCODINGS || r->of >= MT_OFS ||
 		r->value_signed > 1 || r->announcers > MT_MAX_ANNOUNCERS)
 		return false;
-	if (r->phase >= MT_PHASES || !rule_kind_sane(r) || r->name[sizeof(r->name) - 1] != '\0' ||
-		memcmp(r->reserved, zero, sizeof(zero)) != 0)
+	if (r->phase >= MT_PHASES || !rule_kind_sane(r) || r->name[sizeof(r->name) - 1] != '\0')
+		return false;
+	if (r->base > b->bases || (r->base != 0 && !mt_rule_needs_base(r)))
 		return false;
 	if (r->size > 1ULL << 47 || (mt_rule_reads_payload(r) ? false : region != (r->size != 0)))
 		return false;
@@ -145,6 +145,18 @@ static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 	if (r->value_scale < -MT_MAX_SCALE || r->value_scale > MT_MAX_SCALE ||
 		r->value_add < INT32_MIN || r->value_add > INT32_MAX)
 		return false;
+	return true;
+}
+
+/** Names of bases end. */
+static bool bases_sane(const struct mt_bank *b)
+{
+	for (uint32_t i = 0; i < b->bases; i++) {
+		const struct mt_base *base = mt_bank_base(b, i);
+
+		if (base->name[sizeof(base->name) - 1] != '\0')
+			return false;
+	}
 	return true;
 }
 
@@ -249,9 +261,10 @@ int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 	if (b->bytes < sizeof(*b) || b->bytes > room)
 		return mt_fail(err, -EINVAL, "the map in the bank is longer than the bank");
 	if (b->ranks < 2 || b->ranks > MT_MAX_RANKS || b->addrs > MT_MAX_ADDRS || b->rules == 0 ||
-		b->rules > MT_MAX_RULES || b->flows > MT_MAX_FLOWS || b->experts == 0 ||
-		b->experts > MT_MAX_EXPERTS || (uint64_t)b->ranks * b->experts > MT_MAX_CELLS ||
-		b->layers == 0 || b->layers > MT_MAX_LAYERS || b->micro_batches == 0 ||
+		b->rules > MT_MAX_RULES || b->bases > MT_MAX_BASES || b->flows > MT_MAX_FLOWS ||
+		b->experts == 0 || b->experts > MT_MAX_EXPERTS ||
+		(uint64_t)b->ranks * b->experts > MT_MAX_CELLS || b->layers == 0 ||
+		b->layers > MT_MAX_LAYERS || b->micro_batches == 0 ||
 		b->micro_batches > MT_MAX_MICRO || b->pattern >= MT_PATTERNS || b->tap >= MT_TAPS ||
 		b->idle_gap_ns == 0 || b->idle_gap_ns > MT_MAX_IDLE_GAP_NS ||
 		b->job[MT_NAME_LEN - 1] != '\0')
@@ -259,12 +272,13 @@ int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 	if (!part_fits(b, b->rank_off, b->ranks, sizeof(struct mt_rank)) ||
 		!part_fits(b, b->addr_off, b->addrs, sizeof(struct mt_addr)) ||
 		!part_fits(b, b->rule_off, b->rules, sizeof(struct mt_rule)) ||
-		!part_fits(b, b->flow_off, b->flows, sizeof(struct mt_flow)))
+		!part_fits(b, b->flow_off, b->flows, sizeof(struct mt_flow)) ||
+		!part_fits(b, b->base_off, b->bases, mt_base_bytes(b->ranks)))
 		return mt_fail(err, -EINVAL, "a table of the map lies outside of the bank");
 	if (mt_bank_sum(b) != b->checksum)
 		return mt_fail(err, -EINVAL, "the map in the bank is damaged (checksum)");
-	if (!ranks_sane(b) || !addrs_sane(b) || !rules_sane(b) || !flows_sane(b) ||
-		b->snap != mt_bank_snap(b))
+	if (!ranks_sane(b) || !addrs_sane(b) || !bases_sane(b) || !rules_sane(b) ||
+		!flows_sane(b) || b->snap != mt_bank_snap(b))
 		return mt_fail(err, -EINVAL, "a table of the map has an impossible entry");
 	return 0;
 }

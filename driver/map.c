@@ -24,8 +24,11 @@
 #define MAX_DEPTH 16u  /* of lists and keys; a map needs 5 */
 #define MAX_NAMES 128u /* for formulas */
 
+#define BASE_NAME sizeof(((struct mt_base *)NULL)->name)
+
 struct line_rule {
 	struct mt_rule r;
+	char base[BASE_NAME];
 	unsigned int line;
 	uint32_t keys; /* which keys stood there, bits of rule_keys[] */
 };
@@ -33,6 +36,8 @@ struct line_rule {
 struct line_rank {
 	struct mt_rank r;
 	unsigned int line;
+	uint64_t bases[MT_MAX_BASES];
+	uint32_t has_bases; /* bits */
 	bool has_base, has_experts, seen;
 };
 
@@ -64,6 +69,7 @@ struct build {
 	struct line_rule *rules;
 	struct line_flow *flows;
 	uint32_t cap_addrs, cap_flows;
+	char base_names[MT_MAX_BASES][BASE_NAME];
 };
 
 struct key {
@@ -444,6 +450,43 @@ static int rank_base(struct build *b, yaml_node_t *n, void *object)
 	return get_u64(b, n, &r->r.base);
 }
 
+/** Which of the bases of the map has a name; how many there are: none. */
+static uint32_t find_base(const struct build *b, const char *name)
+{
+	uint32_t i = 0;
+
+	while (i < b->head.bases && strcmp(b->base_names[i], name) != 0)
+		i++;
+	return i;
+}
+
+static int rank_one_base(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object)
+{
+	struct line_rank *r = object;
+	char name[BASE_NAME];
+	int ret = get_text(b, key, name, sizeof(name));
+	uint32_t i;
+
+	if (ret < 0)
+		return ret;
+	i = find_base(b, name);
+	if (i == MT_MAX_BASES)
+		return bad(b, line_of(key), "too many names of bases: at most %u", MT_MAX_BASES);
+	if (r->has_bases & 1u << i)
+		return bad(b, line_of(key), "'%s' stands here twice", name);
+	if (i == b->head.bases) {
+		memcpy(b->base_names[i], name, sizeof(name));
+		b->head.bases++;
+	}
+	r->has_bases |= 1u << i;
+	return get_u64(b, value, &r->bases[i]);
+}
+
+static int rank_bases(struct build *b, yaml_node_t *n, void *object)
+{
+	return each_pair(b, n, "bases", MT_MAX_BASES, rank_one_base, object);
+}
+
 static int rank_experts(struct build *b, yaml_node_t *n, void *object)
 {
 	struct line_rank *r = object;
@@ -505,10 +548,11 @@ static int take_rank(struct build *b, yaml_node_t *n)
 {
 	static const struct key first[] = {{"rank", rank_number, true},
 		{"address", rank_later, true}, {"base", rank_later, false},
-		{"experts", rank_later, false}, {NULL, NULL, false}};
+		{"bases", rank_later, false}, {"experts", rank_later, false}, {NULL, NULL, false}};
 	static const struct key second[] = {{"rank", rank_later, true},
 		{"address", rank_address, true}, {"base", rank_base, false},
-		{"experts", rank_experts, false}, {NULL, NULL, false}};
+		{"bases", rank_bases, false}, {"experts", rank_experts, false},
+		{NULL, NULL, false}};
 	uint32_t rank = 0;
 	int ret;
 
@@ -606,6 +650,13 @@ static int rule_length(struct build *b, yaml_node_t *n, void *object)
 	r->length_min = two[0];
 	r->length_max = two[1];
 	return ret;
+}
+
+static int rule_base(struct build *b, yaml_node_t *n, void *object)
+{
+	struct line_rule *r = object;
+
+	return get_text(b, n, r->base, sizeof(r->base));
 }
 
 static int rule_offset(struct build *b, yaml_node_t *n, void *object)
@@ -883,6 +934,7 @@ enum {
 	KEY_RULE,
 	KEY_PHASE,
 	KEY_LENGTH,
+	KEY_BASE,
 	KEY_OFFSET,
 	KEY_SIZE,
 	KEY_PARITY,
@@ -901,6 +953,7 @@ static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_RULE] = {"rule", rule_type, true},
 	[KEY_PHASE] = {"phase", rule_phase, true},
 	[KEY_LENGTH] = {"length", rule_length, false},
+	[KEY_BASE] = {"base", rule_base, false},
 	[KEY_OFFSET] = {"offset", rule_offset, false},
 	[KEY_SIZE] = {"size", rule_size, false},
 	[KEY_PARITY] = {"parity", rule_parity, false},
@@ -1709,20 +1762,20 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 	static const struct {
 		uint32_t need, may;
 	} by_type[MT_RULE_TYPES] = {
-		[MT_RULE_VA] = {1 << KEY_SIZE, 1 << KEY_LENGTH | 1 << KEY_OFFSET | 1 << KEY_PARITY |
-						       1 << KEY_SOURCE | 1 << KEY_EXPERT |
-						       1 << KEY_TOKEN_BYTES},
-		[MT_RULE_ATOMIC] = {1 << KEY_SIZE, 1 << KEY_OFFSET | 1 << KEY_PARITY |
-							   1 << KEY_SOURCE | 1 << KEY_EXPERT |
-							   1 << KEY_VALUE | 1 << KEY_WHEN},
+		[MT_RULE_VA] = {1 << KEY_SIZE, 1 << KEY_LENGTH | 1 << KEY_BASE | 1 << KEY_OFFSET |
+						       1 << KEY_PARITY | 1 << KEY_SOURCE |
+						       1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
+		[MT_RULE_ATOMIC] = {1 << KEY_SIZE,
+			1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
+				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN},
 		[MT_RULE_QP] = {0, 1 << KEY_LENGTH | 1 << KEY_TOKEN_BYTES},
 		[MT_RULE_LENGTH] = {1 << KEY_LENGTH, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
 		[MT_RULE_COUNTS] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
-			1 << KEY_SIZE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
 		[MT_RULE_INDEX] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
-			1 << KEY_SIZE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
 		[MT_RULE_DENSE] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
-			1 << KEY_SIZE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
 		[MT_RULE_IMM] = {1 << KEY_IMM | 1 << KEY_PLACE | 1 << KEY_SIZE,
 			1 << KEY_LENGTH | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
 				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN}};
@@ -1849,6 +1902,40 @@ static int judge_payload(struct build *b, const struct line_rule *l)
 	return 0;
 }
 
+static int resolve_base(struct build *b, struct line_rule *l)
+{
+	uint32_t i = find_base(b, l->base);
+
+	if ((l->keys & 1 << KEY_BASE) == 0)
+		return 0;
+	if (i == b->head.bases)
+		return bad(b, l->line, "rule '%s': no rank has '%s' among its 'bases'", l->r.name,
+			l->base);
+	l->r.base = (uint8_t)(i + 1);
+	return 0;
+}
+
+/** Whether every rank has the base of a rule. */
+static int judge_base(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+
+	if ((l->keys & 1 << KEY_BASE) && !mt_rule_needs_base(r))
+		return bad(b, l->line, "rule '%s' has no use for 'base' without 'size'", r->name);
+	for (uint32_t i = 0; i < b->head.ranks && mt_rule_needs_base(r); i++) {
+		const struct line_rank *rank = &b->ranks[i];
+
+		if (r->base == 0 && !rank->has_base)
+			return bad_in(b, b->map_name, rank->line,
+				"rank %u has no 'base', which rule '%s' needs", i, r->name);
+		if (r->base != 0 && (rank->has_bases & 1u << (r->base - 1)) == 0)
+			return bad_in(b, b->map_name, rank->line,
+				"rank %u has no '%s' among its 'bases', which rule '%s' needs", i,
+				l->base, r->name);
+	}
+	return 0;
+}
+
 static int judge_rule(struct build *b, const struct line_rule *l)
 {
 	const struct mt_rule *r = &l->r;
@@ -1907,11 +1994,7 @@ static int judge_rule(struct build *b, const struct line_rule *l)
 	ret = judge_payload(b, l);
 	if (ret < 0)
 		return ret;
-	for (uint32_t i = 0; i < b->head.ranks && mt_rule_needs_base(r); i++)
-		if (!b->ranks[i].has_base)
-			return bad_in(b, b->map_name, b->ranks[i].line,
-				"rank %u has no 'base', which rule '%s' needs", i, r->name);
-	return 0;
+	return judge_base(b, l);
 }
 
 /** Addresses wrap at 2^64, and so do these. */
@@ -1928,12 +2011,29 @@ static bool operands_part(const struct mt_rule *r, const struct mt_rule *s)
 	       r->operand_bits == s->operand_bits && r->value_signed == s->value_signed;
 }
 
-/** Whether one message could be read by both rules. Exact: parity areas are few. */
-static bool rules_meet(const struct mt_rule *r, const struct mt_rule *s)
+/** Whether regions share an address, that of @p s moved by @p apart. Exact: areas are few. */
+static bool regions_meet(const struct mt_rule *r, const struct mt_rule *s, uint64_t apart)
 {
 	uint32_t rp = r->parity_count ? r->parity_count : 1,
 		 sp = s->parity_count ? s->parity_count : 1;
 
+	for (uint32_t i = 0; i < rp; i++)
+		for (uint32_t j = 0; j < sp; j++)
+			if (ranges_meet(r->offset + i * r->parity_stride, r->size,
+				    s->offset + j * s->parity_stride + apart, s->size))
+				return true;
+	return false;
+}
+
+/** Where the offsets of a rule count from at a rank. */
+static uint64_t base_of(const struct mt_rule *r, const struct line_rank *rank)
+{
+	return r->base == 0 ? rank->r.base : rank->bases[r->base - 1];
+}
+
+/** Whether one message could be read by both rules. */
+static bool rules_meet(const struct build *b, const struct mt_rule *r, const struct mt_rule *s)
+{
 	if ((r->type == MT_RULE_ATOMIC) != (s->type == MT_RULE_ATOMIC))
 		return false;
 	if (r->length_min > s->length_max || s->length_min > r->length_max)
@@ -1947,11 +2047,11 @@ static bool rules_meet(const struct mt_rule *r, const struct mt_rule *s)
 		return false;
 	if (r->size == 0 || s->size == 0)
 		return true;
-	for (uint32_t i = 0; i < rp; i++)
-		for (uint32_t j = 0; j < sp; j++)
-			if (ranges_meet(r->offset + i * r->parity_stride, r->size,
-				    s->offset + j * s->parity_stride, s->size))
-				return true;
+	if (r->base == s->base)
+		return regions_meet(r, s, 0);
+	for (uint32_t i = 0; i < b->head.ranks; i++)
+		if (regions_meet(r, s, base_of(s, &b->ranks[i]) - base_of(r, &b->ranks[i])))
+			return true;
 	return false;
 }
 
@@ -1976,16 +2076,18 @@ static int judge_rules(struct build *b)
 	int ret;
 
 	for (uint32_t i = 0; i < b->head.rules; i++) {
-		const struct line_rule *l = &b->rules[i];
+		struct line_rule *l = &b->rules[i];
 
-		ret = judge_rule(b, l);
+		ret = resolve_base(b, l);
+		if (ret == 0)
+			ret = judge_rule(b, l);
 		if (ret < 0)
 			return ret;
 		for (uint32_t j = 0; j < i; j++) {
 			if (strcmp(l->r.name, b->rules[j].r.name) == 0)
 				return bad(b, l->line, "a rule of the name '%s' stands in line %u",
 					l->r.name, b->rules[j].line);
-			if (rules_meet(&l->r, &b->rules[j].r))
+			if (rules_meet(b, &l->r, &b->rules[j].r))
 				return bad(b, l->line,
 					"a message could be read by rule '%s' and by "
 					"rule '%s' (line %u)",
@@ -2013,6 +2115,13 @@ static int judge_rules(struct build *b)
 
 /* ---- compile ----------------------------------------------------------------------------- */
 
+static void put_base(const struct build *b, struct mt_base *to, uint32_t i)
+{
+	memcpy(to->name, b->base_names[i], sizeof(to->name));
+	for (uint32_t rank = 0; rank < b->head.ranks; rank++)
+		to->at[rank] = b->ranks[rank].bases[i];
+}
+
 static struct mt_bank *compile(struct build *b)
 {
 	struct mt_bank h = b->head, *bank;
@@ -2028,6 +2137,8 @@ static struct mt_bank *compile(struct build *b)
 	at += h.rules * sizeof(struct mt_rule);
 	h.flow_off = (uint32_t)at;
 	at += h.flows * sizeof(struct mt_flow);
+	h.base_off = (uint32_t)at;
+	at += h.bases * mt_base_bytes(h.ranks);
 	h.bytes = (uint32_t)at;
 	bank = calloc(1, at);
 	if (bank == NULL)
@@ -2041,6 +2152,10 @@ static struct mt_bank *compile(struct build *b)
 		((struct mt_rule *)((char *)bank + h.rule_off))[i] = b->rules[i].r;
 	for (uint32_t i = 0; i < h.flows; i++)
 		((struct mt_flow *)((char *)bank + h.flow_off))[i] = b->flows[i].f;
+	for (uint32_t i = 0; i < h.bases; i++)
+		put_base(b,
+			(struct mt_base *)((char *)bank + h.base_off + i * mt_base_bytes(h.ranks)),
+			i);
 	bank->snap = mt_bank_snap(bank);
 	bank->checksum = mt_bank_sum(bank);
 	return bank;

@@ -43,6 +43,7 @@
 #define MT_MAX_RANKS 1024u
 #define MT_MAX_ADDRS 8192u
 #define MT_MAX_RULES 16u
+#define MT_MAX_BASES 8u /* that rules may name */
 #define MT_MAX_FLOWS (1u << 20)
 #define MT_MAX_EXPERTS 65536u
 #define MT_MAX_CELLS (1u << 20) /* ranks * experts */
@@ -178,6 +179,15 @@ struct mt_flow {
 };
 
 /**
+ * Addresses that rules may count from in place of the base of a rank, one a rank; for memory that
+ * lies elsewhere at each of them.
+ */
+struct mt_base {
+	char name[24];
+	uint64_t at[]; /**< by rank; 0 where no rule needs it */
+};
+
+/**
  * A rule: which messages it reads and how they name their expert. With
  * o = VA - base(dst) - offset, a message is inside when o / parity_stride < parity_count and
  * o % parity_stride < size; then parity = o / parity_stride, and with r = o % parity_stride
@@ -193,7 +203,7 @@ struct mt_rule {
 	uint8_t encoding;    /**< enum mt_encoding */
 	uint8_t of;	     /**< enum mt_of */
 	uint8_t value_signed;
-	uint8_t reserved[1];
+	uint8_t base; /**< 0: offsets count from the rank's base; n: from those of base n - 1 */
 	uint64_t offset, size; /**< region, bytes; size 0: any address */
 	uint64_t parity_stride;
 	uint64_t expert_stride;
@@ -233,6 +243,7 @@ struct mt_bank {
 	uint32_t experts; /**< of all ranks */
 	uint32_t snap;	  /**< bytes of a frame that the rules need, see mt_bank_snap() */
 	uint32_t rank_off, addr_off, rule_off, flow_off;
+	uint32_t bases, base_off;
 	uint64_t checksum; /**< FNV-1a over the bank with this field 0 */
 };
 
@@ -341,9 +352,11 @@ _Static_assert(sizeof(struct mt_rule) == 144, "ABI");
 _Static_assert(offsetof(struct mt_rule, offset) == 32, "ABI");
 _Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
 _Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");
-_Static_assert(sizeof(struct mt_bank) == 152, "ABI");
+_Static_assert(sizeof(struct mt_base) == 24, "ABI");
+_Static_assert(sizeof(struct mt_bank) == 160, "ABI");
 _Static_assert(offsetof(struct mt_bank, pattern) == 80, "ABI");
-_Static_assert(offsetof(struct mt_bank, checksum) == 144, "ABI");
+_Static_assert(offsetof(struct mt_bank, bases) == 144, "ABI");
+_Static_assert(offsetof(struct mt_bank, checksum) == 152, "ABI");
 _Static_assert(sizeof(struct mt_pair) == 24, "ABI");
 _Static_assert(sizeof(struct mt_round) == 144, "ABI");
 _Static_assert(offsetof(struct mt_round, first_ns) == 48, "ABI");
@@ -398,6 +411,18 @@ static inline const struct mt_rule *mt_bank_rules(const struct mt_bank *b)
 static inline const struct mt_flow *mt_bank_flows(const struct mt_bank *b)
 {
 	return (const struct mt_flow *)((const char *)b + b->flow_off);
+}
+
+/** Bytes of a struct mt_base for that many ranks. */
+static inline uint64_t mt_base_bytes(uint64_t ranks)
+{
+	return sizeof(struct mt_base) + ranks * sizeof(uint64_t);
+}
+
+static inline const struct mt_base *mt_bank_base(const struct mt_bank *b, uint32_t i)
+{
+	return (const struct mt_base *)((const char *)b + b->base_off +
+					i * mt_base_bytes(b->ranks));
 }
 
 #endif

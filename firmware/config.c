@@ -107,6 +107,7 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.source_count = r->source_count,
 		.expert_fixed = r->expert_fixed,
 		.token_bytes = r->token_bytes,
+		.bases = r->base == 0 ? NULL : mt_bank_base(c->bank, r->base - 1u)->at,
 		.type = r->type,
 		.phase = r->phase,
 		.value_width = r->value_width,

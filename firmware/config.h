@@ -24,6 +24,7 @@ struct fw_rule {
 	uint32_t length_min, length_span; /**< matches when length - min <= span */
 	uint32_t parity_count, expert_count, source_count, expert_fixed;
 	uint32_t token_bytes;
+	const uint64_t *bases; /**< by rank, where offsets count from; NULL: from the rank's base */
 	uint8_t type, phase, value_width;
 	bool region, by_bytes; /**< by_bytes: tokens are made of bytes when the round closes */
 	uint8_t when, encoding, of;

@@ -87,6 +87,16 @@ static inline const struct mt_rank *fw_rank_of(const struct fw_tables *t, const 
 	return &mt_bank_ranks(t->config->bank)[fw_cold_of(t, f)->dst];
 }
 
+/**
+ * What the region of a rule is compared with: @p va from the base that it counts from at the
+ * destination @p dst. @p offset is @p va from that rank's own base, which most rules count from.
+ */
+static inline uint64_t fw_rule_offset(const struct fw_config *c, const struct fw_rule *r,
+	const struct mt_rank *dst, uint64_t va, uint64_t offset)
+{
+	return likely(r->bases == NULL) ? offset : va - r->bases[dst - mt_bank_ranks(c->bank)];
+}
+
 /** Index of the expert at the destination @p dst, FW_NO_EXPERT: it cannot be. */
 static inline uint16_t fw_rule_expert(const struct fw_tables *t, const struct fw_rule *r,
 	const struct fw_flow *f, const struct mt_rank *dst, uint64_t inside)
@@ -157,7 +167,8 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 	for (uint32_t i = 0; i < n; i++) {
 		const struct fw_rule *r = &rules[i];
 
-		if (!fw_rule_matches(r, offset, it->bytes, &inside, &it->parity))
+		if (!fw_rule_matches(r, fw_rule_offset(t->config, r, dst, va, offset), it->bytes,
+			    &inside, &it->parity))
 			continue;
 		if (r->payload)
 			return fw_values_begin(t, f, r, p, it);
@@ -206,14 +217,16 @@ static inline unsigned int fw_classify_atomic(
 {
 	const struct fw_config *c = t->config;
 	const struct mt_rank *dst = fw_rank_of(t, f);
-	uint64_t offset = fw_be64(p->ext) - dst->base, inside = 0, raw = fw_be64(p->ext + 12);
+	uint64_t va = fw_be64(p->ext), offset = va - dst->base, inside = 0;
+	uint64_t raw = fw_be64(p->ext + 12);
 
 	for (uint32_t i = 0; i < c->atomics; i++) {
 		const struct fw_rule *r = &c->atomic[i];
 		int64_t operand = r->value_width == 4 ? (int32_t)raw : (int64_t)raw;
 
 		if (fw_takes(r, operand) &&
-			fw_rule_matches(r, offset, r->length_min, &inside, &it->parity))
+			fw_rule_matches(r, fw_rule_offset(c, r, dst, va, offset), r->length_min,
+				&inside, &it->parity))
 			return fw_as_count(t, f, r, dst, inside, operand, it);
 	}
 	it->what = FW_UNMATCHED;

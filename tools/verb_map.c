@@ -47,6 +47,9 @@ static void print_rank(const struct mt_bank *b, uint32_t rank)
 			r->first_expert + r->experts - 1, r->base);
 	else
 		printf("  rank %-8u no experts, base 0x%" PRIx64 ",", rank, r->base);
+	for (uint32_t i = 0; i < b->bases; i++)
+		printf(" %s 0x%" PRIx64 ",", mt_bank_base(b, i)->name,
+			mt_bank_base(b, i)->at[rank]);
 	for (uint32_t a = 0; a < b->addrs; a++)
 		if (mt_bank_addrs(b)[a].rank == rank)
 			printf(" %s", address_text(&mt_bank_addrs(b)[a], text));
@@ -93,13 +96,20 @@ static json_t *ranks_json(const struct mt_bank *b)
 
 	for (uint32_t i = 0; i < b->ranks; i++) {
 		const struct mt_rank *r = &mt_bank_ranks(b)[i];
+		json_t *bases = json_object();
 		char base[32]; /* text, since not every reader of JSON keeps 64 bits */
 
+		for (uint32_t n = 0; n < b->bases; n++) {
+			const struct mt_base *named = mt_bank_base(b, n);
+
+			snprintf(base, sizeof(base), "0x%" PRIx64, named->at[i]);
+			json_object_set_new(bases, named->name, json_string(base));
+		}
 		snprintf(base, sizeof(base), "0x%" PRIx64, r->base);
-		json_array_append_new(
-			ranks, json_pack("{s:I, s:I, s:I, s:s, s:[]}", "rank", (json_int_t)i,
-				       "first_expert", (json_int_t)r->first_expert, "experts",
-				       (json_int_t)r->experts, "base", base, "addresses"));
+		json_array_append_new(ranks,
+			json_pack("{s:I, s:I, s:I, s:s, s:o, s:[]}", "rank", (json_int_t)i,
+				"first_expert", (json_int_t)r->first_expert, "experts",
+				(json_int_t)r->experts, "base", base, "bases", bases, "addresses"));
 	}
 	for (uint32_t i = 0; i < b->addrs; i++) {
 		const struct mt_addr *a = &mt_bank_addrs(b)[i];
@@ -142,14 +152,31 @@ static int print_json(const struct mt_bank *b)
 /* ---- check, as a plain map ---- */
 
 /** A text in quotes, as YAML and JSON both read it. */
-static void show_text(const char *key, const char *text)
+static void show_quoted(const char *text)
 {
 	json_t *string = json_string(text);
 	char *quoted = json_dumps(string, JSON_ENCODE_ANY);
 
-	printf("%s: %s\n", key, quoted != NULL ? quoted : "\"\"");
+	fputs(quoted != NULL ? quoted : "\"\"", stdout);
 	free(quoted);
 	json_decref(string);
+}
+
+static void show_text(const char *key, const char *text)
+{
+	printf("%s: ", key);
+	show_quoted(text);
+	putchar('\n');
+}
+
+/** The n-th named base of a rank, inside of the rank's line. */
+static void show_base(const struct mt_bank *b, uint32_t n, uint32_t rank)
+{
+	const struct mt_base *base = mt_bank_base(b, n);
+
+	printf(n == 0 ? ", bases: {" : ", ");
+	show_quoted(base->name);
+	printf(": 0x%" PRIx64, base->at[rank]);
 }
 
 static void show_ranks(const struct mt_bank *b)
@@ -168,7 +195,10 @@ static void show_ranks(const struct mt_bank *b)
 			printf("%s\"%s\"", separator, address_text(&mt_bank_addrs(b)[a], text));
 			separator = ", ";
 		}
-		printf("], base: 0x%" PRIx64 ", experts: [%u, %u]}\n", r->base, r->first_expert,
+		printf("], base: 0x%" PRIx64, r->base);
+		for (uint32_t n = 0; n < b->bases; n++)
+			show_base(b, n, i);
+		printf("%s, experts: [%u, %u]}\n", b->bases > 0 ? "}" : "", r->first_expert,
 			r->experts);
 	}
 }
@@ -199,7 +229,7 @@ static void show_payload(const struct mt_rule *r)
 	printf("}\n");
 }
 
-static void show_rule(const struct mt_rule *r)
+static void show_rule(const struct mt_bank *b, const struct mt_rule *r)
 {
 	show_text("  - name", r->name);
 	printf("    rule: %s\n    phase: %s\n", mt_rule_type_name(r->type),
@@ -208,6 +238,8 @@ static void show_rule(const struct mt_rule *r)
 		printf("    length: %u\n", r->length_min);
 	else if (r->length_max != UINT32_MAX)
 		printf("    length: [%u, %u]\n", r->length_min, r->length_max);
+	if (r->base > 0)
+		show_text("    base", mt_bank_base(b, r->base - 1u)->name);
 	if (r->size > 0)
 		printf("    offset: %" PRIu64 "\n    size: %" PRIu64 "\n", r->offset, r->size);
 	show_field("parity", r->parity_stride, r->parity_count, "");
@@ -241,7 +273,7 @@ static void show(const struct mt_bank *b)
 	show_ranks(b);
 	printf("rules:\n");
 	for (uint32_t i = 0; i < b->rules; i++)
-		show_rule(&mt_bank_rules(b)[i]);
+		show_rule(b, &mt_bank_rules(b)[i]);
 	if (b->flows > 0)
 		printf("flows:\n");
 	for (uint32_t i = 0; i < b->flows; i++) {

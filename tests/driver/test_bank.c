@@ -193,8 +193,9 @@ static void test_rules(void **unused)
 	REFUSED(rule(b, 0)->phase = 255);
 	REFUSED(rule(b, 0)->value_width = 0);
 	REFUSED(rule(b, 0)->value_width = 5);
-	for (unsigned int i = 0; i < sizeof(rule(original, 0)->reserved); i++)
-		REFUSED(rule(b, 0)->reserved[i] = 1);
+	REFUSED(rule(b, 0)->base = 1); /* there are none */
+	REFUSED(b->bases = 1);	       /* no room for it */
+	REFUSED(b->bases = UINT32_MAX);
 	REFUSED(rule(b, 0)->size = 0);
 	REFUSED(rule(b, 0)->size = (1ULL << 47) + 1);
 	REFUSED(rule(b, 0)->parity_stride = 0);
@@ -235,6 +236,45 @@ static void test_rules(void **unused)
 	ACCEPTED(rule(b, 0)->token_bytes = 0);
 }
 
+/* With two named bases, of which a rule counts from the second. */
+static void test_bases(void **unused)
+{
+	static const char text[] =
+		"{moetap-map: 1, job: b, pattern: inference, layers: 1, experts-per-rank: 1, "
+		"ranks: [{rank: 0, address: 1.1.1.1, bases: {x: 1, y: 0x1000}}, "
+		"{rank: 1, address: 1.1.1.2, bases: {y: 0x2000}}], "
+		"rules: [{name: v, rule: va, phase: dispatch, base: y, size: 8, "
+		"expert: {stride: 8, count: 1}}]}";
+	struct mt_bank *old = original;
+
+	(void)unused;
+	assert_int_equal(mt_map_parse(text, strlen(text), "bases", &original, NULL), 0);
+	assert_int_equal(original->bases, 2);
+	assert_string_equal(mt_bank_base(original, 0)->name, "x");
+	assert_int_equal(mt_bank_base(original, 0)->at[0], 1);
+	assert_int_equal(mt_bank_base(original, 0)->at[1], 0);
+	assert_string_equal(mt_bank_base(original, 1)->name, "y");
+	assert_int_equal(mt_bank_base(original, 1)->at[0], 0x1000);
+	assert_int_equal(mt_bank_base(original, 1)->at[1], 0x2000);
+	assert_int_equal(rule(original, 0)->base, 2);
+	ACCEPTED((void)b);
+	ACCEPTED(rule(b, 0)->base = 1);
+	REFUSED(rule(b, 0)->base = 3);
+	REFUSED(rule(b, 0)->base = 255);
+	REFUSED(b->bases = 1); /* the rule counts from the second */
+	REFUSED(b->bases = 3);
+	REFUSED(b->bases = MT_MAX_BASES + 1);
+	REFUSED(b->base_off = 0);
+	REFUSED(b->base_off += 4);
+	REFUSED(b->base_off += 8);
+	REFUSED(b->base_off = UINT32_MAX - 7);
+	REFUSED(memset((char *)b + b->base_off, 'n', 24));
+	REFUSED(rule(b, 0)->type = MT_RULE_LENGTH; rule(b, 0)->size = 0;
+		rule(b, 0)->token_bytes = 1); /* counts from nothing */
+	free(original);
+	original = old;
+}
+
 /** Goes where a user of the bank goes. */
 static void use(const struct mt_bank *b)
 {
@@ -245,6 +285,8 @@ static void use(const struct mt_bank *b)
 	for (uint32_t i = 0; i < b->flows; i++)
 		sum += mt_bank_ranks(b)[mt_bank_flows(b)[i].src].experts +
 		       mt_bank_ranks(b)[mt_bank_flows(b)[i].dst].experts;
+	for (uint32_t i = 0; i < b->bases; i++)
+		sum += strlen(mt_bank_base(b, i)->name) + mt_bank_base(b, i)->at[b->ranks - 1];
 	for (uint32_t i = 0; i < b->rules; i++)
 		sum += strlen(mt_bank_rules(b)[i].name) +
 		       strlen(mt_rule_type_name(mt_bank_rules(b)[i].type));
@@ -386,6 +428,7 @@ int main(void)
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_flows),
 		cmocka_unit_test(test_rules),
+		cmocka_unit_test(test_bases),
 		cmocka_unit_test(test_every_bit),
 		cmocka_unit_test(test_random_damage),
 		cmocka_unit_test(test_take),

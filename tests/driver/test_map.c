@@ -503,8 +503,8 @@ static void test_rules(void **unused)
 	refused_with("{scale: -1, add: -1}", "{scale: -1, add: -1}\n    when: zero", 41,
 		"may be any, negative, positive");
 	refused_with("length: 544", "length: 544\n    when: negative", 16, "no use for 'when'");
-	refused_with("length: 544", "length: 544\n    payload: {width: 4}", 16,
-		"no use for 'payload'");
+	refused_with(
+		"length: 544", "length: 544\n    payload: {width: 4}", 16, "no use for 'payload'");
 	refused_with("{scale: -1, add: -1}", "{add: -1}", 40, "'scale' is missing");
 	refused_with("{scale: -1, add: -1}", "{scale: 0}", 40, "announces nothing");
 	refused_with("{scale: -1, add: -1}", "{scale: 1000001}", 40, "out of range");
@@ -597,6 +597,84 @@ static void test_overlaps(void **unused)
 		10, "could be read");
 	rules_ok(true, "- {name: a, rule: qp, phase: dispatch, length: [5, 9]}\n"
 		       "- {name: b, rule: length, phase: combine, length: 4}\n");
+}
+
+/* Two ranks with two named bases; rules start in line 9. */
+static char *with_bases(const char *at_0, const char *at_1, const char *rules)
+{
+	char *text;
+
+	assert_true(asprintf(&text,
+			    "moetap-map: 1\njob: d\npattern: inference\nlayers: 1\n"
+			    "experts-per-rank: 1\nranks:\n"
+			    "- {rank: 0, address: 1.1.1.1, base: 0x1000, bases: {%s}}\n"
+			    "- {rank: 1, address: 1.1.1.2, base: 0x1000, bases: {%s}}\nrules:\n%s",
+			    at_0, at_1, rules) > 0);
+	return text;
+}
+
+static void bases_refused(
+	const char *at_0, const char *at_1, const char *rules, unsigned int line, const char *words)
+{
+	char *text = with_bases(at_0, at_1, rules);
+
+	refused(text, line, words);
+	free(text);
+}
+
+static void bases_ok(const char *at_0, const char *at_1, const char *rules)
+{
+	char *text = with_bases(at_0, at_1, rules);
+
+	free(good(text));
+	free(text);
+}
+
+static void test_bases(void **unused)
+{
+	static const char one[] = VA("a", "base: x, size: 8, " EXPERT);
+	static const char two[] =
+		VA("a", "base: x, size: 8, " EXPERT) COMBINE("b", "base: y, size: 8");
+	static const char own[] = VA("a", "size: 8, parity: {stride: 16, count: 2}, " EXPERT)
+		COMBINE("b", "base: x, offset: 4, size: 4, parity: {stride: 32, count: 2}");
+
+	(void)unused;
+	bases_ok("x: 1", "x: 2, y: 3", one);
+	bases_refused("x: 1", "y: 2", one, 8,
+		"rank 1 has no 'x' among its 'bases', which rule 'a' needs");
+	bases_refused("y: 1", "y: 2", one, 10, "rule 'a': no rank has 'x' among its 'bases'");
+	bases_refused("x: 1, x: 2", "x: 2", one, 7, "'x' stands here twice");
+	bases_refused("x: -1", "x: 2", one, 7, "0 or more");
+	bases_refused("x: a", "x: 2", one, 7, "'a'");
+	bases_refused("? [x] : 1", "x: 2", one, 7, "a text of 1 to 23 characters");
+	bases_refused("a23456789012345678901234: 1", "x: 2", one, 7, "a text of 1 to 23");
+	bases_refused("a: 1, b: 1, c: 1, d: 1, e: 1, f: 1, g: 1, h: 1", "i: 1", one, 8,
+		"too many names of bases: at most 8");
+	bases_refused("a: 1, b: 1, c: 1, d: 1, e: 1, f: 1, g: 1, h: 1, i: 1", "x: 1", one, 7,
+		"too many bases: at most 8");
+	bases_refused("x: 1", "x: 1",
+		VA("a", "size: 8, " EXPERT) "- {name: b, rule: length, phase: control, length: 4, "
+					    "base: x}\n",
+		11, "has no use for 'base'");
+	bases_refused("x: 1", "x: 1",
+		"- {name: b, rule: payload-counts, phase: dispatch, length: 4, base: x, payload: "
+		"{width: 4}}\n",
+		10, "has no use for 'base' without 'size'");
+	bases_ok("x: 1", "x: 1",
+		"- {name: b, rule: payload-counts, phase: dispatch, length: 4, base: x, size: 4, "
+		"payload: {width: 4}}\n");
+	/* regions of different bases, at each rank */
+	bases_ok("x: 0, y: 8", "x: 8, y: 0", two);
+	bases_refused("x: 0, y: 8", "x: 8, y: 1", two, 11,
+		"could be read by rule 'b' and by rule 'a' (line 10)");
+	bases_refused("x: 0, y: 7", "x: 8, y: 0", two, 11, "could be read");
+	bases_ok("x: 0, y: 0xfffffffffffffff8", "x: 0xfffffffffffffff8, y: 0", two);
+	bases_refused("x: 1, y: 0xfffffffffffffffa", "x: 16, y: 0", two, 11, "could be read");
+	/* own base and a named one, with areas */
+	bases_ok("x: 0x1004", "x: 0x1004", own);
+	bases_refused("x: 0x1004", "x: 0x1003", own, 11, "could be read");
+	bases_refused("x: 0xff0", "x: 0x1004", own, 11, "could be read");
+	bases_ok("x: 0xfd8", "x: 0x1014", own);
 }
 
 #define LENGTH(name, length, more)                                                                 \
@@ -935,14 +1013,18 @@ static void test_lists(void **unused)
 	use_base("docs/maps/lists.yaml");
 	refused_with(", count: 4", "", 13, "payload needs 'count'");
 	refused_with(", stride: 2128", "", 13, "payload needs 'count'");
-	refused_with("stride: 2128", "stride: 12", 13, "4 numbers of 4 bytes do not fit in a stride of 12");
+	refused_with("stride: 2128", "stride: 12", 13,
+		"4 numbers of 4 bytes do not fit in a stride of 12");
 	refused_with("stride: 2128", "stride: 2127", 13, "multiple of 4");
-	refused_with("length: 2128 ", "length: 2127 ", 13, "end at byte 2128, but messages may have 2127");
+	refused_with("length: 2128 ", "length: 2127 ", 13,
+		"end at byte 2128, but messages may have 2127");
 	refused_with("width: 4", "width: 8", 13, "a width of 4, plain");
 	refused_with("of: all", "of: all, encoding: complement", 13, "a width of 4, plain");
-	refused_with("phase: dispatch", "phase: combine", 13, "a list names experts: phase dispatch");
+	refused_with(
+		"phase: dispatch", "phase: combine", 13, "a list names experts: phase dispatch");
 	use_base("docs/maps/rows.yaml");
-	refused_with("length: 64", "length: 60", 12, "rank 0 end at byte 64, but messages may have 60");
+	refused_with(
+		"length: 64", "length: 60", 12, "rank 0 end at byte 64, but messages may have 60");
 	refused_with("of: dst", "of: all", 12, "rank 0 end at byte 128");
 	refused_with("of: dst}", "of: dst, stride: 64}", 12, "no use for 'count' and 'stride'");
 	use_base(NULL);
@@ -998,6 +1080,7 @@ int main(void)
 		cmocka_unit_test(test_flows),
 		cmocka_unit_test(test_rules),
 		cmocka_unit_test(test_overlaps),
+		cmocka_unit_test(test_bases),
 		cmocka_unit_test(test_ways_to_count),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_yaml),

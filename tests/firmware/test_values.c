@@ -543,6 +543,88 @@ static void test_imm(void **state)
 	path_drop(&path);
 }
 
+/* ---- bases ----------------------------------------------------------------------------------- */
+
+static const char bases_map[] =
+	"moetap-map: 1\njob: bases\npattern: inference\nlayers: 1\nexperts-per-rank: 2\nranks:\n"
+	"- {rank: 0, address: 10.0.0.1, base: 0x10000, bases: {a: 0x50000, v: 0x90000}}\n"
+	"- {rank: 1, address: 10.0.0.2, base: 0x20000, bases: {a: 0x70000, v: 0xa0000}}\n"
+	"- {rank: 2, address: 10.0.0.3, base: 0x30000, bases: {a: 0x60000, v: 0x80000}}\nrules:\n"
+	"- {name: side, rule: va, phase: control, base: v, offset: 16, size: 0x100}\n"
+	"- {name: token, rule: va, phase: dispatch, length: 512, size: 0x2000, expert: {stride: "
+	"0x1000, count: 2}}\n"
+	"- {name: beside, rule: va, phase: dispatch, base: v, offset: 0x1000, size: 0x2000, "
+	"expert: {stride: 0x1000, count: 2}}\n"
+	"- {name: count, rule: atomic, phase: count, base: a, size: 48, expert: {stride: 24, "
+	"count: 2}, source: {stride: 8, count: 3}, value: {scale: -1, add: -1}, when: negative}\n"
+	"- {name: done, rule: atomic, phase: combine, base: a, size: 48, when: positive}\n"
+	"- {name: other, rule: atomic, phase: control, size: 8}\n";
+
+/* Each rank has its own addresses for what a rule counts from; none of them is another's. */
+static void test_bases(void **state)
+{
+	static const uint64_t own[RANKS] = {0x10000, 0x20000, 0x30000},
+			      a[RANKS] = {0x50000, 0x70000, 0x60000},
+			      v[RANKS] = {0x90000, 0xa0000, 0x80000};
+	struct mt_error err = {""};
+	struct mt_bank *bank;
+
+	(void)state;
+	MUST_SAY(mt_map_parse(bases_map, sizeof(bases_map) - 1, "map", &bank, &err) == 0, "%s",
+		err.text);
+	path_use(&path, bank, 1, 64);
+	fw_start_all(path.core[0]);
+	memset(psn, 0, sizeof(psn));
+	frame_count = 0;
+	for (uint32_t src = 0; src < RANKS; src++)
+		for (uint32_t dst = 0; dst < RANKS; dst++) {
+			struct frame f = {.src = src, .dst = dst};
+
+			if (src == dst)
+				continue;
+			for (uint32_t i = 0; i < 3; i++) { /* two of them in the window */
+				f.opcode = OP_WRITE_ONLY;
+				f.length = 512;
+				f.va = own[dst] + 0x1000 + i * 512;
+				add(f, (uint8_t[512]){0}, 512);
+			}
+			f.va = v[dst] + 0x1000;
+			add(f, (uint8_t[512]){0}, 512);
+			f.length = 256;
+			f.va = v[dst] + 16;
+			add(f, (uint8_t[256]){0}, 256);
+			f.va = v[dst] + 15; /* a byte before the region */
+			add(f, (uint8_t[256]){0}, 256);
+			f.opcode = OP_FETCH_ADD;
+			for (uint64_t e = 0; e < 2; e++) {
+				f.va = a[dst] + e * 24 + src * 8;
+				f.operand = e == 0 ? -2ull : -4ull;
+				add(f, (uint8_t[1]){0}, 0);
+			}
+			f.operand = 1;
+			add(f, (uint8_t[1]){0}, 0);
+			f.va = own[dst];
+			add(f, (uint8_t[1]){0}, 0);
+			f.va = a[(dst + 1) % RANKS]; /* another rank's */
+			add(f, (uint8_t[1]){0}, 0);
+		}
+	play();
+	assert_int_equal(path_outcome(&path, MT_OUT_DISPATCH), 6 * 4);
+	assert_int_equal(path_outcome(&path, MT_OUT_COUNT), 6 * 2);
+	assert_int_equal(path_outcome(&path, MT_OUT_COMBINE), 6);
+	assert_int_equal(path_outcome(&path, MT_OUT_CONTROL), 6 * 2);
+	assert_int_equal(path_outcome(&path, MT_OUT_UNMATCHED), 6 * 2);
+	assert_int_equal(path.published, 1);
+	assert_int_equal(path.round[0]->quality & MT_Q_INEXACT, 0);
+	for (uint32_t src = 0; src < RANKS; src++)
+		for (uint32_t e = 0; e < 2 * RANKS; e++)
+			assert_int_equal(mt_round_tokens(path.round[0])[src * 2 * RANKS + e],
+				e / 2 == src ? 0
+				: e % 2 == 0 ? 1
+					     : 3);
+	path_drop(&path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -553,6 +635,7 @@ int main(void)
 		cmocka_unit_test(test_impossible),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_imm),
+		cmocka_unit_test(test_bases),
 	};
 
 	frames = calloc(MOST, sizeof(*frames));

@@ -46,6 +46,8 @@ static void use(const struct mt_bank *b)
 	for (uint32_t i = 0; i < b->flows; i++)
 		sum += mt_bank_ranks(b)[mt_bank_flows(b)[i].src].experts +
 		       mt_bank_ranks(b)[mt_bank_flows(b)[i].dst].experts;
+	for (uint32_t i = 0; i < b->bases; i++)
+		sum += strlen(mt_bank_base(b, i)->name) + mt_bank_base(b, i)->at[b->ranks - 1];
 	for (uint32_t i = 0; i < b->rules; i++)
 		sum += strlen(mt_bank_rules(b)[i].name);
 	sink = sum + strlen(b->job) + mt_bank_snap(b);
