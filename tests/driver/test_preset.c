@@ -351,10 +351,13 @@ static struct mt_bank *shipped_at(unsigned int ranks, const char *preset, unsign
 	unsigned int experts, const char *with)
 {
 	struct mt_bank *bank;
-	char list[512] = "", *text;
+	char list[1024] = "", *text;
 
 	for (unsigned int i = 0; i < ranks; i++)
-		sprintf(list + strlen(list), "{rank: %u, address: 10.0.0.%u, base: 0},", i, i + 1);
+		sprintf(list + strlen(list),
+			"{rank: %u, address: 10.0.0.%u, base: 0, "
+			"bases: {atomics: %u}},",
+			i, i + 1, 4096 * i);
 	assert_true(asprintf(&text,
 			    "{moetap-map: 1, job: j, layers: %u, experts-per-rank: %u, ranks: [%s],"
 			    " preset: %s/driver/presets/%s.yaml, with: {%s}}",
@@ -380,6 +383,7 @@ static void same_rule(const struct mt_bank *bank, unsigned int i, const struct m
 	assert_int_equal(r->type, want->type);
 	assert_int_equal(r->phase, want->phase);
 	assert_int_equal(r->when, want->when);
+	assert_int_equal(r->base, want->base);
 	assert_int_equal(r->offset, want->offset);
 	assert_int_equal(r->size, want->size);
 	assert_int_equal(r->parity_stride, want->parity_stride);
@@ -522,10 +526,41 @@ static void test_uccl_ep(void **unused)
 		.length_max = 4096};
 	const struct mt_rule barrier = {
 		.name = "barrier", .type = MT_RULE_VA, .phase = MT_PHASE_CONTROL, .size = 16};
+	struct mt_rule count = {.name = "count",
+		.type = MT_RULE_ATOMIC,
+		.phase = MT_PHASE_COUNT,
+		.when = MT_WHEN_NEGATIVE,
+		.base = 1,
+		.size = 64,
+		.parity_stride = 128,
+		.parity_count = 2,
+		.expert_stride = 32,
+		.expert_count = 2,
+		.source_stride = 8,
+		.source_count = 4,
+		.length_max = UINT32_MAX,
+		.value_scale = -1,
+		.value_add = -1};
+	const struct mt_rule done = {.name = "done",
+		.type = MT_RULE_ATOMIC,
+		.phase = MT_PHASE_COMBINE,
+		.when = MT_WHEN_POSITIVE,
+		.base = 1,
+		.size = 64,
+		.parity_stride = 128,
+		.parity_count = 2,
+		.length_max = UINT32_MAX};
 	struct mt_bank *bank = shipped("uccl-ep", 2, 2, "hidden: 2048, tokens: 128");
 
 	(void)unused;
-	assert_int_equal(bank->rules, 4);
+	assert_int_equal(bank->rules, 5);
+	same_rule(bank, 3, &count);
+	same_rule(bank, 4, &done);
+	assert_string_equal(mt_bank_base(bank, 0)->name, "atomics");
+	assert_int_equal(mt_bank_base(bank, 0)->at[3], 3 * 4096);
+	/* local expert 1, source 2; results of expert 3 in buffer 1 */
+	assert_int_equal(count.expert_stride + 2 * count.source_stride, 48);
+	assert_int_equal(done.parity_stride + 3 * 8, 152);
 	same_rule(bank, 0, &token);
 	same_rule(bank, 1, &combine);
 	same_rule(bank, 2, &barrier);
@@ -861,8 +896,8 @@ static void refused_shipped(
 
 	assert_true(asprintf(&text,
 			    "{moetap-map: 1, job: j, layers: 6, experts-per-rank: %u, ranks: ["
-			    "{rank: 0, address: 10.0.0.1, base: 0}, "
-			    "{rank: 1, address: 10.0.0.2, base: 0}], "
+			    "{rank: 0, address: 10.0.0.1, base: 0, bases: {atomics: 0}}, "
+			    "{rank: 1, address: 10.0.0.2, base: 0, bases: {atomics: 0}}], "
 			    "preset: %s/driver/presets/%s.yaml, with: {%s}}",
 			    experts, getenv("MOETAP_SOURCE"), preset, with) > 0);
 	if (mt_map_parse(text, strlen(text), "m.yaml", &bank, &err) != -EINVAL ||
