@@ -129,6 +129,17 @@ class Links(unittest.TestCase):
             if path.startswith("docs/"):
                 self.assertIn(path, linked)
 
+    def test_framework_maps(self):
+        """Every preset has a map in docs/frameworks.md, and that is good."""
+        text = read("docs/frameworks.md")
+        for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                file.write(block)
+                file.flush()
+                run(MOETAP, "map", "check", file.name)
+        for path in glob.glob("driver/presets/*.yaml", root_dir=SOURCE):
+            self.assertRegex(text, rf"preset: {os.path.basename(path)[:-5]}\b")
+
     def test_form(self):
         for path in DOCUMENTS:
             self.assertTrue(read(path).startswith("<!-- SPDX-License-Identifier: BSD-3-Clause -->\n"), path)
