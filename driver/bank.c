@@ -63,6 +63,9 @@ uint32_t mt_bank_snap(const struct mt_bank *bank)
 	uint32_t start = ETH_VLAN_BYTES + IPV6_BYTES + UDP_BTH_BYTES, need = 0;
 
 	for (uint32_t i = 0; i < bank->rules; i++)
+		if (mt_bank_rules(bank)[i].type == MT_RULE_FLOW)
+			return MT_SNAP_WHOLE;
+	for (uint32_t i = 0; i < bank->rules; i++)
 		need = max32(need, start + rule_reads(bank, &mt_bank_rules(bank)[i]));
 	return need;
 }
@@ -81,6 +84,37 @@ static bool part_fits(const struct mt_bank *b, uint32_t off, uint32_t n, size_t 
 static bool field_sane(uint64_t stride, uint32_t count, uint32_t max)
 {
 	return count <= max && (count == 0 || (stride >= 2 && stride <= 1ULL << 47));
+}
+
+static bool width_sane(unsigned int at, unsigned int width, unsigned int order, unsigned int header)
+{
+	bool known = width == 1 || width == 2 || width == 4 || width == 8;
+
+	return known && at + width <= header && order < MT_ORDERS;
+}
+
+static bool frame_field_sane(const struct mt_field *f, unsigned int header)
+{
+	return f->reserved == 0 && (f->width == 0 || width_sane(f->at, f->width, f->order, header));
+}
+
+/** A rule that reads frames of a stream. */
+static bool flow_rule_sane(const struct mt_rule *r)
+{
+	static const uint8_t zero[sizeof(r->reserved3)];
+
+	if (r->header == 0 || r->header > MT_MAX_HEADER || r->matches > MT_MAX_MATCHES ||
+		memcmp(r->reserved3, zero, sizeof(zero)) != 0)
+		return false;
+	if (!frame_field_sane(&r->frame_length, r->header) ||
+		!frame_field_sane(&r->frame_bytes, r->header) ||
+		!frame_field_sane(&r->frame_round, r->header))
+		return false;
+	for (uint32_t i = 0; i < r->matches; i++)
+		if (!width_sane(r->match[i].at, r->match[i].width, r->match[i].order, r->header) ||
+			r->match[i].reserved != 0)
+			return false;
+	return r->phase != MT_PHASE_COUNT && r->payload_at <= MT_MAX_PAYLOAD_AT;
 }
 
 /** Phases that a type of rule can have, and whether it needs an expert or a value for them. */
@@ -114,6 +148,8 @@ static bool rule_kind_sane(const struct mt_rule *r)
 		       r->phase != MT_PHASE_DISPATCH && r->place_unit != 0 &&
 		       r->operand_shift + r->operand_bits <= 32 &&
 		       r->place_shift + r->place_bits <= 32;
+	case MT_RULE_FLOW:
+		return flow_rule_sane(r);
 	default:
 		return false;
 	}
@@ -229,6 +265,8 @@ int mt_rule_way(const struct mt_rule *r)
 	case MT_RULE_INDEX:
 	case MT_RULE_DENSE:
 		return -3;
+	case MT_RULE_FLOW:
+		return mt_rule_has_integers(r) ? -2 : (int)r->token_bytes;
 	default:
 		return (int)r->token_bytes;
 	}
@@ -243,6 +281,8 @@ static bool rules_sane(const struct mt_bank *b)
 		const struct mt_rule *r = &mt_bank_rules(b)[i];
 
 		if (!rule_sane(b, r))
+			return false;
+		if ((r->type == MT_RULE_FLOW) != (mt_bank_rules(b)->type == MT_RULE_FLOW))
 			return false;
 		if (r->phase != MT_PHASE_DISPATCH)
 			continue;
@@ -267,7 +307,7 @@ int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 		b->layers > MT_MAX_LAYERS || b->micro_batches == 0 ||
 		b->micro_batches > MT_MAX_MICRO || b->pattern >= MT_PATTERNS || b->tap >= MT_TAPS ||
 		b->idle_gap_ns == 0 || b->idle_gap_ns > MT_MAX_IDLE_GAP_NS ||
-		b->job[MT_NAME_LEN - 1] != '\0')
+		b->port_min > b->port_max || b->job[MT_NAME_LEN - 1] != '\0')
 		return mt_fail(err, -EINVAL, "the map in the bank is beyond a limit");
 	if (!part_fits(b, b->rank_off, b->ranks, sizeof(struct mt_rank)) ||
 		!part_fits(b, b->addr_off, b->addrs, sizeof(struct mt_addr)) ||

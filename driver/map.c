@@ -31,6 +31,7 @@ struct line_rule {
 	char base[BASE_NAME];
 	unsigned int line;
 	uint32_t keys; /* which keys stood there, bits of rule_keys[] */
+	bool frame_has_bytes;
 };
 
 struct line_rank {
@@ -906,6 +907,175 @@ static int rule_imm(struct build *b, yaml_node_t *n, void *object)
 	return ret;
 }
 
+/* ---- read: frames of streams ----------------------------------------------------------------- */
+
+static int width_of(struct build *b, yaml_node_t *n, uint8_t *out)
+{
+	int ret = get_bits(b, n, 1, 8, out);
+
+	return ret == 0 && (*out & (*out - 1)) != 0 ? bad(b, line_of(n), "a width of 1, 2, 4 or 8")
+						    : ret;
+}
+
+static int order_of(struct build *b, yaml_node_t *n, uint8_t *out)
+{
+	uint32_t v = 0;
+	int ret = get_word(b, n, mt_order_name, MT_ORDERS, &v);
+
+	*out = (uint8_t)v;
+	return ret;
+}
+
+static int field_at(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 0, MT_MAX_HEADER - 1, &((struct mt_field *)object)->at);
+}
+
+static int field_width(struct build *b, yaml_node_t *n, void *object)
+{
+	return width_of(b, n, &((struct mt_field *)object)->width);
+}
+
+static int field_order(struct build *b, yaml_node_t *n, void *object)
+{
+	return order_of(b, n, &((struct mt_field *)object)->order);
+}
+
+static int field_add(struct build *b, yaml_node_t *n, void *object)
+{
+	int64_t v = 0;
+	int ret = get_int(b, n, INT32_MIN, INT32_MAX, &v);
+
+	((struct mt_field *)object)->add = (int32_t)v;
+	return ret;
+}
+
+static int frame_field(struct build *b, yaml_node_t *n, struct mt_field *f)
+{
+	static const struct key keys[] = {{"at", field_at, false}, {"width", field_width, false},
+		{"order", field_order, false}, {"add", field_add, false}, {NULL, NULL, false}};
+	uint32_t seen = 0;
+	int ret = walk(b, n, keys, f, &seen);
+
+	if (ret == 0 && (seen & 1) != (seen >> 1 & 1))
+		ret = bad(b, line_of(n), "'at' and 'width' stand together");
+	if (ret == 0 && seen == 0)
+		ret = bad(b, line_of(n), "'at' and 'width', or 'add', are expected");
+	return ret;
+}
+
+static int frame_header(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 1, MT_MAX_HEADER, &((struct mt_rule *)object)->header);
+}
+
+static int frame_length(struct build *b, yaml_node_t *n, void *object)
+{
+	return frame_field(b, n, &((struct mt_rule *)object)->frame_length);
+}
+
+static int frame_bytes(struct build *b, yaml_node_t *n, void *object)
+{
+	return frame_field(b, n, &((struct mt_rule *)object)->frame_bytes);
+}
+
+static int frame_round(struct build *b, yaml_node_t *n, void *object)
+{
+	return frame_field(b, n, &((struct mt_rule *)object)->frame_round);
+}
+
+static int match_at(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 0, MT_MAX_HEADER - 1, &((struct mt_match *)object)->at);
+}
+
+static int match_width(struct build *b, yaml_node_t *n, void *object)
+{
+	return width_of(b, n, &((struct mt_match *)object)->width);
+}
+
+static int match_order(struct build *b, yaml_node_t *n, void *object)
+{
+	return order_of(b, n, &((struct mt_match *)object)->order);
+}
+
+static int match_mask(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u64(b, n, &((struct mt_match *)object)->mask);
+}
+
+static int match_value(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u64(b, n, &((struct mt_match *)object)->value);
+}
+
+static int match_modulo(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_u32(b, n, 2, INT32_MAX, &((struct mt_match *)object)->modulo);
+}
+
+static int frame_match(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"at", match_at, true}, {"width", match_width, true},
+		{"order", match_order, false}, {"mask", match_mask, false},
+		{"value", match_value, true}, {"modulo", match_modulo, false}, {NULL, NULL, false}};
+	struct mt_rule *r = object;
+	int ret = 0;
+
+	if (n->type != YAML_SEQUENCE_NODE)
+		return bad(b, line_of(n), "a list of matches is expected");
+	if (n->data.sequence.items.top - n->data.sequence.items.start > (ptrdiff_t)MT_MAX_MATCHES)
+		return bad(b, line_of(n), "too many matches: at most %u", MT_MAX_MATCHES);
+	for (yaml_node_item_t *i = n->data.sequence.items.start;
+		ret == 0 && i < n->data.sequence.items.top; i++) {
+		yaml_node_t *item = yaml_document_get_node(&b->doc, *i);
+		struct mt_match *m = &r->match[r->matches++];
+
+		m->mask = UINT64_MAX;
+		ret = walk(b, item, keys, m, NULL);
+		if (ret == 0 && m->width < 8)
+			m->mask &= (1ULL << 8 * m->width) - 1;
+		if (ret == 0 && m->modulo == 0 && (m->value & ~m->mask) != 0)
+			ret = bad(b, line_of(item),
+				"the value 0x%llx has bits that the mask 0x%llx has not",
+				(unsigned long long)m->value, (unsigned long long)m->mask);
+		if (ret == 0 && m->modulo != 0 && m->value >= m->modulo)
+			ret = bad(b, line_of(item), "the value is below the modulo, %u", m->modulo);
+	}
+	return ret;
+}
+
+static bool reaches(unsigned int at, unsigned int width, unsigned int header)
+{
+	return width != 0 && at + width > header;
+}
+
+static int rule_frame(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"header", frame_header, true},
+		{"length", frame_length, true}, {"match", frame_match, false},
+		{"bytes", frame_bytes, false}, {"round", frame_round, false}, {NULL, NULL, false}};
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+	const struct mt_field *fields[] = {&r->frame_length, &r->frame_bytes, &r->frame_round};
+	uint32_t seen = 0;
+	bool out = false;
+	int ret = walk(b, n, keys, r, &seen);
+
+	if (ret < 0)
+		return ret;
+	for (int i = 0; i < 3; i++)
+		out |= reaches(fields[i]->at, fields[i]->width, r->header);
+	for (uint32_t i = 0; i < r->matches; i++)
+		out |= reaches(r->match[i].at, r->match[i].width, r->header);
+	if (r->frame_length.width == 0 && r->frame_length.add < r->header)
+		return bad(b, line_of(n), "a frame of %d bytes is shorter than its header",
+			r->frame_length.add);
+	if (out)
+		return bad(b, line_of(n), "a field ends behind the header of %u bytes", r->header);
+	((struct line_rule *)object)->frame_has_bytes = (seen & 8) != 0;
+	return 0;
+}
+
 static int place_shift(struct build *b, yaml_node_t *n, void *object)
 {
 	return get_bits(b, n, 0, 31, &((struct mt_rule *)object)->place_shift);
@@ -946,7 +1116,8 @@ enum {
 	KEY_PAYLOAD,
 	KEY_IMM,
 	KEY_PLACE,
-	KEY_ANNOUNCERS
+	KEY_ANNOUNCERS,
+	KEY_FRAME
 };
 
 static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
@@ -966,6 +1137,7 @@ static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_IMM] = {"imm", rule_imm, false},
 	[KEY_PLACE] = {"place", rule_place, false},
 	[KEY_ANNOUNCERS] = {"announcers", rule_announcers, false},
+	[KEY_FRAME] = {"frame", rule_frame, false},
 	{NULL, NULL, false}};
 
 static int take_rule(struct build *b, yaml_node_t *n)
@@ -1029,6 +1201,55 @@ static int map_idle_gap(struct build *b, yaml_node_t *n, void *object)
 	return ret;
 }
 
+static int tcp_ports(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t two[2] = {0};
+	int ret;
+
+	(void)object;
+	if (n->type == YAML_SEQUENCE_NODE) {
+		ret = get_two(b, n, UINT16_MAX, two);
+		if (ret == 0 && two[0] > two[1])
+			ret = bad(b, line_of(n), "the first port is above the second");
+	} else {
+		ret = get_u32(b, n, 1, UINT16_MAX, &two[0]);
+		two[1] = two[0];
+	}
+	b->head.port_min = (uint16_t)two[0];
+	b->head.port_max = (uint16_t)two[1];
+	return ret;
+}
+
+static int tcp_connect(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_u32(b, n, 0, UINT16_MAX, &v);
+
+	(void)object;
+	b->head.connect_bytes = (uint16_t)v;
+	return ret;
+}
+
+static int tcp_accept(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_u32(b, n, 0, UINT16_MAX, &v);
+
+	(void)object;
+	b->head.accept_bytes = (uint16_t)v;
+	return ret;
+}
+
+static int map_tcp(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"ports", tcp_ports, false},
+		{"connect", tcp_connect, false}, {"accept", tcp_accept, false},
+		{NULL, NULL, false}};
+
+	(void)object;
+	return walk(b, n, keys, NULL, NULL);
+}
+
 static int map_experts(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
@@ -1081,6 +1302,7 @@ enum {
 	MAP_MICRO,
 	MAP_TAP,
 	MAP_IDLE_GAP,
+	MAP_TCP,
 	MAP_EXPERTS,
 	MAP_LET,
 	MAP_RANKS,
@@ -1097,6 +1319,7 @@ static const struct key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version
 	[MAP_MICRO] = {"micro-batches", map_micro, false},
 	[MAP_TAP] = {"tap", map_tap, false},
 	[MAP_IDLE_GAP] = {"idle-gap-us", map_idle_gap, false},
+	[MAP_TCP] = {"tcp", map_tcp, false},
 	[MAP_EXPERTS] = {"experts-per-rank", map_experts, false},
 	[MAP_LET] = {"let", map_let, false},
 	[MAP_RANKS] = {"ranks", map_ranks, true},
@@ -1778,7 +2001,9 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
 		[MT_RULE_IMM] = {1 << KEY_IMM | 1 << KEY_PLACE | 1 << KEY_SIZE,
 			1 << KEY_LENGTH | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
-				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN}};
+				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN},
+		[MT_RULE_FLOW] = {
+			1 << KEY_FRAME, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES | 1 << KEY_PAYLOAD}};
 	uint32_t always = 1 << KEY_NAME | 1 << KEY_RULE | 1 << KEY_PHASE;
 	uint32_t need = by_type[l->r.type].need, may = by_type[l->r.type].may | need | always;
 
@@ -1788,6 +2013,13 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
 	if (l->r.phase == MT_PHASE_COUNT || l->r.type == MT_RULE_COUNTS)
 		may |= 1 << KEY_ANNOUNCERS;
+	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW &&
+		(l->keys & 1 << KEY_PAYLOAD) != 0)
+		may &= ~(1u << KEY_EXPERT | 1u << KEY_TOKEN_BYTES);
+	else if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW)
+		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
+	if (l->r.phase != MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW)
+		may &= ~(1u << KEY_PAYLOAD);
 	if (l->r.phase == MT_PHASE_COUNT && l->r.type != MT_RULE_COUNTS)
 		need |= 1 << KEY_EXPERT | 1 << KEY_VALUE;
 	else if (l->r.type != MT_RULE_IMM && (l->keys & 1 << KEY_WHEN) == 0)
@@ -1968,6 +2200,12 @@ static int judge_rule(struct build *b, const struct line_rule *l)
 	ret = judge_keys(b, l);
 	if (ret < 0)
 		return ret;
+	if (r->type == MT_RULE_FLOW &&
+		l->frame_has_bytes != (r->phase == MT_PHASE_DISPATCH && r->token_bytes != 0))
+		return bad(b, l->line,
+			l->frame_has_bytes ? "rule '%s': 'bytes' of a frame go with 'token-bytes'"
+					   : "rule '%s': the frame needs 'bytes'",
+			r->name);
 	if (r->parity_count != 0 && r->size > r->parity_stride)
 		return bad(b, l->line,
 			"rule '%s': a region of %llu bytes does not fit in a parity "
@@ -2034,6 +2272,8 @@ static uint64_t base_of(const struct mt_rule *r, const struct line_rank *rank)
 /** Whether one message could be read by both rules. */
 static bool rules_meet(const struct build *b, const struct mt_rule *r, const struct mt_rule *s)
 {
+	if (r->type == MT_RULE_FLOW)
+		return false; /* their order says which comes first */
 	if ((r->type == MT_RULE_ATOMIC) != (s->type == MT_RULE_ATOMIC))
 		return false;
 	if (r->length_min > s->length_max || s->length_min > r->length_max)
@@ -2083,6 +2323,11 @@ static int judge_rules(struct build *b)
 			ret = judge_rule(b, l);
 		if (ret < 0)
 			return ret;
+		if ((l->r.type == MT_RULE_FLOW) != (b->rules->r.type == MT_RULE_FLOW))
+			return bad(b, l->line,
+				"rules flow read TCP, others RDMA: rules '%s' and '%s' are not of "
+				"one map",
+				b->rules->r.name, l->r.name);
 		for (uint32_t j = 0; j < i; j++) {
 			if (strcmp(l->r.name, b->rules[j].r.name) == 0)
 				return bad(b, l->line, "a rule of the name '%s' stands in line %u",
@@ -2108,6 +2353,10 @@ static int judge_rules(struct build *b)
 			return bad(b, l->line, "rules '%s' and '%s' count tokens in different ways",
 				first->r.name, l->r.name);
 	}
+	if (b->rules->r.type == MT_RULE_FLOW && b->head.tap == MT_TAP_HEADS)
+		return bad(b, b->rules->line,
+			"rule '%s' (flow) needs 'tap: all': TCP packets have no RDMA headers",
+			b->rules->r.name);
 	if (first == NULL)
 		return bad(b, 1, "no rule of phase dispatch: nothing would be counted");
 	return judge_qp_flows(b);
@@ -2169,6 +2418,7 @@ static int build_bank(struct build *b, struct mt_bank **bank)
 
 	b->head.micro_batches = 1;
 	b->head.idle_gap_ns = 2000000000ULL;
+	b->head.port_max = UINT16_MAX;
 	ret = read_names(b, root);
 	if (ret == 0)
 		ret = walk(b, root, map_keys, NULL, &seen);
@@ -2264,7 +2514,7 @@ int mt_preset_load(const char *name, struct mt_preset *preset, struct mt_error *
 const char *mt_rule_type_name(unsigned int type)
 {
 	static const char *const names[MT_RULE_TYPES] = {"va", "atomic", "qp", "length",
-		"payload-counts", "imm", "payload-index", "payload-dense"};
+		"payload-counts", "imm", "payload-index", "payload-dense", "flow"};
 
 	return type < MT_RULE_TYPES ? names[type] : "?";
 }
@@ -2288,6 +2538,13 @@ const char *mt_of_name(unsigned int of)
 	static const char *const names[MT_OFS] = {"dst", "all"};
 
 	return of < MT_OFS ? names[of] : "?";
+}
+
+const char *mt_order_name(unsigned int order)
+{
+	static const char *const names[MT_ORDERS] = {"little", "big"};
+
+	return order < MT_ORDERS ? names[order] : "?";
 }
 
 const char *mt_phase_name(unsigned int phase)

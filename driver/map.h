@@ -18,6 +18,7 @@
 #define MT_MAX_SCALE 1000000 /* of announced counts, and as a negative */
 #define MT_MAX_ANNOUNCERS 4096u
 #define MT_MAX_PAYLOAD_AT 65536u
+#define MT_SNAP_WHOLE 65535u		  /* headers of frames lie anywhere in a stream's packets */
 #define MT_MAX_IDLE_GAP_NS 3600000000000u /* an hour */
 
 /**
@@ -61,7 +62,7 @@ uint64_t mt_bank_sum(const struct mt_bank *bank);
 
 /**
  * Bytes from the start of a frame that the rules need, for a snap length (0: none, no rules).
- * Assumes two VLAN tags and IPv6, without IP options.
+ * Assumes two VLAN tags and IPv6, without IP options. Rules flow: MT_SNAP_WHOLE.
  */
 uint32_t mt_bank_snap(const struct mt_bank *bank);
 
@@ -86,6 +87,12 @@ static inline bool mt_rule_needs_base(const struct mt_rule *r)
 	return r->type != MT_RULE_IMM && r->size != 0;
 }
 
+/** Whether a rule flow reads integers behind the header of its frames. */
+static inline bool mt_rule_has_integers(const struct mt_rule *r)
+{
+	return r->phase == MT_PHASE_DISPATCH && r->token_bytes == 0;
+}
+
 /** How a rule of phase dispatch counts: by messages, by integers, or by bytes a token. */
 int mt_rule_way(const struct mt_rule *r);
 
@@ -93,6 +100,7 @@ const char *mt_rule_type_name(unsigned int type);
 const char *mt_when_name(unsigned int when);
 const char *mt_encoding_name(unsigned int encoding);
 const char *mt_of_name(unsigned int of);
+const char *mt_order_name(unsigned int order);
 const char *mt_phase_name(unsigned int phase);
 const char *mt_pattern_name(unsigned int pattern);
 const char *mt_tap_name(unsigned int tap);

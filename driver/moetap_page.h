@@ -12,9 +12,9 @@
  *	size
  *
  * Words: a *rank* is a process of the job; a *flow* is (source address, destination address,
- * destination QPN); a *rule* says how a packet names its expert; a *pair* is (source rank,
- * destination rank); a *cell* of a round counts the tokens of one (source rank, expert); a
- * *round* is one dispatch all-to-all of one layer.
+ * destination QPN), or one direction of a TCP connection; a *rule* says how a packet names its
+ * expert; a *pair* is (source rank, destination rank); a *cell* of a round counts the tokens of
+ * one (source rank, expert); a *round* is one dispatch all-to-all of one layer.
  *
  * Fixed width, little-endian, no pointers: offsets are bytes from the start of the page (in a
  * bank: from the start of the bank). Sizes and offsets are checked at compile time; whoever
@@ -65,6 +65,7 @@ enum mt_rule_type {
 	MT_RULE_IMM,	/**< bits of the immediate of a WRITE of one packet */
 	MT_RULE_INDEX,	/**< numbers of experts in the payload of a WRITE: a list a token */
 	MT_RULE_DENSE,	/**< floats in the payload of a WRITE: what is not 0 is a token */
+	MT_RULE_FLOW,	/**< frames of a TCP stream */
 	MT_RULE_TYPES
 };
 
@@ -80,6 +81,9 @@ enum mt_encoding {
 
 /** Whose experts the integers in a payload are of. */
 enum mt_of { MT_OF_DST, MT_OF_ALL, MT_OFS };
+
+/** Byte order of a field in a frame of a stream. */
+enum mt_order { MT_ORDER_LITTLE, MT_ORDER_BIG, MT_ORDERS };
 
 /** What a message is for. Only dispatch messages are tokens; count messages announce them. */
 enum mt_phase { MT_PHASE_DISPATCH, MT_PHASE_COMBINE, MT_PHASE_COUNT, MT_PHASE_CONTROL, MT_PHASES };
@@ -178,6 +182,25 @@ struct mt_flow {
 	uint32_t expert;   /**< for rule qp: expert of dst, or MT_NO_EXPERT */
 };
 
+#define MT_MAX_HEADER 64u /* bytes of a frame that rules flow read */
+#define MT_MAX_MATCHES 3u
+
+/** A number in the header of a frame; width 0: no bytes, just what is added. */
+struct mt_field {
+	uint8_t at, width, order; /**< bytes from the frame's start; 0, 1, 2, 4 or 8; enum mt_order
+				   */
+	uint8_t reserved;
+	int32_t add;
+};
+
+/** (number & mask) == value, or with a modulo (number & mask) % modulo == value. */
+struct mt_match {
+	uint64_t mask, value;
+	uint8_t at, width, order;
+	uint8_t reserved;
+	uint32_t modulo; /**< 0: none */
+};
+
 /**
  * Addresses that rules may count from in place of the base of a rank, one a rank; for memory that
  * lies elsewhere at each of them.
@@ -225,6 +248,12 @@ struct mt_rule {
 	uint32_t payload_stride; /**< rule payload-index: from token to token, bytes */
 	uint32_t
 		announcers; /**< flows of a (source, destination) that announce each cell; 0: one */
+	/* rule flow: length of a frame, header included; bytes of tokens; number of the round */
+	struct mt_field frame_length, frame_bytes, frame_round;
+	struct mt_match match[MT_MAX_MATCHES]; /**< all of them must hold */
+	uint8_t header;			       /**< bytes of a frame that the rule reads */
+	uint8_t matches;
+	uint8_t reserved3[6];
 };
 
 /**
@@ -245,6 +274,9 @@ struct mt_bank {
 	uint32_t rank_off, addr_off, rule_off, flow_off;
 	uint32_t bases, base_off;
 	uint64_t checksum; /**< FNV-1a over the bank with this field 0 */
+	/* rules flow: ports of either side; bytes before the first frame, by who connected */
+	uint16_t port_min, port_max;
+	uint16_t connect_bytes, accept_bytes;
 };
 
 /* ---- rounds ------------------------------------------------------------------------------ */
@@ -348,12 +380,17 @@ struct mt_page {
 _Static_assert(sizeof(struct mt_rank) == 16, "ABI");
 _Static_assert(sizeof(struct mt_addr) == 24, "ABI");
 _Static_assert(sizeof(struct mt_flow) == 16, "ABI");
-_Static_assert(sizeof(struct mt_rule) == 144, "ABI");
+_Static_assert(sizeof(struct mt_field) == 8, "ABI");
+_Static_assert(sizeof(struct mt_match) == 24, "ABI");
+_Static_assert(sizeof(struct mt_rule) == 248, "ABI");
+_Static_assert(offsetof(struct mt_rule, frame_length) == 144, "ABI");
+_Static_assert(offsetof(struct mt_rule, match) == 168, "ABI");
+_Static_assert(offsetof(struct mt_rule, header) == 240, "ABI");
 _Static_assert(offsetof(struct mt_rule, offset) == 32, "ABI");
 _Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
 _Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");
 _Static_assert(sizeof(struct mt_base) == 24, "ABI");
-_Static_assert(sizeof(struct mt_bank) == 160, "ABI");
+_Static_assert(sizeof(struct mt_bank) == 168, "ABI");
 _Static_assert(offsetof(struct mt_bank, pattern) == 80, "ABI");
 _Static_assert(offsetof(struct mt_bank, bases) == 144, "ABI");
 _Static_assert(offsetof(struct mt_bank, checksum) == 152, "ABI");

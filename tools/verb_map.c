@@ -229,6 +229,40 @@ static void show_payload(const struct mt_rule *r)
 	printf("}\n");
 }
 
+static void show_number(const char *name, const struct mt_field *f, bool always)
+{
+	if (f->width > 0)
+		printf("      %s: {at: %u, width: %u, order: %s, add: %d}\n", name, f->at, f->width,
+			mt_order_name(f->order), f->add);
+	else if (f->add != 0 || always)
+		printf("      %s: {add: %d}\n", name, f->add);
+}
+
+static void show_frame(const struct mt_rule *r)
+{
+	printf("    frame:\n      header: %u\n", r->header);
+	show_number("length", &r->frame_length, true);
+	if (r->matches > 0)
+		printf("      match:\n");
+	for (uint32_t i = 0; i < r->matches; i++) {
+		const struct mt_match *m = &r->match[i];
+
+		printf("        - {at: %u, width: %u, order: %s, mask: 0x%" PRIx64
+		       ", value: 0x%" PRIx64,
+			m->at, m->width, mt_order_name(m->order), m->mask, m->value);
+		if (m->modulo > 0)
+			printf(", modulo: %u", m->modulo);
+		printf("}\n");
+	}
+	show_number("bytes", &r->frame_bytes,
+		r->phase == MT_PHASE_DISPATCH && !mt_rule_has_integers(r));
+	show_number("round", &r->frame_round, false);
+	if (mt_rule_has_integers(r))
+		show_payload(r);
+	else if (r->phase == MT_PHASE_DISPATCH)
+		printf("    expert: {fixed: %u}\n", r->expert_fixed);
+}
+
 static void show_rule(const struct mt_bank *b, const struct mt_rule *r)
 {
 	show_text("  - name", r->name);
@@ -260,6 +294,8 @@ static void show_rule(const struct mt_bank *b, const struct mt_rule *r)
 		printf("    announcers: %u\n", r->announcers);
 	if (mt_rule_reads_payload(r))
 		show_payload(r);
+	if (r->type == MT_RULE_FLOW)
+		show_frame(r);
 }
 
 /** Every number of a map: without formulas and preset, it compiles to the same bank. */
@@ -270,6 +306,9 @@ static void show(const struct mt_bank *b)
 	printf("pattern: %s\nlayers: %u\nmicro-batches: %u\ntap: %s\nidle-gap-us: %" PRIu64 "\n",
 		mt_pattern_name(b->pattern), b->layers, b->micro_batches, mt_tap_name(b->tap),
 		b->idle_gap_ns / 1000);
+	if (mt_bank_rules(b)->type == MT_RULE_FLOW)
+		printf("tcp: {ports: [%u, %u], connect: %u, accept: %u}\n", b->port_min, b->port_max,
+			b->connect_bytes, b->accept_bytes);
 	show_ranks(b);
 	printf("rules:\n");
 	for (uint32_t i = 0; i < b->rules; i++)

@@ -1049,6 +1049,50 @@ static void test_imm(void **unused)
 	use_base(NULL);
 }
 
+static void test_frames(void **unused)
+{
+	(void)unused;
+	use_base("docs/maps/gloo.yaml");
+	ok_with("connect: 8", "connect: 8, ports: 5000");
+	ok_with("connect: 8", "accept: 65535, ports: [1, 65535]");
+	refused_with("connect: 8", "ports: [2, 1]", 9, "the first port is above");
+	refused_with("connect: 8", "ports: 65536", 9, "out of range");
+	refused_with("connect: 8", "listen: 8", 9, "keys are ports, connect, accept");
+	refused_with("header: 48", "header: 65", 19, "out of range: 1 to 64");
+	refused_with("header: 48", "header: 0", 19, "out of range");
+	refused_with("header: 48", "header: 39", 19, "a field ends behind the header of 39");
+	refused_with("      header: 48\n", "", 19, "'header' is missing");
+	refused_with("length: {at: 0, width: 8}", "length: {at: 0}", 20, "stand together");
+	refused_with("length: {at: 0, width: 8}", "length: {at: 0, width: 3}", 20, "1, 2, 4 or 8");
+	refused_with("length: {at: 0, width: 8}", "length: {at: 0, width: 8, order: up}", 20,
+		"may be little, big");
+	ok_with("length: {at: 0, width: 8}", "length: {add: 48}");
+	refused_with(
+		"length: {at: 0, width: 8}", "length: {add: 47}", 19, "shorter than its header");
+	refused_with("length: {at: 0, width: 8}", "length: {}", 20, "or 'add', are expected");
+	ok_with("length: {at: 0, width: 8}", "length: {at: 0, width: 8, order: big, add: -1}");
+	refused_with("modulo: 3, value: 1", "modulo: 3, value: 3", 21, "below the modulo, 3");
+	refused_with("modulo: 3, value: 1", "modulo: 1, value: 0", 21, "out of range");
+	refused_with("{at: 23, width: 1, value: 8}", "{at: 23, width: 1, value: 256}", 21,
+		"bits that the mask 0xff has not");
+	refused_with("[{at: 8, width: 8, value: 1}, ",
+		"[{at: 8, width: 8, value: 1}, {at: 8, width: 8, value: 1}, ", 21, "at most 3");
+	refused_with("      bytes: {at: 32, width: 8}\n", "", 15, "the frame needs 'bytes'");
+	refused_with("    token-bytes: 4096\n", "", 15, "needs 'token-bytes'");
+	refused_with("    expert: {fixed: 0}\n    token-bytes: 4096\n", "    payload: {width: 8}\n",
+		15, "'bytes' of a frame go with 'token-bytes'");
+	refused_with("    token-bytes: 4096\n", "    token-bytes: 4096\n    payload: {width: 8}\n",
+		15, "has no use for");
+	refused_with("phase: combine", "phase: count", 26, "counts are announced by");
+	refused_with("rule: flow", "rule: length\n    length: 7", 15, "has no use for 'frame'");
+	refused_with("layers: 12", "layers: 12\ntap: heads", 16, "needs 'tap: all'");
+	refused_with("  - name: other\n    rule: flow\n",
+		"  - {name: x, rule: length, phase: control, length: 7}\n"
+		"  - name: other\n    rule: flow\n",
+		33, "rules flow read TCP, others RDMA");
+	use_base(NULL);
+}
+
 static void test_names(void **unused)
 {
 	(void)unused;
@@ -1091,6 +1135,7 @@ int main(void)
 		cmocka_unit_test(test_payload),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_imm),
+		cmocka_unit_test(test_frames),
 		cmocka_unit_test(test_names),
 	};
 
