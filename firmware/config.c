@@ -86,6 +86,23 @@ static uint32_t low_bits(uint32_t n)
 	return n == 0 ? 0 : UINT32_MAX >> (32 - n);
 }
 
+/** A rule of frames: they are read as the bank has them, see tcp.c. */
+static void add_flow_rule(struct fw_config *c, const struct mt_rule *r)
+{
+	c->tcp_header = c->tcp ? RTE_MIN(c->tcp_header, r->header) : r->header;
+	c->tcp = true;
+	c->tcp_combine |= r->phase == MT_PHASE_COMBINE;
+	if (r->phase == MT_PHASE_COMBINE && c->split == FW_SPLIT_IDLE)
+		c->split = FW_SPLIT_COMBINE;
+	if (r->phase != MT_PHASE_DISPATCH)
+		return;
+	c->by_bytes = r->token_bytes;
+	if (r->frame_round.width != 0)
+		c->split = FW_SPLIT_PARITY;
+	else if (mt_rule_has_integers(r) && c->split != FW_SPLIT_PARITY)
+		c->split = FW_SPLIT_AGAIN;
+}
+
 static void add_rule(struct fw_config *c, const struct mt_rule *r)
 {
 	struct fw_rule f = {.offset = r->offset,
@@ -176,7 +193,10 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 		if (!is_v4(mt_bank_addrs(copy)[i].ip))
 			add_v6(c, &mt_bank_addrs(copy)[i]);
 	for (uint32_t i = 0; i < copy->rules; i++)
-		add_rule(c, &mt_bank_rules(copy)[i]);
+		if (mt_bank_rules(copy)[i].type == MT_RULE_FLOW)
+			add_flow_rule(c, &mt_bank_rules(copy)[i]);
+		else
+			add_rule(c, &mt_bank_rules(copy)[i]);
 	for (uint32_t i = 0; i < copy->ranks; i++)
 		c->max_experts = RTE_MAX(c->max_experts, mt_bank_ranks(copy)[i].experts);
 	c->heads = copy->tap == MT_TAP_HEADS;

@@ -60,6 +60,12 @@ struct fw_tables {
 	uint32_t *kept_free;   /**< stack of pieces given back, [kept_max] */
 	uint32_t kept_free_count;
 	uint32_t cuts, strays, unread; /**< flows without an epoch, by flag: FW_FLOW_CUT ... */
+	struct fw_tcp *tcp; /**< connections, open-addressed, tcp_mask + 1 of them; tcp.c */
+	uint32_t tcp_mask, tcp_used;
+	struct fw_segment *segments; /**< [FW_TCP_HELD], that wait */
+	uint32_t segments_touched;   /**< those from this one on were never used */
+	uint32_t segments_used;	     /**< buffers that those that wait have */
+	uint32_t free_segment;	     /**< 1 + first free one, 0: none */
 	bool started; /**< flows are not held back to find their first packet any more */
 };
 

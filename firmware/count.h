@@ -48,6 +48,12 @@ void fw_start_all(struct fw_core *core);
 /** Give up holes of flows: all of them, or those that have been open for too long. */
 void fw_give_up(struct fw_core *core, bool all);
 
+/**
+ * PSNs are missing, nobody knows how many (0), that may be of any phase of a source from @p from to
+ * @p to.
+ */
+void fw_gap_in_phases(struct fw_source *s, uint32_t from, uint32_t to, uint32_t missing);
+
 /** Remember what a dispatch message at @p va meant: see struct fw_flow. */
 void fw_window_set(struct fw_flow *f, const struct fw_rule *r, uint64_t va, uint64_t inside,
 	const struct fw_item *it);

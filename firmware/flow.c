@@ -10,6 +10,7 @@
 
 #include "count.h"
 #include "map.h"
+#include "tcp.h"
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
@@ -71,7 +72,8 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->kept_free = fw_reserve(t->kept_max * sizeof(*t->kept_free) + 1);
 	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
 		t->free_banks == NULL || t->sources == NULL || t->congestion == NULL ||
-		t->blocks == NULL || t->kept == NULL || t->kept_free == NULL) {
+		t->blocks == NULL || t->kept == NULL || t->kept_free == NULL ||
+		!fw_tcp_reserve(t)) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -82,6 +84,7 @@ void fw_tables_free(struct fw_tables *t)
 {
 	if (t == NULL)
 		return;
+	fw_tcp_release(t);
 	fw_release(t->flows, (t->mask + 1ul) * sizeof(*t->flows));
 	fw_release(t->by_index, t->max * sizeof(*t->by_index));
 	fw_release(t->cold, (t->mask + 1ul) * sizeof(*t->cold));
@@ -168,8 +171,7 @@ static void block_insert(struct fw_block *b, uint32_t at, const struct fw_item *
 	b->count++;
 }
 
-/** PSNs are missing, nobody knows how many (0), that may be of any phase from @p from to @p to. */
-static void gap_in_phases(struct fw_source *s, uint32_t from, uint32_t to, uint32_t missing)
+void fw_gap_in_phases(struct fw_source *s, uint32_t from, uint32_t to, uint32_t missing)
 {
 	if (to - s->label == 1)
 		s->carry += missing;
@@ -215,7 +217,7 @@ static void apply_unknown(struct fw_core *core, struct fw_flow *f, const struct 
 
 	if (f->message == FW_MSG_VALUES) {
 		if (t->config->by_source)
-			gap_in_phases(s, it->value, s->label, 1);
+			fw_gap_in_phases(s, it->value, s->label, 1);
 		else if (f->label != 0)
 			fw_epoch_of(t, f)->gaps++;
 		else
@@ -225,7 +227,7 @@ static void apply_unknown(struct fw_core *core, struct fw_flow *f, const struct 
 		if (!t->config->by_source || (f->label == it->value && s->label == it->value))
 			fw_epoch_of(t, f)->cell[f->expert].bytes += it->bytes;
 		else
-			gap_in_phases(s, it->value, s->label, 1);
+			fw_gap_in_phases(s, it->value, s->label, 1);
 	}
 	if (it->message != FW_MSG_UNKNOWN)
 		f->message = it->message;
@@ -280,7 +282,7 @@ static void skip_to(
 
 	if (t->config->by_source && label != 0)
 		/* by parity, an even number of rounds may be missing before what seems to go on */
-		gap_in_phases(&t->sources[fw_cold_of(t, f)->src], cold->passed,
+		fw_gap_in_phases(&t->sources[fw_cold_of(t, f)->src], cold->passed,
 			label + (!counted || t->config->split == FW_SPLIT_PARITY), missing);
 	else if (f->label != 0)
 		fw_epoch_of(t, f)->gaps += missing;
@@ -332,6 +334,8 @@ void fw_give_up(struct fw_core *core, bool all)
 	struct fw_tables *t = core->tables;
 	uint64_t now = rte_rdtsc();
 
+	if (t->config->tcp)
+		fw_tcp_give_up(core, all);
 	if (!t->has_blocks)
 		return;
 	t->has_blocks = false;
@@ -617,7 +621,7 @@ static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint
 	} else if (stale && f->label == 0) {
 		cold->early += cold->early < UINT16_MAX;
 	} else if (stale) {
-		gap_in_phases(&t->sources[fw_cold_of(t, f)->src],
+		fw_gap_in_phases(&t->sources[fw_cold_of(t, f)->src],
 			t->sources[fw_cold_of(t, f)->src].label,
 			t->sources[fw_cold_of(t, f)->src].label, 1);
 	}
@@ -633,7 +637,7 @@ static void resync(struct fw_core *core, struct fw_flow *f, uint32_t psn)
 
 	give_up_flow(core, f);
 	if (t->config->by_source)
-		gap_in_phases(s, cold->passed, s->label, 0);
+		fw_gap_in_phases(s, cold->passed, s->label, 0);
 	f->next = psn;
 	cold->gap_psn = (psn - 1) & FW_PSN_MASK;
 	f->message = FW_MSG_NONE;

@@ -206,6 +206,7 @@ struct fw_source {
 	uint8_t parity;
 	bool combined; /**< since its last dispatch */
 	uint8_t reserved[2];
+	uint32_t round; /**< number of its epoch, where frames of a stream have one */
 	uint32_t carry; /**< PSNs given up that may be of the phase to come */
 	uint32_t read;	/**< highest label that the control core has read; its word */
 	struct {

@@ -29,6 +29,8 @@
 
 #define FW_ROCE_PORT 4791
 #define FW_VXLAN_PORT 4789
+#define FW_PROTO_UDP 17u
+#define FW_PROTO_TCP 6u
 #define FW_BTH_BYTES 12u
 #define FW_ICRC_BYTES 4u
 #define FW_WRITE_ONLY_IMM 0x0b /* opcode: RDMA WRITE Only with Immediate */
@@ -53,6 +55,7 @@ enum fw_kind {
 	FW_KIND_OTHER,	     /**< another request (FLUSH, ATOMIC WRITE) */
 	FW_KIND_BODY,	     /**< goes on with a WRITE or SEND */
 	FW_KIND_RESPONSE,    /**< goes back to the requester */
+	FW_KIND_TCP,	     /**< no opcode: a TCP segment, see tcp.h */
 };
 
 struct fw_opcode {
@@ -139,7 +142,7 @@ static inline unsigned int fw_lacks(const struct fw_cursor *c, uint32_t n)
 }
 
 static inline unsigned int fw_parse_ipv4(
-	struct fw_cursor *c, struct fw_packet *p, struct fw_far *far)
+	struct fw_cursor *c, uint8_t proto, struct fw_packet *p, struct fw_far *far)
 {
 	const uint8_t *ip = c->at;
 	unsigned int out = fw_lacks(c, 20);
@@ -151,7 +154,7 @@ static inline unsigned int fw_parse_ipv4(
 	total = fw_be16(ip + 2);
 	if (unlikely(ip[0] >> 4 != 4 || header < 20 || total < header || total > c->left))
 		return MT_OUT_MALFORMED;
-	if (ip[9] != 17)
+	if (ip[9] != proto)
 		return MT_OUT_NOT_ROCE;
 	if (unlikely((fw_be16(ip + 6) & 0x3fffu) != 0)) /* more fragments, or an offset: RFC 791 */
 		return MT_OUT_FRAGMENT;
@@ -162,7 +165,7 @@ static inline unsigned int fw_parse_ipv4(
 	return fw_step(c, header);
 }
 
-static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, struct fw_far *far)
+static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, uint8_t proto, struct fw_far *far)
 {
 	const uint8_t *ip = c->at;
 	unsigned int out = fw_lacks(c, 40);
@@ -179,7 +182,7 @@ static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, struct fw_far *far
 	far->v6 = ip + 8;
 	far->marked |= (ip[1] >> 4 & 3) == 3; /* version 4, traffic class 8, flow label 20 bits */
 	out = fw_step(c, 40);
-	for (int i = 0; out == MT_OUTCOMES && next != 17; i++) {
+	for (int i = 0; out == MT_OUTCOMES && next != proto; i++) {
 		if (next == 44)
 			return MT_OUT_FRAGMENT;
 		if (next != 0 && next != 43 && next != 60) /* hop-by-hop, routing, destination */
@@ -265,9 +268,9 @@ static inline unsigned int fw_parse_mac_control(const struct fw_cursor *c)
 	return fw_be16(c->at) == 0x0101 ? MT_OUT_PFC : MT_OUT_NOT_ROCE;
 }
 
-/** From an Ethernet header to what UDP carries. */
-static inline unsigned int fw_parse_ethernet(
-	struct fw_cursor *c, struct fw_packet *p, struct fw_far *far, uint32_t *port)
+/** From an Ethernet header to what an IP packet of protocol @p proto carries. */
+static inline unsigned int fw_parse_ip(
+	struct fw_cursor *c, uint8_t proto, struct fw_packet *p, struct fw_far *far)
 {
 	unsigned int out = fw_step(c, 14);
 	uint16_t type = 0x8100;
@@ -282,11 +285,9 @@ static inline unsigned int fw_parse_ethernet(
 		return out;
 	switch (type) {
 	case 0x0800:
-		out = fw_parse_ipv4(c, p, far);
-		break;
+		return fw_parse_ipv4(c, proto, p, far);
 	case 0x86dd:
-		out = fw_parse_ipv6(c, far);
-		break;
+		return fw_parse_ipv6(c, proto, far);
 	case 0x8915:
 		return fw_parse_grh(c);
 	case 0x8808:
@@ -294,6 +295,14 @@ static inline unsigned int fw_parse_ethernet(
 	default:
 		return MT_OUT_NOT_ROCE;
 	}
+}
+
+/** From an Ethernet header to what UDP carries. */
+static inline unsigned int fw_parse_ethernet(
+	struct fw_cursor *c, struct fw_packet *p, struct fw_far *far, uint32_t *port)
+{
+	unsigned int out = fw_parse_ip(c, FW_PROTO_UDP, p, far);
+
 	return out != MT_OUTCOMES ? out : fw_parse_udp(c, port);
 }
 

@@ -7,6 +7,7 @@
 
 #include "count.h"
 #include "poll.h"
+#include "tcp.h"
 
 #define SWEEP_PER_S 1000u /* looks for holes to give up, while nothing comes */
 
@@ -130,13 +131,26 @@ static inline void count(struct fw_core *core, const struct fw_packet *p, uint32
 	core->outcome[MT_OUT_DISPATCH] += hits;
 }
 
+/** Count the segments among packets of other cores; *n: what is left. */
+static void take_segments(struct fw_core *core, struct fw_packet *p, void **m, uint32_t *n)
+{
+	uint32_t left = 0;
+
+	for (uint32_t i = 0; i < *n; i++)
+		if (p[i].kind == FW_KIND_TCP)
+			fw_tcp_take(core, &p[i], m[i]);
+		else
+			p[left++] = p[i];
+	*n = left;
+}
+
 /** Count what another core received. @return packets */
 static uint32_t take_over(struct fw_core *core, struct rte_ring *ring)
 {
 	const struct fw_tables *t = core->tables;
 	struct fw_packet p[FW_BURST];
 	void *m[FW_BURST];
-	uint32_t n;
+	uint32_t n, left;
 
 	n = rte_ring_sc_dequeue_burst(ring, m, FW_BURST, NULL);
 	for (uint32_t i = 0; i < n; i++)
@@ -145,7 +159,10 @@ static uint32_t take_over(struct fw_core *core, struct rte_ring *ring)
 		memcpy(&p[i], rte_mbuf_to_priv(m[i]), sizeof(p[i]));
 		rte_prefetch0(&t->flows[p[i].hash & t->mask]);
 	}
-	count(core, p, n);
+	left = n;
+	if (unlikely(t->config->tcp))
+		take_segments(core, p, m, &left);
+	count(core, p, left);
 	if (n != 0)
 		rte_pktmbuf_free_bulk((struct rte_mbuf **)m, n);
 	return n;
@@ -169,6 +186,30 @@ static void hand_over(struct fw_plane *plane, struct fw_core *core, uint32_t own
 			sched_yield();
 		rte_pause();
 	}
+}
+
+/** A frame that is not RoCE. @return whether it went to another core */
+static bool receive_tcp(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf *m,
+	uint64_t now, uint64_t tsc)
+{
+	const struct fw_config *c = core->tables->config;
+	struct fw_packet p;
+	unsigned int out = fw_tcp_parse(c, m, &p);
+	uint32_t owner;
+
+	if (out != MT_OUTCOMES) {
+		core->outcome[out]++;
+		return false;
+	}
+	p.ns = stamp(plane, plane->stamp_flag, m, now);
+	p.tsc = tsc;
+	owner = owner_of(plane, c, &p);
+	if (owner != core->id) {
+		hand_over(plane, core, owner, m, &p);
+		return true;
+	}
+	fw_tcp_take(core, &p, m);
+	return false;
 }
 
 /** Headers with an atomic's end in the second line. */
@@ -202,7 +243,10 @@ void fw_receive(
 		done[freed++] = m[i];
 		out = parse(core, m[i], p);
 		if (out != MT_OUTCOMES) {
-			core->outcome[out]++;
+			if (out == MT_OUT_NOT_ROCE && t->config->tcp)
+				freed -= receive_tcp(plane, core, m[i], now, tsc);
+			else
+				core->outcome[out]++;
 			continue;
 		}
 		p->ns = stamp(plane, flag, m[i], now);

@@ -89,12 +89,11 @@ unsigned int fw_values_go_on(
 	return find_part(t, f, (uint32_t)(f->window >> 32), (uint32_t)f->window, p, it);
 }
 
-/** An integer as tokens; negative: it cannot be. */
-static int64_t tokens_of(const struct fw_rule *r, const uint8_t *at)
+int64_t fw_values_tokens(const uint8_t *at, uint8_t width, uint8_t encoding)
 {
 	int64_t v = 0;
 
-	if (r->value_width == 4) {
+	if (width == 4) {
 		int32_t w;
 
 		memcpy(&w, at, sizeof(w));
@@ -102,7 +101,7 @@ static int64_t tokens_of(const struct fw_rule *r, const uint8_t *at)
 	} else {
 		memcpy(&v, at, sizeof(v));
 	}
-	if (r->encoding == MT_ENCODING_COMPLEMENT)
+	if (encoding == MT_ENCODING_COMPLEMENT)
 		v = -1 - v; /* of the least one, the greatest: no overflow */
 	return v > INT32_MAX ? -1 : v;
 }
@@ -135,7 +134,7 @@ static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct f
 	f->last_ns = it->ns;
 	for (uint32_t i = 0; i < n; i++)
 		add(r, fw_epoch_of(t, f), &fw_epoch_of(t, f)->cell[first.expert + i],
-			tokens_of(r, v->at + i * r->value_width));
+			fw_values_tokens(v->at + i * r->value_width, r->value_width, r->encoding));
 	if (v->bytes % r->value_width != 0 || (v->from - begin) % r->value_width != 0)
 		fw_epoch_of(t, f)->contradict++; /* packets end inside of an integer */
 }

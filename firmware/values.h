@@ -29,6 +29,9 @@ void fw_values_apply(struct fw_core *core, struct fw_flow *f, const struct fw_it
 /** Keep what @p it points to until its turn. Without room for it, it is lost, and says so. */
 void fw_values_keep(struct fw_tables *t, struct fw_item *it);
 
+/** An integer of @p width bytes, enum mt_encoding, as tokens; negative: it cannot be. */
+int64_t fw_values_tokens(const uint8_t *at, uint8_t width, uint8_t encoding);
+
 /** Its turn came. */
 void fw_values_drop(struct fw_tables *t, const struct fw_item *it);
 

@@ -174,7 +174,7 @@ static inline void path_init(struct path *p)
 	for (uint32_t i = 0; i < PATH_CORES; i++)
 		p->plane.core[i] = p->core[i] = path_core(i);
 	p->pool = rte_pktmbuf_pool_create(
-		"packets", 255, 0, FW_PRIV_BYTES, RTE_PKTMBUF_HEADROOM, SOCKET_ID_ANY);
+		"packets", 2047, 0, FW_PRIV_BYTES, RTE_PKTMBUF_HEADROOM, SOCKET_ID_ANY);
 	MUST(p->pool != NULL);
 	MUST(rte_mbuf_dyn_rx_timestamp_register(
 		     &p->plane.stamp_offset, &p->plane.stamp_flag) == 0);
