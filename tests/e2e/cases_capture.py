@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Cases on capture files: variants of the real captures, and generated traffic."""
 import os
+import random
 import re
 import tempfile
 
@@ -8,6 +9,7 @@ import gen
 import moetap
 import pcapmod
 import roce
+import tcpmod
 from moetap import CAPTURES, DATA, Failure
 
 SEEDS = 20                                                # of the slow suite
@@ -66,6 +68,20 @@ NOISE = {
     "noise": (["noise=0.05"], [], 0),
     "garbage": (["garbage"], [], 1),
 }
+
+# Streams: case name → changes. All of them must leave every count exact.
+TCP = {
+    "plain": lambda p, rng: p,
+    "split": lambda p, rng: tcpmod.split(p, rng, 1448),
+    "split-small": lambda p, rng: tcpmod.split(p, rng, 60),
+    "repeat": tcpmod.repeat,
+    "wrap": tcpmod.wrap,
+    "vlan": lambda p, rng: pcapmod.apply(p, ["vlan"], 0),
+    "ipv6": tcpmod.ipv6,
+    "everything": lambda p, rng: tcpmod.repeat(
+        tcpmod.swap(tcpmod.wrap(tcpmod.split(p, rng, 700), rng), rng), rng),
+}
+TCP_CAPTURES = ("tcp-gloo", "tcp-mpi", "tcp-ucx")
 
 GENERATED = {
     "inference": "--steps 4 --layers 3",
@@ -205,6 +221,26 @@ def generated(variant, seed):
         moetap.must_not_be_silent(moetap.count(map_path, holes), truth, f"generated {variant}, holes")
 
 
+def tcp(name, variant, seed):
+    data = os.path.join(DATA, name)
+    packets = TCP[variant](roce.read_pcap(os.path.join(data, "capture.pcap.gz")), random.Random(seed))
+    truth = moetap.read_truth(os.path.join(data, "truth.csv"))
+    with tempfile.TemporaryDirectory() as where:
+        capture = os.path.join(where, "capture.pcap")
+        roce.write_pcap(capture, packets)
+        for rules in ("map.yaml", "counts.yaml"):
+            with open(os.path.join(data, rules)) as f:
+                text = f.read()
+            if variant == "ipv6":
+                text = re.sub(r"address: (\S+)}", r'address: "fd00::\1"}', text)
+            map_path = os.path.join(where, rules)
+            with open(map_path, "w") as f:
+                f.write(text)
+            for cores in ("1", "2"):
+                counts = moetap.count(map_path, capture, "--cores", cores)
+                moetap.must_equal(counts, truth, f"{name} {rules} {variant}, {cores} poll cores")
+
+
 def totals(name):
     """--total is the sum over dispatch rounds, and tokens have the bytes that the map says."""
     data = os.path.join(DATA, name)
@@ -261,6 +297,9 @@ def cases():
             out[f"named {name} {'vxlan' if wrapped else 'plain'}"] = (
                 lambda s, n=name, w=wrapped: named(n, w))
         out[f"totals {name}"] = lambda s, n=name: totals(n)
+    for name in TCP_CAPTURES:
+        for variant in TCP:
+            out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)
     out["slow seeds"] = many_seeds
     for variant in GENERATED:
         out[f"generated {variant}"] = lambda s, v=variant: generated(v, s)

@@ -4,6 +4,8 @@
  * second the cores and what the rest of the input is: frames, or the chance by which a job sends and a
  * tap damages (sim.h), whose rounds then have to be the truth or say that they are not.
  *
+ * A first byte from 0xf0 on is a job over TCP: segments of frames that are mostly right.
+ *
  * A frame is a byte that says of what kind, then either its bytes behind their number, or few bytes
  * that choose what a plausible packet has. Every packet has one outcome, every round is consistent,
  * and there are no more rounds than epochs.
@@ -11,6 +13,7 @@
 #include <sys/prctl.h>
 
 #include "sim.h"
+#include "tcp.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -216,13 +219,155 @@ static void play_job(struct path *p, const struct job *j, struct input *in)
 	sim_free(&s);
 }
 
+/* ---- streams --------------------------------------------------------------------------------- */
+
+#define TCP_RANKS 3u
+#define TCP_HEAD "header: 12, length: {at: 0, width: 4, add: 12}, match: [{at: 4, width: 1, value: "
+#define TCP_OTHER                                                                                  \
+	"- {name: combine, rule: flow, phase: combine, frame: {" TCP_HEAD "3}]}}\n"                  \
+	"- {name: other, rule: flow, phase: control, frame: {" TCP_HEAD "1}]}}\n"
+
+/** Rules of phase dispatch, and what stands before them. */
+static const struct {
+	const char *map, *rule;
+} tcp_maps[] = {
+	{"tcp: {connect: 3}\n", "2}], bytes: {at: 8, width: 4}}, expert: {fixed: 1}, token-bytes: 8}\n"},
+	{"tcp: {ports: 5000, accept: 70}\n", "2}], bytes: {at: 0, width: 4}, round: {at: 5, width: 1}}, "
+		"expert: {fixed: 0}, token-bytes: 8}\n"},
+	{"", "2}]}, payload: {at: 4, width: 4, of: all}}\n"},
+	{"idle-gap-us: 500\n", "2}]}, payload: {width: 8, encoding: complement}}\n"},
+};
+
+static const struct mt_bank *tcp_bank(uint32_t i)
+{
+	static struct mt_bank *banks[RTE_DIM(tcp_maps)];
+	static char text[4096];
+	struct mt_error err = {""};
+	int n;
+
+	if (banks[i] != NULL)
+		return banks[i];
+	n = snprintf(text, sizeof(text),
+		"moetap-map: 1\njob: fuzz\npattern: inference\nlayers: 2\nexperts-per-rank: 2\n%sranks:\n"
+		"- {rank: 0, address: 10.0.0.1}\n- {rank: 1, address: 10.0.0.2}\n"
+		"- {rank: 2, address: 10.0.0.3}\nrules:\n"
+		"- {name: dispatch, rule: flow, phase: dispatch, frame: {" TCP_HEAD "%s" TCP_OTHER,
+		tcp_maps[i].map, tcp_maps[i].rule);
+
+	MUST(n > 0 && n < (int)sizeof(text));
+	MUST_SAY(mt_map_parse(text, (size_t)n, "map", &banks[i], &err) == 0, "%s", err.text);
+	return banks[i];
+}
+
+/** Frames of a stream, or any bytes. @return bytes */
+static uint32_t make_payload(struct input *in, uint8_t *at, uint32_t room)
+{
+	uint32_t frames = byte(in) % 8, n = 0;
+
+	for (uint32_t i = 0; i < frames && n + 12 <= room; i++) {
+		uint32_t data = byte(in) * (frames == 7 ? 65536u : 1u);
+
+		memset(at + n, 0, 12);
+		memcpy(at + n, &data, sizeof(data));
+		at[n + 4] = (uint8_t)(1 + byte(in) % 4);
+		at[n + 5] = (uint8_t)byte(in);
+		at[n + 8] = at[n];
+		n += 12;
+		data = RTE_MIN(data, room - n);
+		memset(at + n, data & 1 ? 0 : 0xff, data);
+		n += data;
+	}
+	for (uint32_t i = byte(in) % 16; i > 0 && n < room; i--)
+		at[n++] = (uint8_t)byte(in);
+	return n;
+}
+
+static void send_segment(struct path *p, struct input *in, uint32_t *next, uint64_t ns)
+{
+	static uint8_t data[54 + 1500];
+	uint32_t who = byte(in), how = byte(in), src = who % TCP_RANKS, dst = who / 4 % TCP_RANKS;
+	uint32_t n, seq, *at = &next[(src * TCP_RANKS + dst) * 2 + (who >> 6 & 1)], cut = 0;
+	uint8_t *h = data + 12, *payload = data + 54;
+	bool syn = how % 16 == 15, v6 = how % 16 == 14;
+
+	n = make_payload(in, payload, 1500);
+	seq = *at;
+	if (how % 16 == 13)
+		seq += byte(in) << (how >> 4) * 2;
+	else if (how % 16 == 12)
+		seq -= byte(in) << (how >> 4);
+	else if (how % 16 == 11)
+		cut = RTE_MIN(byte(in), n);
+	*at = seq + n + syn;
+	if (how % 16 == 10) /* only in the tap */
+		return;
+	memset(data, 0, 54);
+	frame_put(&h, v6 ? 0x86dd : 0x0800, 2);
+	frame_put(&h, 0x4500, 2);
+	frame_put(&h, 40 + n, 2);
+	frame_put(&h, 0x4000, 4);
+	frame_put(&h, 0x4006, 2);
+	h += 2;
+	frame_put(&h, 0x0a000001 + src, 4);
+	frame_put(&h, 0x0a000001 + dst, 4);
+	frame_put(&h, src < dst ? 40000 + (who >> 6) : 5000, 2);
+	frame_put(&h, src < dst ? 5000 : 40000 + (who >> 6), 2);
+	frame_put(&h, seq, 4);
+	frame_put(&h, 0, 4);
+	frame_put(&h, how == 0xf9 ? 0xf0 : 0x50, 1);
+	frame_put(&h, syn ? (src < dst ? 0x02 : 0x12) : 0x10, 1);
+	path_receive(p, data, 54 + n - cut, ns);
+}
+
+static void play_streams(struct path *p, struct input *in)
+{
+	uint32_t next[TCP_RANKS * TCP_RANKS * 2];
+	uint64_t ns = 1700000000000000000ull;
+
+	for (uint32_t i = 0; i < RTE_DIM(next); i++)
+		next[i] = i % 3 == 0 ? 0u - i * 50 : i << 20;
+	for (uint32_t n = 0; in->at < in->end && n < 4096; n++) {
+		uint32_t kind = byte(in);
+
+		ns += (kind >> 3 & 3) == 3 ? 1000000 : (kind >> 3 & 3) * 1000;
+		if (kind % 8 == 0)
+			send_bytes(p, in, ns);
+		else
+			send_segment(p, in, next, ns);
+		if (kind >> 5 == 7)
+			path_pump(p);
+		else if (kind >> 5 == 6)
+			path_flush(p);
+		else if (kind == 0xa7)
+			fw_rounds_close_all(p->rounds, true);
+	}
+	path_end(p);
+}
+
+static void try_streams(struct input *in, uint32_t which, uint32_t how)
+{
+	struct mt_bank *bank = malloc(tcp_bank(which)->bytes);
+
+	if (bank == NULL)
+		return;
+	memcpy(bank, tcp_bank(which), tcp_bank(which)->bytes);
+	path_use(&path, bank, 1 + how % PATH_CORES, how & 4 ? 4 : 64);
+	play_streams(&path, in);
+	check_bounds(&path);
+	path_drop(&path);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {.at = data, .end = data + size, .chance = 1};
 	static struct mt_bank *banks[RTE_DIM(jobs)];
-	uint32_t which = byte(&in) % RTE_DIM(jobs), how = byte(&in);
+	uint32_t first = byte(&in), which = first % RTE_DIM(jobs), how = byte(&in);
 	struct mt_bank *bank;
 
+	if (first >= 0xf0) {
+		try_streams(&in, first % RTE_DIM(tcp_maps), how);
+		return 0;
+	}
 	if (banks[which] == NULL)
 		banks[which] = job_bank(&jobs[which]);
 	bank = malloc(banks[which]->bytes);
