@@ -72,7 +72,7 @@ def outcomes(counts):
 
 def must_count(folder, path, wanted):
     """{(source, destination): tokens} must be exactly what is wanted, and no round may say otherwise."""
-    counts = moetap.count(path, os.path.join(folder, "capture.pcap"))
+    counts = moetap.count(path, os.path.join(folder, "capture.pcap"), status=0 if wanted else 1)
     got = {}
     for r in counts.rows:
         if r["phase"] == "dispatch":
