@@ -402,6 +402,7 @@ static void same_rule(const struct mt_bank *bank, unsigned int i, const struct m
 	assert_int_equal(r->encoding, want->encoding);
 	assert_int_equal(r->of, want->of);
 	assert_int_equal(r->payload_at, want->payload_at);
+	assert_int_equal(r->announcers, want->announcers);
 	assert_int_equal(r->payload_count, want->payload_count);
 	assert_int_equal(r->imm_mask, want->imm_mask);
 	assert_int_equal(r->imm_value, want->imm_value);
@@ -729,7 +730,8 @@ static void test_deepep_normal(void **unused)
 		.length_min = 68,
 		.length_max = 68,
 		.payload_at = 32,
-		.value_width = 4};
+		.value_width = 4,
+		.announcers = 8};
 	struct mt_bank *bank = shipped_at(2, "deepep-normal", 2, 8, "hidden: 2048, topk: 2");
 
 	(void)unused;
@@ -785,6 +787,7 @@ static void test_deepep_v2(void **unused)
 	counts.offset = 90144;
 	counts.size = 32;
 	counts.value_width = 4;
+	counts.announcers = 2;
 	same_rule(bank, 0, &counts);
 	assert_int_equal(counts.offset + counts.length_min, 90160); /* of source 1 */
 	same_control(bank, 1,

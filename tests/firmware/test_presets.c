@@ -154,7 +154,7 @@ static void test_deepep_normal(void **state)
 	int32_t notify[17] = {9, 9, 9, 9, 9, 9, 9, 9, 1, 0, 3, 0, 0, 7, 0, 2, 9};
 
 	(void)state;
-	use("deepep-normal", 2, 8, 0, "hidden: 2048, topk: 2");
+	use("deepep-normal", 2, 8, 0, "hidden: 2048, topk: 2, gpus: 1");
 	for (uint32_t n = 0; n < 2; n++) {
 		notify[8] = 1 + (int32_t)n;
 		write_one(1, 0, BASE + 136 + 68, (const uint8_t *)notify, sizeof(notify));
