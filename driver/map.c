@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * YAML to bank in three steps: read (every key once, known, of the right kind), resolve (what
- * may stand in any order: experts of ranks), judge (what only the whole can tell: overlaps,
- * rules that two messages could mean). Each complaint names file and line.
+ * YAML to bank in three steps: read (every key once, known, of the right kind), then, in
+ * map_judge.c, resolve (what may stand in any order: experts of ranks) and judge (what only the
+ * whole can tell: overlaps, rules that two messages could mean). Each complaint names file and
+ * line.
  *
  * Numbers are formulas, evaluated as they are read; so what defines names is read before the rest.
  * The rules of a map are its own or those of a preset, a file that is read in the same way.
@@ -15,63 +16,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <yaml.h>
 
-#include "formula.h"
-#include "map.h"
-#include "preset.h"
+#include "map_priv.h"
 
-#define MAX_DEPTH 16u  /* of lists and keys; a map needs 5 */
-#define MAX_NAMES 128u /* for formulas */
-
-#define BASE_NAME sizeof(((struct mt_base *)NULL)->name)
-
-struct line_rule {
-	struct mt_rule r;
-	char base[BASE_NAME];
-	unsigned int line;
-	uint32_t keys; /* which keys stood there, bits of rule_keys[] */
-	bool frame_has_bytes;
-};
-
-struct line_rank {
-	struct mt_rank r;
-	unsigned int line;
-	uint64_t bases[MT_MAX_BASES];
-	uint32_t has_bases; /* bits */
-	bool has_base, has_experts, seen;
-};
-
-struct line_addr {
-	struct mt_addr a;
-	unsigned int line;
-};
-
-struct line_flow {
-	struct mt_flow f;
-	unsigned int line;
-};
-
-struct build {
-	const char *name; /* of the file that is read: the map, or its preset */
-	const char *map_name;
-	const char *rules_name; /* of the file that has the rules */
-	struct mt_error *err;
-	yaml_document_t doc;	    /* that is read */
-	yaml_node_t *preset, *with; /* of the map */
-	struct mt_preset *found;
-	struct mt_name names[MAX_NAMES];
-	unsigned int name_count;
-	bool has_pattern;
-	struct mt_bank head;
-	uint32_t experts_per_rank;
-	struct line_rank *ranks;
-	struct line_addr *addrs;
-	struct line_rule *rules;
-	struct line_flow *flows;
-	uint32_t cap_addrs, cap_flows;
-	char base_names[MT_MAX_BASES][BASE_NAME];
-};
+#define MAX_DEPTH 16u /* of lists and keys; a map needs 5 */
 
 struct key {
 	const char *name;
@@ -96,8 +44,7 @@ static int vbad(struct build *b, const char *name, unsigned int line, const char
 }
 
 /** What is wrong in a line of the file @p name. */
-__attribute__((format(printf, 4, 5))) static int bad_in(
-	struct build *b, const char *name, unsigned int line, const char *fmt, ...)
+int map_bad_in(struct build *b, const char *name, unsigned int line, const char *fmt, ...)
 {
 	va_list ap;
 	int ret;
@@ -109,8 +56,7 @@ __attribute__((format(printf, 4, 5))) static int bad_in(
 }
 
 /** The same in the file that is read. */
-__attribute__((format(printf, 3, 4))) static int bad(
-	struct build *b, unsigned int line, const char *fmt, ...)
+int map_bad(struct build *b, unsigned int line, const char *fmt, ...)
 {
 	va_list ap;
 	int ret;
@@ -135,8 +81,8 @@ static int not_a_number(struct build *b, const yaml_node_t *n, const char *what)
 	const char *s = scalar(n);
 
 	if (s == NULL || *s == '\0')
-		return bad(b, line_of(n), "a %s is expected", what);
-	return bad(b, line_of(n), "'%.40s' is not a %s, as in 16 or 0x10", s, what);
+		return map_bad(b, line_of(n), "a %s is expected", what);
+	return map_bad(b, line_of(n), "'%.40s' is not a %s, as in 16 or 0x10", s, what);
 }
 
 /** A number, or a formula for one, in the names that there are at this place. */
@@ -150,9 +96,9 @@ static int get_number(struct build *b, const yaml_node_t *n, const char *what, m
 		return not_a_number(b, n, what);
 	ret = mt_formula(s, b->names, b->name_count, out, &why);
 	if (ret == -ERANGE)
-		return bad(b, line_of(n), "'%.80s' has no value: %s", s, why.text);
+		return map_bad(b, line_of(n), "'%.80s' has no value: %s", s, why.text);
 	if (ret < 0)
-		return bad(b, line_of(n), "'%.80s' is not a %s, as in 16 or 0x10: %s", s, what,
+		return map_bad(b, line_of(n), "'%.80s' is not a %s, as in 16 or 0x10: %s", s, what,
 			why.text);
 	return 0;
 }
@@ -164,7 +110,7 @@ static int out_of_range(
 	const char *s = scalar(n);
 	bool plain = s[strspn(s, "-0123456789xXabcdefABCDEF")] == '\0';
 
-	return bad(b, line_of(n), "%.80s%s%s is out of range: %s to %s", s, plain ? "" : " = ",
+	return map_bad(b, line_of(n), "%.80s%s%s is out of range: %s to %s", s, plain ? "" : " = ",
 		plain ? "" : mt_number_text(v, value), mt_number_text(min, least),
 		mt_number_text(max, most));
 }
@@ -201,7 +147,8 @@ static int get_u64(struct build *b, yaml_node_t *n, uint64_t *out)
 	if (ret < 0)
 		return ret;
 	if (v < 0)
-		return bad(b, line_of(n), "'%.80s' is below 0; 0 or more is expected", scalar(n));
+		return map_bad(
+			b, line_of(n), "'%.80s' is below 0; 0 or more is expected", scalar(n));
 	*out = (uint64_t)v;
 	return 0;
 }
@@ -221,7 +168,7 @@ static int get_word(struct build *b, yaml_node_t *n, const char *(*name)(unsigne
 		at += (size_t)snprintf(
 			known + at, sizeof(known) - at, "%s%s", i ? ", " : "", name(i));
 	}
-	return bad(
+	return map_bad(
 		b, line_of(n), "'%.40s' is not known; it may be %s", s ? s : "(not a word)", known);
 }
 
@@ -230,10 +177,10 @@ static int get_text(struct build *b, yaml_node_t *n, char *out, size_t len)
 	const char *s = scalar(n);
 
 	if (s == NULL || *s == '\0' || strlen(s) >= len)
-		return bad(b, line_of(n), "a text of 1 to %zu characters is expected", len - 1);
+		return map_bad(b, line_of(n), "a text of 1 to %zu characters is expected", len - 1);
 	for (const char *c = s; *c; c++)
 		if ((unsigned char)*c < 0x20 || (unsigned char)*c == 0x7f)
-			return bad(b, line_of(n), "the text has a control character");
+			return map_bad(b, line_of(n), "the text has a control character");
 	memset(out, 0, len);
 	memcpy(out, s, strlen(s));
 	return 0;
@@ -247,7 +194,7 @@ static int walk(
 	int ret;
 
 	if (n->type != YAML_MAPPING_NODE)
-		return bad(b, line_of(n), "'key: value' lines are expected");
+		return map_bad(b, line_of(n), "'key: value' lines are expected");
 	for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top;
 		p++) {
 		yaml_node_t *kn = yaml_document_get_node(&b->doc, p->key);
@@ -264,11 +211,11 @@ static int walk(
 			for (i = 0; keys[i].name != NULL && at < sizeof(known); i++)
 				at += (size_t)snprintf(known + at, sizeof(known) - at, "%s%s",
 					i ? ", " : "", keys[i].name);
-			return bad(b, line_of(kn), "'%.40s' is not known here; keys are %s",
+			return map_bad(b, line_of(kn), "'%.40s' is not known here; keys are %s",
 				s ? s : "(not a word)", known);
 		}
 		if (seen & 1u << i)
-			return bad(b, line_of(kn), "'%s' stands here twice", keys[i].name);
+			return map_bad(b, line_of(kn), "'%s' stands here twice", keys[i].name);
 		seen |= 1u << i;
 		ret = keys[i].take(b, vn, object);
 		if (ret < 0)
@@ -276,7 +223,7 @@ static int walk(
 	}
 	for (unsigned int i = 0; keys[i].name != NULL; i++)
 		if (keys[i].required && (seen & 1u << i) == 0)
-			return bad(b, line_of(n), "'%s' is missing", keys[i].name);
+			return map_bad(b, line_of(n), "'%s' is missing", keys[i].name);
 	if (seen_out != NULL)
 		*seen_out = seen;
 	return 0;
@@ -288,9 +235,9 @@ static int each(struct build *b, yaml_node_t *n, const char *what, uint32_t max,
 	int ret;
 
 	if (n->type != YAML_SEQUENCE_NODE)
-		return bad(b, line_of(n), "a list of %s is expected", what);
+		return map_bad(b, line_of(n), "a list of %s is expected", what);
 	if (n->data.sequence.items.top - n->data.sequence.items.start > (ptrdiff_t)max)
-		return bad(b, line_of(n), "too many %s: at most %u", what, max);
+		return map_bad(b, line_of(n), "too many %s: at most %u", what, max);
 	for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top;
 		i++) {
 		ret = take(b, yaml_document_get_node(&b->doc, *i));
@@ -308,9 +255,9 @@ static int each_pair(struct build *b, yaml_node_t *n, const char *what, uint32_t
 	int ret;
 
 	if (n->type != YAML_MAPPING_NODE)
-		return bad(b, line_of(n), "%s are expected, as in 'name: value'", what);
+		return map_bad(b, line_of(n), "%s are expected, as in 'name: value'", what);
 	if (n->data.mapping.pairs.top - n->data.mapping.pairs.start > (ptrdiff_t)max)
-		return bad(b, line_of(n), "too many %s: at most %u", what, max);
+		return map_bad(b, line_of(n), "too many %s: at most %u", what, max);
 	for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top;
 		p++) {
 		ret = take(b, yaml_document_get_node(&b->doc, p->key),
@@ -343,7 +290,7 @@ static int get_two(struct build *b, yaml_node_t *n, uint32_t max, uint32_t two[2
 
 	if (n->type != YAML_SEQUENCE_NODE ||
 		n->data.sequence.items.top - n->data.sequence.items.start != 2)
-		return bad(b, line_of(n), "two numbers are expected, as in [0, 4]");
+		return map_bad(b, line_of(n), "two numbers are expected, as in [0, 4]");
 	for (int i = 0; i < 2; i++) {
 		ret = get_u32(b, yaml_document_get_node(&b->doc, n->data.sequence.items.start[i]),
 			0, max, &two[i]);
@@ -387,19 +334,19 @@ static int judge_name(struct build *b, const yaml_node_t *n)
 	const char *s = scalar(n);
 
 	if (s == NULL || !mt_formula_is_name(s))
-		return bad(b, line_of(n),
+		return map_bad(b, line_of(n),
 			"'%.40s' cannot be a name: a to z, 0 to 9 and _, a letter first, at most "
 			"%u "
 			"characters, and no function",
 			s ? s : "(not a word)", MT_FORMULA_NAME_LEN - 1);
 	for (unsigned int i = 0; i < sizeof(defined_names) / sizeof(defined_names[0]); i++)
 		if (strcmp(s, defined_names[i]) == 0)
-			return bad(b, line_of(n), "'%s' is a name of every map", s);
+			return map_bad(b, line_of(n), "'%s' is a name of every map", s);
 	if (find_name(b, s) != NULL)
-		return bad(b, line_of(n), "'%s' is a name already", s);
+		return map_bad(b, line_of(n), "'%s' is a name already", s);
 	return b->name_count < MAX_NAMES
 		       ? 0
-		       : bad(b, line_of(n), "too many names: at most %u", MAX_NAMES);
+		       : map_bad(b, line_of(n), "too many names: at most %u", MAX_NAMES);
 }
 
 static void add_name(struct build *b, const char *name, mt_number value)
@@ -452,7 +399,7 @@ static int rank_base(struct build *b, yaml_node_t *n, void *object)
 }
 
 /** Which of the bases of the map has a name; how many there are: none. */
-static uint32_t find_base(const struct build *b, const char *name)
+uint32_t map_find_base(const struct build *b, const char *name)
 {
 	uint32_t i = 0;
 
@@ -470,11 +417,12 @@ static int rank_one_base(struct build *b, yaml_node_t *key, yaml_node_t *value, 
 
 	if (ret < 0)
 		return ret;
-	i = find_base(b, name);
+	i = map_find_base(b, name);
 	if (i == MT_MAX_BASES)
-		return bad(b, line_of(key), "too many names of bases: at most %u", MT_MAX_BASES);
+		return map_bad(
+			b, line_of(key), "too many names of bases: at most %u", MT_MAX_BASES);
 	if (r->has_bases & 1u << i)
-		return bad(b, line_of(key), "'%s' stands here twice", name);
+		return map_bad(b, line_of(key), "'%s' stands here twice", name);
 	if (i == b->head.bases) {
 		memcpy(b->base_names[i], name, sizeof(name));
 		b->head.bases++;
@@ -513,7 +461,7 @@ static int one_address(struct build *b, yaml_node_t *n, uint32_t rank)
 	if (ret < 0)
 		return mt_fail(b->err, ret, "%s: out of memory", b->name);
 	if (b->head.addrs == MT_MAX_ADDRS)
-		return bad(b, line_of(n), "too many addresses: at most %u", MT_MAX_ADDRS);
+		return map_bad(b, line_of(n), "too many addresses: at most %u", MT_MAX_ADDRS);
 	a = &b->addrs[b->head.addrs];
 	memset(a, 0, sizeof(*a));
 	a->a.rank = rank;
@@ -522,7 +470,7 @@ static int one_address(struct build *b, yaml_node_t *n, uint32_t rank)
 	if (s != NULL && inet_pton(AF_INET, s, ip + 12) == 1)
 		ip[10] = ip[11] = 0xff;
 	else if (s == NULL || inet_pton(AF_INET6, s, ip) != 1)
-		return bad(b, line_of(n), "'%.60s' is not an IPv4 or IPv6 address", s ? s : "");
+		return map_bad(b, line_of(n), "'%.60s' is not an IPv4 or IPv6 address", s ? s : "");
 	b->head.addrs++;
 	return 0;
 }
@@ -535,7 +483,7 @@ static int rank_address(struct build *b, yaml_node_t *n, void *object)
 	if (n->type != YAML_SEQUENCE_NODE)
 		return one_address(b, n, rank);
 	if (n->data.sequence.items.start == n->data.sequence.items.top)
-		return bad(b, line_of(n), "a rank has at least one address");
+		return map_bad(b, line_of(n), "a rank has at least one address");
 	for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top;
 		i++) {
 		ret = one_address(b, yaml_document_get_node(&b->doc, *i), rank);
@@ -561,7 +509,7 @@ static int take_rank(struct build *b, yaml_node_t *n)
 	if (ret < 0)
 		return ret;
 	if (b->ranks[rank].seen)
-		return bad(b, line_of(n), "rank %u stands here twice, first in line %u", rank,
+		return map_bad(b, line_of(n), "rank %u stands here twice, first in line %u", rank,
 			b->ranks[rank].line);
 	b->ranks[rank].seen = true;
 	b->ranks[rank].line = line_of(n);
@@ -643,7 +591,7 @@ static int rule_length(struct build *b, yaml_node_t *n, void *object)
 	if (n->type == YAML_SEQUENCE_NODE) {
 		ret = get_two(b, n, INT32_MAX, two);
 		if (ret == 0 && two[0] > two[1])
-			ret = bad(b, line_of(n), "the first length is above the second");
+			ret = map_bad(b, line_of(n), "the first length is above the second");
 	} else {
 		ret = get_u32(b, n, 0, INT32_MAX, &two[0]);
 		two[1] = two[0];
@@ -671,7 +619,7 @@ static int rule_size(struct build *b, yaml_node_t *n, void *object)
 	int ret = get_u64(b, n, &r->size);
 
 	if (ret == 0 && (r->size == 0 || r->size > 1ULL << 47))
-		ret = bad(b, line_of(n), "a size of 1 to 2^47 bytes is expected");
+		ret = map_bad(b, line_of(n), "a size of 1 to 2^47 bytes is expected");
 	return ret;
 }
 
@@ -681,7 +629,7 @@ static int stride_value(struct build *b, yaml_node_t *n, void *object)
 	int ret = get_u64(b, n, v);
 
 	if (ret == 0 && (*v < 2 || *v > 1ULL << 47))
-		ret = bad(b, line_of(n), "a stride of 2 to 2^47 bytes is expected");
+		ret = map_bad(b, line_of(n), "a stride of 2 to 2^47 bytes is expected");
 	return ret;
 }
 
@@ -711,7 +659,7 @@ static int field_of(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
 	if (scalar(n) == NULL || strcmp(scalar(n), "dst") != 0)
-		return bad(b, line_of(n), "experts of a message are those 'of: dst'");
+		return map_bad(b, line_of(n), "experts of a message are those 'of: dst'");
 	return 0;
 }
 
@@ -755,7 +703,8 @@ static int rule_expert(struct build *b, yaml_node_t *n, void *object)
 	if (ret < 0)
 		return ret;
 	if ((seen & 8) ? (seen & 3) != 0 : (seen & 3) != 3)
-		return bad(b, line_of(n), "expert needs 'stride' and 'count', or 'fixed' alone");
+		return map_bad(
+			b, line_of(n), "expert needs 'stride' and 'count', or 'fixed' alone");
 	r->expert_stride = f.stride;
 	r->expert_count = f.count;
 	r->expert_fixed = f.fixed;
@@ -773,7 +722,7 @@ static int value_scale(struct build *b, yaml_node_t *n, void *object)
 	int ret = get_int(b, n, -MT_MAX_SCALE, MT_MAX_SCALE, &v);
 
 	((struct mt_rule *)object)->value_scale = (int32_t)v;
-	return ret == 0 && v == 0 ? bad(b, line_of(n), "a scale of 0 announces nothing") : ret;
+	return ret == 0 && v == 0 ? map_bad(b, line_of(n), "a scale of 0 announces nothing") : ret;
 }
 
 static int value_add(struct build *b, yaml_node_t *n, void *object)
@@ -787,7 +736,8 @@ static int value_width(struct build *b, yaml_node_t *n, void *object)
 	int ret = get_u32(b, n, 4, 8, &v);
 
 	((struct mt_rule *)object)->value_width = (uint8_t)v;
-	return ret == 0 && v != 4 && v != 8 ? bad(b, line_of(n), "a width of 4 or 8 bytes") : ret;
+	return ret == 0 && v != 4 && v != 8 ? map_bad(b, line_of(n), "a width of 4 or 8 bytes")
+					    : ret;
 }
 
 static int get_bits(struct build *b, yaml_node_t *n, uint32_t min, uint32_t max, uint8_t *out)
@@ -880,7 +830,8 @@ static int rule_payload(struct build *b, yaml_node_t *n, void *object)
 	int ret = walk(b, n, keys, r, NULL);
 
 	if (ret == 0 && r->payload_at % r->value_width != 0)
-		ret = bad(b, line_of(n), "'at' is no multiple of the width, %u", r->value_width);
+		ret = map_bad(
+			b, line_of(n), "'at' is no multiple of the width, %u", r->value_width);
 	return ret;
 }
 
@@ -902,7 +853,7 @@ static int rule_imm(struct build *b, yaml_node_t *n, void *object)
 	int ret = walk(b, n, keys, r, NULL);
 
 	if (ret == 0 && (r->imm_value & ~r->imm_mask) != 0)
-		ret = bad(b, line_of(n), "the value 0x%x has bits that the mask 0x%x has not",
+		ret = map_bad(b, line_of(n), "the value 0x%x has bits that the mask 0x%x has not",
 			r->imm_value, r->imm_mask);
 	return ret;
 }
@@ -913,8 +864,9 @@ static int width_of(struct build *b, yaml_node_t *n, uint8_t *out)
 {
 	int ret = get_bits(b, n, 1, 8, out);
 
-	return ret == 0 && (*out & (*out - 1)) != 0 ? bad(b, line_of(n), "a width of 1, 2, 4 or 8")
-						    : ret;
+	return ret == 0 && (*out & (*out - 1)) != 0
+		       ? map_bad(b, line_of(n), "a width of 1, 2, 4 or 8")
+		       : ret;
 }
 
 static int order_of(struct build *b, yaml_node_t *n, uint8_t *out)
@@ -958,9 +910,9 @@ static int frame_field(struct build *b, yaml_node_t *n, struct mt_field *f)
 	int ret = walk(b, n, keys, f, &seen);
 
 	if (ret == 0 && (seen & 1) != (seen >> 1 & 1))
-		ret = bad(b, line_of(n), "'at' and 'width' stand together");
+		ret = map_bad(b, line_of(n), "'at' and 'width' stand together");
 	if (ret == 0 && seen == 0)
-		ret = bad(b, line_of(n), "'at' and 'width', or 'add', are expected");
+		ret = map_bad(b, line_of(n), "'at' and 'width', or 'add', are expected");
 	return ret;
 }
 
@@ -1023,9 +975,9 @@ static int frame_match(struct build *b, yaml_node_t *n, void *object)
 	int ret = 0;
 
 	if (n->type != YAML_SEQUENCE_NODE)
-		return bad(b, line_of(n), "a list of matches is expected");
+		return map_bad(b, line_of(n), "a list of matches is expected");
 	if (n->data.sequence.items.top - n->data.sequence.items.start > (ptrdiff_t)MT_MAX_MATCHES)
-		return bad(b, line_of(n), "too many matches: at most %u", MT_MAX_MATCHES);
+		return map_bad(b, line_of(n), "too many matches: at most %u", MT_MAX_MATCHES);
 	for (yaml_node_item_t *i = n->data.sequence.items.start;
 		ret == 0 && i < n->data.sequence.items.top; i++) {
 		yaml_node_t *item = yaml_document_get_node(&b->doc, *i);
@@ -1036,11 +988,12 @@ static int frame_match(struct build *b, yaml_node_t *n, void *object)
 		if (ret == 0 && m->width < 8)
 			m->mask &= (1ULL << 8 * m->width) - 1;
 		if (ret == 0 && m->modulo == 0 && (m->value & ~m->mask) != 0)
-			ret = bad(b, line_of(item),
+			ret = map_bad(b, line_of(item),
 				"the value 0x%llx has bits that the mask 0x%llx has not",
 				(unsigned long long)m->value, (unsigned long long)m->mask);
 		if (ret == 0 && m->modulo != 0 && m->value >= m->modulo)
-			ret = bad(b, line_of(item), "the value is below the modulo, %u", m->modulo);
+			ret = map_bad(
+				b, line_of(item), "the value is below the modulo, %u", m->modulo);
 	}
 	return ret;
 }
@@ -1068,10 +1021,11 @@ static int rule_frame(struct build *b, yaml_node_t *n, void *object)
 	for (uint32_t i = 0; i < r->matches; i++)
 		out |= reaches(r->match[i].at, r->match[i].width, r->header);
 	if (r->frame_length.width == 0 && r->frame_length.add < r->header)
-		return bad(b, line_of(n), "a frame of %d bytes is shorter than its header",
+		return map_bad(b, line_of(n), "a frame of %d bytes is shorter than its header",
 			r->frame_length.add);
 	if (out)
-		return bad(b, line_of(n), "a field ends behind the header of %u bytes", r->header);
+		return map_bad(
+			b, line_of(n), "a field ends behind the header of %u bytes", r->header);
 	((struct line_rule *)object)->frame_has_bytes = (seen & 8) != 0;
 	return 0;
 }
@@ -1099,27 +1053,6 @@ static int rule_place(struct build *b, yaml_node_t *n, void *object)
 	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
 }
 
-enum {
-	KEY_NAME,
-	KEY_RULE,
-	KEY_PHASE,
-	KEY_LENGTH,
-	KEY_BASE,
-	KEY_OFFSET,
-	KEY_SIZE,
-	KEY_PARITY,
-	KEY_EXPERT,
-	KEY_SOURCE,
-	KEY_TOKEN_BYTES,
-	KEY_VALUE,
-	KEY_WHEN,
-	KEY_PAYLOAD,
-	KEY_IMM,
-	KEY_PLACE,
-	KEY_ANNOUNCERS,
-	KEY_FRAME
-};
-
 static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_RULE] = {"rule", rule_type, true},
 	[KEY_PHASE] = {"phase", rule_phase, true},
@@ -1139,6 +1072,11 @@ static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_ANNOUNCERS] = {"announcers", rule_announcers, false},
 	[KEY_FRAME] = {"frame", rule_frame, false},
 	{NULL, NULL, false}};
+
+const char *map_rule_key(unsigned int key)
+{
+	return rule_keys[key].name;
+}
 
 static int take_rule(struct build *b, yaml_node_t *n)
 {
@@ -1210,7 +1148,7 @@ static int tcp_ports(struct build *b, yaml_node_t *n, void *object)
 	if (n->type == YAML_SEQUENCE_NODE) {
 		ret = get_two(b, n, UINT16_MAX, two);
 		if (ret == 0 && two[0] > two[1])
-			ret = bad(b, line_of(n), "the first port is above the second");
+			ret = map_bad(b, line_of(n), "the first port is above the second");
 	} else {
 		ret = get_u32(b, n, 1, UINT16_MAX, &two[0]);
 		two[1] = two[0];
@@ -1408,7 +1346,7 @@ static int not_yaml(struct build *b, const yaml_parser_t *p, const char *text, s
 		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
 	if (p->error == YAML_READER_ERROR)
 		line = line_at(text, p->problem_offset < len ? p->problem_offset : len);
-	return bad(b, line, "not YAML: %s", p->problem ? p->problem : "unreadable");
+	return map_bad(b, line, "not YAML: %s", p->problem ? p->problem : "unreadable");
 }
 
 /**
@@ -1438,14 +1376,14 @@ static int judge_shape(struct build *b, const char *text, size_t len)
 		depth -= type == YAML_SEQUENCE_END_EVENT || type == YAML_MAPPING_END_EVENT;
 		documents += type == YAML_DOCUMENT_START_EVENT;
 		if (depth > MAX_DEPTH)
-			ret = bad(b, line, "lists and keys inside each other, more than %u deep",
-				MAX_DEPTH);
+			ret = map_bad(b, line,
+				"lists and keys inside each other, more than %u deep", MAX_DEPTH);
 		if (documents > 1)
-			ret = bad(b, line, "a second document; a file is one map or preset");
+			ret = map_bad(b, line, "a second document; a file is one map or preset");
 	}
 	yaml_parser_delete(&p);
 	if (ret == 0 && documents == 0)
-		ret = bad(b, 1, "the file is empty");
+		ret = map_bad(b, 1, "the file is empty");
 	return ret;
 }
 
@@ -1471,10 +1409,10 @@ static int word_value(struct build *b, yaml_node_t *key, yaml_node_t *value, voi
 	int ret = get_text(b, key, w->word, sizeof(w->word));
 
 	if (ret == 0 && !isalpha((unsigned char)w->word[0]))
-		return bad(b, line_of(key), "a word begins with a letter");
+		return map_bad(b, line_of(key), "a word begins with a letter");
 	for (unsigned int i = 0; ret == 0 && i < p->words; i++)
 		if (strcmp(p->word[i].word, w->word) == 0)
-			return bad(b, line_of(key), "'%s' stands here twice", w->word);
+			return map_bad(b, line_of(key), "'%s' stands here twice", w->word);
 	p->words++;
 	return ret < 0 ? ret : get_number(b, value, "whole number", &w->value);
 }
@@ -1534,7 +1472,7 @@ static int get_value(struct build *b, yaml_node_t *n, const struct mt_parameter 
 			known + at, sizeof(known) - at, "%s%s", i ? ", " : "", p->word[i].word);
 	}
 	if (p->words != 0 && s != NULL && mt_formula_is_name(s) && find_name(b, s) == NULL)
-		return bad(
+		return map_bad(
 			b, line_of(n), "'%s' may be %s, not '%.40s'%s", p->name, known, s, after);
 	ret = get_number(b, n, "whole number", out);
 	if (ret < 0)
@@ -1542,10 +1480,10 @@ static int get_value(struct build *b, yaml_node_t *n, const struct mt_parameter 
 	for (unsigned int i = 0; i < p->words; i++)
 		fits = fits || *out == p->word[i].value;
 	if (!fits)
-		return bad(b, line_of(n), "'%s' may be %s, not %s%s", p->name, known,
+		return map_bad(b, line_of(n), "'%s' may be %s, not %s%s", p->name, known,
 			mt_number_text(*out, value), after);
 	if (*out < p->min || *out > p->max)
-		return bad(b, line_of(n), "'%s' is out of range, %s: %s to %s%s", p->name,
+		return map_bad(b, line_of(n), "'%s' is out of range, %s: %s to %s%s", p->name,
 			mt_number_text(*out, value), mt_number_text(p->min, least),
 			mt_number_text(p->max, most), after);
 	return 0;
@@ -1566,7 +1504,7 @@ static int take_parameter(struct build *b, yaml_node_t *key, yaml_node_t *value,
 		return ret;
 	for (unsigned int i = 0; i < preset->parameters; i++)
 		if (strcmp(preset->parameter[i].name, scalar(key)) == 0)
-			return bad(b, line_of(key), "'%s' stands here twice", scalar(key));
+			return map_bad(b, line_of(key), "'%s' stands here twice", scalar(key));
 	*p = (struct mt_parameter){.max = MT_NUMBER_MAX};
 	snprintf(p->name, sizeof(p->name), "%s", scalar(key));
 	preset->parameters++;
@@ -1574,7 +1512,7 @@ static int take_parameter(struct build *b, yaml_node_t *key, yaml_node_t *value,
 	if (ret < 0)
 		return ret;
 	if (p->min > p->max)
-		return bad(b, line_of(key), "'min' of '%s' is above 'max'", p->name);
+		return map_bad(b, line_of(key), "'min' of '%s' is above 'max'", p->name);
 	p->required = k.value == NULL;
 	return p->required ? 0 : get_value(b, k.value, p, "", &p->value);
 }
@@ -1696,10 +1634,10 @@ static int take_with(struct build *b, yaml_node_t *key, yaml_node_t *value, void
 	while (i < w->p->parameters && (s == NULL || strcmp(s, w->p->parameter[i].name) != 0))
 		i++;
 	if (i == w->p->parameters)
-		return bad(b, line_of(key), "the preset has no parameter '%.40s'%s",
+		return map_bad(b, line_of(key), "the preset has no parameter '%.40s'%s",
 			s ? s : "(not a word)", known);
 	if (w->given & 1u << i)
-		return bad(b, line_of(key), "'%s' stands here twice", s);
+		return map_bad(b, line_of(key), "'%s' stands here twice", s);
 	w->given |= 1u << i;
 	return get_value(b, value, &w->p->parameter[i], known, &w->value[i]);
 }
@@ -1718,7 +1656,7 @@ static int read_with(struct build *b, const struct mt_preset *p, struct with *w)
 		if (w->given & 1u << i)
 			continue;
 		if (p->parameter[i].required)
-			ret = bad(b, line_of(b->with ? b->with : b->preset),
+			ret = map_bad(b, line_of(b->with ? b->with : b->preset),
 				"the preset needs '%s', %s%s", p->parameter[i].name,
 				p->parameter[i].about, parameters_text(p, known, sizeof(known)));
 		w->value[i] = p->parameter[i].value;
@@ -1752,8 +1690,8 @@ static int take_requirement(struct build *b, yaml_node_t *n)
 
 	if (ret < 0 || r.holds != 0)
 		return ret;
-	return bad_in(b, b->map_name, line_of(b->with ? b->with : b->preset), "preset '%.60s': %s",
-		scalar(b->preset), r.otherwise);
+	return map_bad_in(b, b->map_name, line_of(b->with ? b->with : b->preset),
+		"preset '%.60s': %s", scalar(b->preset), r.otherwise);
 }
 
 /** Everything of a preset that depends on its parameters. The document read is the preset. */
@@ -1818,19 +1756,19 @@ static int find_preset(struct build *b, uint32_t seen)
 	int ret;
 
 	if (name == NULL || *name == '\0')
-		return bad(b, line_of(b->preset), "the name of a preset is expected");
+		return map_bad(b, line_of(b->preset), "the name of a preset is expected");
 	if ((seen & 1 << MAP_EXPERTS) == 0)
-		return bad(b, line_of(b->preset), "a preset needs 'experts-per-rank'");
+		return map_bad(b, line_of(b->preset), "a preset needs 'experts-per-rank'");
 	b->found = calloc(1, sizeof(*b->found));
 	if (b->found == NULL)
 		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
 	if (mt_preset_path(name, b->map_name, b->found->path, sizeof(b->found->path)) < 0)
-		return bad(b, line_of(b->preset), "'%.100s' is no name of a preset", name);
+		return map_bad(b, line_of(b->preset), "'%.100s' is no name of a preset", name);
 	ret = read_file(b->found->path, "preset", MT_PRESET_FILE_MAX, &text, &len, &why);
 	if (ret == -ENOMEM)
 		return mt_fail(b->err, ret, "%s", why.text);
 	if (ret < 0)
-		return bad(b, line_of(b->preset), "no preset '%.60s': %s", name, why.text);
+		return map_bad(b, line_of(b->preset), "no preset '%.60s': %s", name, why.text);
 	ret = use_preset(b, text, len, seen);
 	free(text);
 	return ret;
@@ -1843,523 +1781,17 @@ static int read_rules(struct build *b, yaml_node_t *root, uint32_t seen)
 	int ret = 0;
 
 	if (preset && rules)
-		return bad(b, line_of(b->preset), "a map has 'rules' or a 'preset', not both");
+		return map_bad(b, line_of(b->preset), "a map has 'rules' or a 'preset', not both");
 	if (!preset && !rules)
-		return bad(b, line_of(root), "'rules' is missing, or a 'preset'");
+		return map_bad(b, line_of(root), "'rules' is missing, or a 'preset'");
 	if (!preset && b->with != NULL)
-		return bad(b, line_of(b->with), "'with' is for a 'preset', and there is none");
+		return map_bad(b, line_of(b->with), "'with' is for a 'preset', and there is none");
 	b->has_pattern = seen & 1 << MAP_PATTERN;
 	if (preset)
 		ret = find_preset(b, seen);
 	if (ret == 0 && !b->has_pattern)
-		ret = bad(b, line_of(root), "'pattern' is missing");
+		ret = map_bad(b, line_of(root), "'pattern' is missing");
 	return ret;
-}
-
-/* ---- resolve and judge ------------------------------------------------------------------- */
-
-static int resolve_ranks(struct build *b)
-{
-	struct mt_bank *h = &b->head;
-
-	for (uint32_t i = 0; i < h->ranks; i++) {
-		struct line_rank *r = &b->ranks[i];
-
-		if (!r->seen)
-			return bad(b, 1, "rank %u is missing: ranks are 0 to %u without holes", i,
-				h->ranks - 1);
-		if (!r->has_experts && b->experts_per_rank == 0)
-			return bad(b, r->line,
-				"rank %u: no experts; give it 'experts: [first, count]', or the "
-				"map "
-				"'experts-per-rank'",
-				i);
-		if (!r->has_experts) {
-			r->r.first_expert = i * b->experts_per_rank;
-			r->r.experts = b->experts_per_rank;
-		}
-		if (r->r.first_expert + r->r.experts > MT_MAX_EXPERTS)
-			return bad(b, r->line, "rank %u: too many experts: at most %u in all", i,
-				MT_MAX_EXPERTS);
-		if (r->r.first_expert + r->r.experts > h->experts)
-			h->experts = r->r.first_expert + r->r.experts;
-	}
-	if (h->ranks < 2)
-		return bad(
-			b, 1, "a map has at least 2 ranks: nothing crosses a wire between fewer");
-	if (h->experts == 0)
-		return bad(b, 1, "no rank holds an expert");
-	if ((uint64_t)h->ranks * h->experts > MT_MAX_CELLS)
-		return bad(b, 1, "%u ranks with %u experts make more than %u cells", h->ranks,
-			h->experts, MT_MAX_CELLS);
-	return 0;
-}
-
-static int judge_experts(struct build *b)
-{
-	uint32_t *owner = calloc(b->head.experts, sizeof(*owner));
-	int ret = 0;
-
-	if (owner == NULL)
-		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
-	for (uint32_t i = 0; i < b->head.ranks && ret == 0; i++) {
-		const struct mt_rank *r = &b->ranks[i].r;
-
-		for (uint32_t e = r->first_expert; e < r->first_expert + r->experts; e++) {
-			if (owner[e] != 0) {
-				ret = bad(b, b->ranks[i].line,
-					"expert %u is at rank %u and at rank %u", e, owner[e] - 1,
-					i);
-				break;
-			}
-			owner[e] = i + 1;
-		}
-	}
-	free(owner);
-	return ret;
-}
-
-static int by_address(const void *x, const void *y)
-{
-	return memcmp(((const struct line_addr *)x)->a.ip, ((const struct line_addr *)y)->a.ip, 16);
-}
-
-static int judge_addresses(struct build *b)
-{
-	if (b->head.addrs == 0)
-		return 0;
-	qsort(b->addrs, b->head.addrs, sizeof(*b->addrs), by_address);
-	for (uint32_t i = 1; i < b->head.addrs; i++)
-		if (by_address(&b->addrs[i - 1], &b->addrs[i]) == 0) {
-			const struct line_addr *x = &b->addrs[i - 1], *y = &b->addrs[i];
-
-			return bad(b, x->line > y->line ? x->line : y->line,
-				"the address in line %u is used twice (ranks %u and %u): an "
-				"address "
-				"belongs to one rank",
-				x->line < y->line ? x->line : y->line, x->a.rank, y->a.rank);
-		}
-	return 0;
-}
-
-static int by_flow(const void *x, const void *y)
-{
-	return mt_flow_order(&((const struct line_flow *)x)->f, &((const struct line_flow *)y)->f);
-}
-
-static int judge_flows(struct build *b)
-{
-	for (uint32_t i = 0; i < b->head.flows; i++) {
-		const struct line_flow *l = &b->flows[i];
-		const struct mt_flow *f = &l->f;
-		const struct mt_rank *d;
-
-		if (f->src >= b->head.ranks || f->dst >= b->head.ranks)
-			return bad(b, l->line, "there is no rank %u: ranks are 0 to %u",
-				f->src >= b->head.ranks ? f->src : f->dst, b->head.ranks - 1);
-		if (f->src == f->dst)
-			return bad(b, l->line, "a flow of rank %u to itself", f->src);
-		d = &b->ranks[f->dst].r;
-		if (f->expert != MT_NO_EXPERT &&
-			(f->expert < d->first_expert || f->expert >= d->first_expert + d->experts))
-			return bad(b, l->line, "expert %u is not at rank %u, which holds %u to %u",
-				f->expert, f->dst, d->first_expert,
-				d->first_expert + d->experts - 1);
-	}
-	if (b->head.flows == 0)
-		return 0;
-	qsort(b->flows, b->head.flows, sizeof(*b->flows), by_flow);
-	for (uint32_t i = 1; i < b->head.flows; i++)
-		if (by_flow(&b->flows[i - 1], &b->flows[i]) == 0)
-			return bad(b,
-				b->flows[i].line > b->flows[i - 1].line ? b->flows[i].line
-									: b->flows[i - 1].line,
-				"flow %u to %u, QPN 0x%x stands here twice", b->flows[i].f.src,
-				b->flows[i].f.dst, b->flows[i].f.qpn);
-	return 0;
-}
-
-/* Which keys each kind of rule needs, and which it can have. */
-static int judge_keys(struct build *b, const struct line_rule *l)
-{
-	static const struct {
-		uint32_t need, may;
-	} by_type[MT_RULE_TYPES] = {
-		[MT_RULE_VA] = {1 << KEY_SIZE, 1 << KEY_LENGTH | 1 << KEY_BASE | 1 << KEY_OFFSET |
-						       1 << KEY_PARITY | 1 << KEY_SOURCE |
-						       1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
-		[MT_RULE_ATOMIC] = {1 << KEY_SIZE,
-			1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
-				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN},
-		[MT_RULE_QP] = {0, 1 << KEY_LENGTH | 1 << KEY_TOKEN_BYTES},
-		[MT_RULE_LENGTH] = {1 << KEY_LENGTH, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
-		[MT_RULE_COUNTS] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
-			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
-		[MT_RULE_INDEX] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
-			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
-		[MT_RULE_DENSE] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
-			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
-		[MT_RULE_IMM] = {1 << KEY_IMM | 1 << KEY_PLACE | 1 << KEY_SIZE,
-			1 << KEY_LENGTH | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
-				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN},
-		[MT_RULE_FLOW] = {
-			1 << KEY_FRAME, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES | 1 << KEY_PAYLOAD}};
-	uint32_t always = 1 << KEY_NAME | 1 << KEY_RULE | 1 << KEY_PHASE;
-	uint32_t need = by_type[l->r.type].need, may = by_type[l->r.type].may | need | always;
-
-	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_VA)
-		need |= 1 << KEY_EXPERT;
-	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_LENGTH)
-		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
-	if (l->r.phase == MT_PHASE_COUNT || l->r.type == MT_RULE_COUNTS)
-		may |= 1 << KEY_ANNOUNCERS;
-	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW &&
-		(l->keys & 1 << KEY_PAYLOAD) != 0)
-		may &= ~(1u << KEY_EXPERT | 1u << KEY_TOKEN_BYTES);
-	else if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW)
-		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
-	if (l->r.phase != MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW)
-		may &= ~(1u << KEY_PAYLOAD);
-	if (l->r.phase == MT_PHASE_COUNT && l->r.type != MT_RULE_COUNTS)
-		need |= 1 << KEY_EXPERT | 1 << KEY_VALUE;
-	else if (l->r.type != MT_RULE_IMM && (l->keys & 1 << KEY_WHEN) == 0)
-		may &= ~(1u << KEY_VALUE); /* where the operand is, is needed to test it */
-	if (l->r.phase != MT_PHASE_DISPATCH)
-		may &= ~(1u << KEY_TOKEN_BYTES);
-	if (l->r.phase != MT_PHASE_DISPATCH && l->r.phase != MT_PHASE_COUNT)
-		may &= ~(1u << KEY_EXPERT | 1u << KEY_SOURCE);
-	for (unsigned int i = 0; rule_keys[i].name != NULL; i++) {
-		if (need & ~l->keys & 1u << i)
-			return bad(b, l->line, "rule '%s' (%s, %s) needs '%s'", l->r.name,
-				mt_rule_type_name(l->r.type), mt_phase_name(l->r.phase),
-				rule_keys[i].name);
-		if (l->keys & ~may & 1u << i)
-			return bad(b, l->line, "rule '%s' (%s, %s) has no use for '%s'", l->r.name,
-				mt_rule_type_name(l->r.type), mt_phase_name(l->r.phase),
-				rule_keys[i].name);
-	}
-	return 0;
-}
-
-/** Whether the experts that a rule names are those that the ranks hold. */
-static int judge_rule_experts(struct build *b, const struct line_rule *l)
-{
-	const struct mt_rule *r = &l->r;
-	bool region = mt_rule_has_place(r);
-
-	if ((l->keys & 1 << KEY_EXPERT) == 0)
-		return 0;
-	if (region && r->expert_count == 0)
-		return bad(b, l->line, "rule '%s': expert is 'stride' and 'count' in a rule %s",
-			r->name, mt_rule_type_name(r->type));
-	if (!region && r->expert_count != 0)
-		return bad(b, l->line, "rule '%s': expert is 'fixed' in a rule %s", r->name,
-			mt_rule_type_name(r->type));
-	for (uint32_t i = 0; i < b->head.ranks; i++) {
-		uint32_t held = b->ranks[i].r.experts;
-
-		if (held == 0)
-			continue;
-		if (region && r->expert_count != held)
-			return bad(b, l->line, "rule '%s': %u experts a rank, but rank %u holds %u",
-				r->name, r->expert_count, i, held);
-		if (!region && r->expert_fixed >= held)
-			return bad(b, l->line,
-				"rule '%s': expert %u of a rank, but rank %u holds %u", r->name,
-				r->expert_fixed, i, held);
-	}
-	return 0;
-}
-
-/** What the payload of rules payload-index and payload-dense can be. */
-static int judge_lists(struct build *b, const struct line_rule *l)
-{
-	const struct mt_rule *r = &l->r;
-	const char *type = mt_rule_type_name(r->type);
-
-	if (r->type != MT_RULE_INDEX && (r->payload_count != 0 || r->payload_stride != 0))
-		return bad(b, l->line, "rule '%s' (%s) has no use for 'count' and 'stride'",
-			r->name, type);
-	if (r->type != MT_RULE_INDEX && r->type != MT_RULE_DENSE)
-		return 0;
-	if (r->value_width != 4 || r->encoding != MT_ENCODING_PLAIN)
-		return bad(b, l->line, "rule '%s' (%s): a width of 4, plain", r->name, type);
-	if (r->type == MT_RULE_DENSE)
-		return 0;
-	if (r->payload_count == 0 || r->payload_stride == 0)
-		return bad(b, l->line,
-			"rule '%s' (%s): payload needs 'count', numbers of a token, and 'stride', "
-			"from token to token",
-			r->name, type);
-	if (r->payload_stride % 4 != 0 || r->payload_count > r->payload_stride / 4)
-		return bad(b, l->line,
-			"rule '%s': %u numbers of 4 bytes do not fit in a stride of %u, which is a "
-			"multiple of 4",
-			r->name, r->payload_count, r->payload_stride);
-	if (r->payload_at + (uint64_t)r->payload_count * 4 > r->length_min)
-		return bad(b, l->line,
-			"rule '%s': numbers end at byte %u, but messages may have %u", r->name,
-			r->payload_at + r->payload_count * 4, r->length_min);
-	return 0;
-}
-
-/** Whether the integers of a rule fit in its messages, and its bits in an immediate. */
-static int judge_payload(struct build *b, const struct line_rule *l)
-{
-	const struct mt_rule *r = &l->r;
-	uint64_t end;
-	int ret;
-
-	ret = judge_lists(b, l);
-	if (ret < 0)
-		return ret;
-	for (uint32_t i = 0;
-		i < b->head.ranks && (r->type == MT_RULE_COUNTS || r->type == MT_RULE_DENSE); i++) {
-		end = r->payload_at +
-		      (uint64_t)r->value_width *
-			      (r->of == MT_OF_ALL ? b->head.experts : b->ranks[i].r.experts);
-		if (end > r->length_min)
-			return bad(b, l->line,
-				"rule '%s': integers for rank %u end at byte %llu, but messages "
-				"may "
-				"have %u",
-				r->name, i, (unsigned long long)end, r->length_min);
-	}
-	if (r->type != MT_RULE_IMM)
-		return 0;
-	if (r->place_shift + r->place_bits > 32 || r->operand_shift + r->operand_bits > 32)
-		return bad(b, l->line, "rule '%s': an immediate has 32 bits", r->name);
-	if (((l->keys & 1 << KEY_VALUE) || r->when != MT_WHEN_ANY) && r->operand_bits == 0)
-		return bad(b, l->line, "rule '%s' (imm) needs the 'bits' of its value", r->name);
-	return 0;
-}
-
-static int resolve_base(struct build *b, struct line_rule *l)
-{
-	uint32_t i = find_base(b, l->base);
-
-	if ((l->keys & 1 << KEY_BASE) == 0)
-		return 0;
-	if (i == b->head.bases)
-		return bad(b, l->line, "rule '%s': no rank has '%s' among its 'bases'", l->r.name,
-			l->base);
-	l->r.base = (uint8_t)(i + 1);
-	return 0;
-}
-
-/** Whether every rank has the base of a rule. */
-static int judge_base(struct build *b, const struct line_rule *l)
-{
-	const struct mt_rule *r = &l->r;
-
-	if ((l->keys & 1 << KEY_BASE) && !mt_rule_needs_base(r))
-		return bad(b, l->line, "rule '%s' has no use for 'base' without 'size'", r->name);
-	for (uint32_t i = 0; i < b->head.ranks && mt_rule_needs_base(r); i++) {
-		const struct line_rank *rank = &b->ranks[i];
-
-		if (r->base == 0 && !rank->has_base)
-			return bad_in(b, b->map_name, rank->line,
-				"rank %u has no 'base', which rule '%s' needs", i, r->name);
-		if (r->base != 0 && (rank->has_bases & 1u << (r->base - 1)) == 0)
-			return bad_in(b, b->map_name, rank->line,
-				"rank %u has no '%s' among its 'bases', which rule '%s' needs", i,
-				l->base, r->name);
-	}
-	return 0;
-}
-
-static int judge_rule(struct build *b, const struct line_rule *l)
-{
-	const struct mt_rule *r = &l->r;
-	int ret;
-
-	if (r->phase == MT_PHASE_COUNT && r->type != MT_RULE_ATOMIC && r->type != MT_RULE_COUNTS &&
-		r->type != MT_RULE_IMM)
-		return bad(b, l->line,
-			"rule '%s': counts are announced by rules atomic, payload-counts and imm",
-			r->name);
-	if (r->phase != MT_PHASE_DISPATCH && r->phase != MT_PHASE_COUNT &&
-		r->type == MT_RULE_COUNTS)
-		return bad(b, l->line,
-			"rule '%s': integers are tokens: phase dispatch, or count beside a rule "
-			"that counts messages",
-			r->name);
-	if (r->phase != MT_PHASE_DISPATCH && (r->type == MT_RULE_INDEX || r->type == MT_RULE_DENSE))
-		return bad(b, l->line, "rule '%s': a list names experts: phase dispatch", r->name);
-	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_IMM)
-		return bad(b, l->line, "rule '%s': an immediate announces tokens: phase count?",
-			r->name);
-	if (r->phase != MT_PHASE_DISPATCH && r->type == MT_RULE_QP)
-		return bad(b, l->line,
-			"rule '%s': a queue pair names experts in phase dispatch only; "
-			"use rule length or va",
-			r->name);
-	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_ATOMIC)
-		return bad(b, l->line, "rule '%s': an atomic carries no tokens; phase count?",
-			r->name);
-	ret = judge_keys(b, l);
-	if (ret < 0)
-		return ret;
-	if (r->type == MT_RULE_FLOW &&
-		l->frame_has_bytes != (r->phase == MT_PHASE_DISPATCH && r->token_bytes != 0))
-		return bad(b, l->line,
-			l->frame_has_bytes ? "rule '%s': 'bytes' of a frame go with 'token-bytes'"
-					   : "rule '%s': the frame needs 'bytes'",
-			r->name);
-	if (r->parity_count != 0 && r->size > r->parity_stride)
-		return bad(b, l->line,
-			"rule '%s': a region of %llu bytes does not fit in a parity "
-			"stride of %llu",
-			r->name, (unsigned long long)r->size, (unsigned long long)r->parity_stride);
-	ret = judge_rule_experts(b, l);
-	if (ret < 0)
-		return ret;
-	if (r->expert_stride * r->expert_count > r->size)
-		return bad(b, l->line,
-			"rule '%s': %u experts of %llu bytes do not fit in a region of "
-			"%llu",
-			r->name, r->expert_count, (unsigned long long)r->expert_stride,
-			(unsigned long long)r->size);
-	if (r->source_count != 0 && r->source_count != b->head.ranks)
-		return bad(b, l->line, "rule '%s': %u sources, but the map has %u ranks", r->name,
-			r->source_count, b->head.ranks);
-	if (r->source_stride * r->source_count > r->size)
-		return bad(b, l->line,
-			"rule '%s': %u sources of %llu bytes do not fit in a region of "
-			"%llu",
-			r->name, r->source_count, (unsigned long long)r->source_stride,
-			(unsigned long long)r->size);
-	ret = judge_payload(b, l);
-	if (ret < 0)
-		return ret;
-	return judge_base(b, l);
-}
-
-/** Addresses wrap at 2^64, and so do these. */
-static bool ranges_meet(uint64_t a, uint64_t alen, uint64_t c, uint64_t clen)
-{
-	return c - a < alen || a - c < clen;
-}
-
-/** Whether the operands that one rule takes are none of the other's: they read the same bits. */
-static bool operands_part(const struct mt_rule *r, const struct mt_rule *s)
-{
-	return r->when != s->when && r->when != MT_WHEN_ANY && s->when != MT_WHEN_ANY &&
-	       r->value_width == s->value_width && r->operand_shift == s->operand_shift &&
-	       r->operand_bits == s->operand_bits && r->value_signed == s->value_signed;
-}
-
-/** Whether regions share an address, that of @p s moved by @p apart. Exact: areas are few. */
-static bool regions_meet(const struct mt_rule *r, const struct mt_rule *s, uint64_t apart)
-{
-	uint32_t rp = r->parity_count ? r->parity_count : 1,
-		 sp = s->parity_count ? s->parity_count : 1;
-
-	for (uint32_t i = 0; i < rp; i++)
-		for (uint32_t j = 0; j < sp; j++)
-			if (ranges_meet(r->offset + i * r->parity_stride, r->size,
-				    s->offset + j * s->parity_stride + apart, s->size))
-				return true;
-	return false;
-}
-
-/** Where the offsets of a rule count from at a rank. */
-static uint64_t base_of(const struct mt_rule *r, const struct line_rank *rank)
-{
-	return r->base == 0 ? rank->r.base : rank->bases[r->base - 1];
-}
-
-/** Whether one message could be read by both rules. */
-static bool rules_meet(const struct build *b, const struct mt_rule *r, const struct mt_rule *s)
-{
-	if (r->type == MT_RULE_FLOW)
-		return false; /* their order says which comes first */
-	if ((r->type == MT_RULE_ATOMIC) != (s->type == MT_RULE_ATOMIC))
-		return false;
-	if (r->length_min > s->length_max || s->length_min > r->length_max)
-		return false;
-	if (operands_part(r, s))
-		return false;
-	if ((r->type == MT_RULE_IMM) != (s->type == MT_RULE_IMM))
-		return false; /* rules imm come first */
-	if (r->type == MT_RULE_IMM &&
-		((r->imm_value ^ s->imm_value) & r->imm_mask & s->imm_mask) != 0)
-		return false;
-	if (r->size == 0 || s->size == 0)
-		return true;
-	if (r->base == s->base)
-		return regions_meet(r, s, 0);
-	for (uint32_t i = 0; i < b->head.ranks; i++)
-		if (regions_meet(r, s, base_of(s, &b->ranks[i]) - base_of(r, &b->ranks[i])))
-			return true;
-	return false;
-}
-
-/** A rule qp knows the experts of messages from the flows only. */
-static int judge_qp_flows(struct build *b)
-{
-	const struct line_rule *l = b->rules;
-
-	for (uint32_t i = 0; i < b->head.flows; i++)
-		if (b->flows[i].f.expert != MT_NO_EXPERT)
-			return 0;
-	for (uint32_t i = 0; i < b->head.rules; i++, l++)
-		if (l->r.type == MT_RULE_QP)
-			return bad(b, l->line, "rule '%s' (qp) needs 'flows' with their experts",
-				l->r.name);
-	return 0;
-}
-
-static int judge_rules(struct build *b)
-{
-	const struct line_rule *first = NULL, *telling = NULL;
-	int ret;
-
-	for (uint32_t i = 0; i < b->head.rules; i++) {
-		struct line_rule *l = &b->rules[i];
-
-		ret = resolve_base(b, l);
-		if (ret == 0)
-			ret = judge_rule(b, l);
-		if (ret < 0)
-			return ret;
-		if ((l->r.type == MT_RULE_FLOW) != (b->rules->r.type == MT_RULE_FLOW))
-			return bad(b, l->line,
-				"rules flow read TCP, others RDMA: rules '%s' and '%s' are not of "
-				"one map",
-				b->rules->r.name, l->r.name);
-		for (uint32_t j = 0; j < i; j++) {
-			if (strcmp(l->r.name, b->rules[j].r.name) == 0)
-				return bad(b, l->line, "a rule of the name '%s' stands in line %u",
-					l->r.name, b->rules[j].line);
-			if (rules_meet(b, &l->r, &b->rules[j].r))
-				return bad(b, l->line,
-					"a message could be read by rule '%s' and by "
-					"rule '%s' (line %u)",
-					l->r.name, b->rules[j].r.name, b->rules[j].line);
-		}
-		if (l->keys & 1 << KEY_ANNOUNCERS) {
-			if (telling != NULL && telling->r.announcers != l->r.announcers)
-				return bad(b, l->line,
-					"rules '%s' and '%s' have different numbers of announcers",
-					telling->r.name, l->r.name);
-			telling = l;
-		}
-		if (l->r.phase != MT_PHASE_DISPATCH)
-			continue;
-		if (first == NULL)
-			first = l;
-		else if (mt_rule_way(&first->r) != mt_rule_way(&l->r))
-			return bad(b, l->line, "rules '%s' and '%s' count tokens in different ways",
-				first->r.name, l->r.name);
-	}
-	if (b->rules->r.type == MT_RULE_FLOW && b->head.tap == MT_TAP_HEADS)
-		return bad(b, b->rules->line,
-			"rule '%s' (flow) needs 'tap: all': TCP packets have no RDMA headers",
-			b->rules->r.name);
-	if (first == NULL)
-		return bad(b, 1, "no rule of phase dispatch: nothing would be counted");
-	return judge_qp_flows(b);
 }
 
 /* ---- compile ----------------------------------------------------------------------------- */
@@ -2425,17 +1857,7 @@ static int build_bank(struct build *b, struct mt_bank **bank)
 	if (ret == 0)
 		ret = read_rules(b, root, seen);
 	if (ret == 0)
-		ret = resolve_ranks(b);
-	if (ret == 0)
-		ret = judge_experts(b);
-	if (ret == 0)
-		ret = judge_addresses(b);
-	if (ret == 0)
-		ret = judge_flows(b);
-	b->name = b->rules_name;
-	if (ret == 0)
-		ret = judge_rules(b);
-	b->name = b->map_name;
+		ret = map_judge(b);
 	if (ret < 0)
 		return ret;
 	*bank = compile(b);

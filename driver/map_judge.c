@@ -1,0 +1,535 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What only the whole of a map can tell: what may stand in any order, and what does not go
+ * together. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "map_priv.h"
+
+static int resolve_ranks(struct build *b)
+{
+	struct mt_bank *h = &b->head;
+
+	for (uint32_t i = 0; i < h->ranks; i++) {
+		struct line_rank *r = &b->ranks[i];
+
+		if (!r->seen)
+			return map_bad(b, 1, "rank %u is missing: ranks are 0 to %u without holes",
+				i, h->ranks - 1);
+		if (!r->has_experts && b->experts_per_rank == 0)
+			return map_bad(b, r->line,
+				"rank %u: no experts; give it 'experts: [first, count]', or the "
+				"map "
+				"'experts-per-rank'",
+				i);
+		if (!r->has_experts) {
+			r->r.first_expert = i * b->experts_per_rank;
+			r->r.experts = b->experts_per_rank;
+		}
+		if (r->r.first_expert + r->r.experts > MT_MAX_EXPERTS)
+			return map_bad(b, r->line, "rank %u: too many experts: at most %u in all",
+				i, MT_MAX_EXPERTS);
+		if (r->r.first_expert + r->r.experts > h->experts)
+			h->experts = r->r.first_expert + r->r.experts;
+	}
+	if (h->ranks < 2)
+		return map_bad(
+			b, 1, "a map has at least 2 ranks: nothing crosses a wire between fewer");
+	if (h->experts == 0)
+		return map_bad(b, 1, "no rank holds an expert");
+	if ((uint64_t)h->ranks * h->experts > MT_MAX_CELLS)
+		return map_bad(b, 1, "%u ranks with %u experts make more than %u cells", h->ranks,
+			h->experts, MT_MAX_CELLS);
+	return 0;
+}
+
+static int judge_experts(struct build *b)
+{
+	uint32_t *owner = calloc(b->head.experts, sizeof(*owner));
+	int ret = 0;
+
+	if (owner == NULL)
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	for (uint32_t i = 0; i < b->head.ranks && ret == 0; i++) {
+		const struct mt_rank *r = &b->ranks[i].r;
+
+		for (uint32_t e = r->first_expert; e < r->first_expert + r->experts; e++) {
+			if (owner[e] != 0) {
+				ret = map_bad(b, b->ranks[i].line,
+					"expert %u is at rank %u and at rank %u", e, owner[e] - 1,
+					i);
+				break;
+			}
+			owner[e] = i + 1;
+		}
+	}
+	free(owner);
+	return ret;
+}
+
+static int by_address(const void *x, const void *y)
+{
+	return memcmp(((const struct line_addr *)x)->a.ip, ((const struct line_addr *)y)->a.ip, 16);
+}
+
+static int judge_addresses(struct build *b)
+{
+	if (b->head.addrs == 0)
+		return 0;
+	qsort(b->addrs, b->head.addrs, sizeof(*b->addrs), by_address);
+	for (uint32_t i = 1; i < b->head.addrs; i++)
+		if (by_address(&b->addrs[i - 1], &b->addrs[i]) == 0) {
+			const struct line_addr *x = &b->addrs[i - 1], *y = &b->addrs[i];
+
+			return map_bad(b, x->line > y->line ? x->line : y->line,
+				"the address in line %u is used twice (ranks %u and %u): an "
+				"address "
+				"belongs to one rank",
+				x->line < y->line ? x->line : y->line, x->a.rank, y->a.rank);
+		}
+	return 0;
+}
+
+static int by_flow(const void *x, const void *y)
+{
+	return mt_flow_order(&((const struct line_flow *)x)->f, &((const struct line_flow *)y)->f);
+}
+
+static int judge_flows(struct build *b)
+{
+	for (uint32_t i = 0; i < b->head.flows; i++) {
+		const struct line_flow *l = &b->flows[i];
+		const struct mt_flow *f = &l->f;
+		const struct mt_rank *d;
+
+		if (f->src >= b->head.ranks || f->dst >= b->head.ranks)
+			return map_bad(b, l->line, "there is no rank %u: ranks are 0 to %u",
+				f->src >= b->head.ranks ? f->src : f->dst, b->head.ranks - 1);
+		if (f->src == f->dst)
+			return map_bad(b, l->line, "a flow of rank %u to itself", f->src);
+		d = &b->ranks[f->dst].r;
+		if (f->expert != MT_NO_EXPERT &&
+			(f->expert < d->first_expert || f->expert >= d->first_expert + d->experts))
+			return map_bad(b, l->line,
+				"expert %u is not at rank %u, which holds %u to %u", f->expert,
+				f->dst, d->first_expert, d->first_expert + d->experts - 1);
+	}
+	if (b->head.flows == 0)
+		return 0;
+	qsort(b->flows, b->head.flows, sizeof(*b->flows), by_flow);
+	for (uint32_t i = 1; i < b->head.flows; i++)
+		if (by_flow(&b->flows[i - 1], &b->flows[i]) == 0)
+			return map_bad(b,
+				b->flows[i].line > b->flows[i - 1].line ? b->flows[i].line
+									: b->flows[i - 1].line,
+				"flow %u to %u, QPN 0x%x stands here twice", b->flows[i].f.src,
+				b->flows[i].f.dst, b->flows[i].f.qpn);
+	return 0;
+}
+
+/* Which keys each kind of rule needs, and which it can have. */
+static int judge_keys(struct build *b, const struct line_rule *l)
+{
+	static const struct {
+		uint32_t need, may;
+	} by_type[MT_RULE_TYPES] = {
+		[MT_RULE_VA] = {1 << KEY_SIZE, 1 << KEY_LENGTH | 1 << KEY_BASE | 1 << KEY_OFFSET |
+						       1 << KEY_PARITY | 1 << KEY_SOURCE |
+						       1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
+		[MT_RULE_ATOMIC] = {1 << KEY_SIZE,
+			1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
+				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN},
+		[MT_RULE_QP] = {0, 1 << KEY_LENGTH | 1 << KEY_TOKEN_BYTES},
+		[MT_RULE_LENGTH] = {1 << KEY_LENGTH, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
+		[MT_RULE_COUNTS] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
+			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+		[MT_RULE_INDEX] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
+			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+		[MT_RULE_DENSE] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
+			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+		[MT_RULE_IMM] = {1 << KEY_IMM | 1 << KEY_PLACE | 1 << KEY_SIZE,
+			1 << KEY_LENGTH | 1 << KEY_OFFSET | 1 << KEY_PARITY | 1 << KEY_SOURCE |
+				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN},
+		[MT_RULE_FLOW] = {
+			1 << KEY_FRAME, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES | 1 << KEY_PAYLOAD}};
+	uint32_t always = 1 << KEY_NAME | 1 << KEY_RULE | 1 << KEY_PHASE;
+	uint32_t need = by_type[l->r.type].need, may = by_type[l->r.type].may | need | always;
+
+	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_VA)
+		need |= 1 << KEY_EXPERT;
+	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_LENGTH)
+		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
+	if (l->r.phase == MT_PHASE_COUNT || l->r.type == MT_RULE_COUNTS)
+		may |= 1 << KEY_ANNOUNCERS;
+	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW &&
+		(l->keys & 1 << KEY_PAYLOAD) != 0)
+		may &= ~(1u << KEY_EXPERT | 1u << KEY_TOKEN_BYTES);
+	else if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW)
+		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
+	if (l->r.phase != MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW)
+		may &= ~(1u << KEY_PAYLOAD);
+	if (l->r.phase == MT_PHASE_COUNT && l->r.type != MT_RULE_COUNTS)
+		need |= 1 << KEY_EXPERT | 1 << KEY_VALUE;
+	else if (l->r.type != MT_RULE_IMM && (l->keys & 1 << KEY_WHEN) == 0)
+		may &= ~(1u << KEY_VALUE); /* where the operand is, is needed to test it */
+	if (l->r.phase != MT_PHASE_DISPATCH)
+		may &= ~(1u << KEY_TOKEN_BYTES);
+	if (l->r.phase != MT_PHASE_DISPATCH && l->r.phase != MT_PHASE_COUNT)
+		may &= ~(1u << KEY_EXPERT | 1u << KEY_SOURCE);
+	for (unsigned int i = 0; map_rule_key(i) != NULL; i++) {
+		if (need & ~l->keys & 1u << i)
+			return map_bad(b, l->line, "rule '%s' (%s, %s) needs '%s'", l->r.name,
+				mt_rule_type_name(l->r.type), mt_phase_name(l->r.phase),
+				map_rule_key(i));
+		if (l->keys & ~may & 1u << i)
+			return map_bad(b, l->line, "rule '%s' (%s, %s) has no use for '%s'",
+				l->r.name, mt_rule_type_name(l->r.type), mt_phase_name(l->r.phase),
+				map_rule_key(i));
+	}
+	return 0;
+}
+
+/** Whether the experts that a rule names are those that the ranks hold. */
+static int judge_rule_experts(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+	bool region = mt_rule_has_place(r);
+
+	if ((l->keys & 1 << KEY_EXPERT) == 0)
+		return 0;
+	if (region && r->expert_count == 0)
+		return map_bad(b, l->line, "rule '%s': expert is 'stride' and 'count' in a rule %s",
+			r->name, mt_rule_type_name(r->type));
+	if (!region && r->expert_count != 0)
+		return map_bad(b, l->line, "rule '%s': expert is 'fixed' in a rule %s", r->name,
+			mt_rule_type_name(r->type));
+	for (uint32_t i = 0; i < b->head.ranks; i++) {
+		uint32_t held = b->ranks[i].r.experts;
+
+		if (held == 0)
+			continue;
+		if (region && r->expert_count != held)
+			return map_bad(b, l->line,
+				"rule '%s': %u experts a rank, but rank %u holds %u", r->name,
+				r->expert_count, i, held);
+		if (!region && r->expert_fixed >= held)
+			return map_bad(b, l->line,
+				"rule '%s': expert %u of a rank, but rank %u holds %u", r->name,
+				r->expert_fixed, i, held);
+	}
+	return 0;
+}
+
+/** What the payload of rules payload-index and payload-dense can be. */
+static int judge_lists(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+	const char *type = mt_rule_type_name(r->type);
+
+	if (r->type != MT_RULE_INDEX && (r->payload_count != 0 || r->payload_stride != 0))
+		return map_bad(b, l->line, "rule '%s' (%s) has no use for 'count' and 'stride'",
+			r->name, type);
+	if (r->type != MT_RULE_INDEX && r->type != MT_RULE_DENSE)
+		return 0;
+	if (r->value_width != 4 || r->encoding != MT_ENCODING_PLAIN)
+		return map_bad(b, l->line, "rule '%s' (%s): a width of 4, plain", r->name, type);
+	if (r->type == MT_RULE_DENSE)
+		return 0;
+	if (r->payload_count == 0 || r->payload_stride == 0)
+		return map_bad(b, l->line,
+			"rule '%s' (%s): payload needs 'count', numbers of a token, and 'stride', "
+			"from token to token",
+			r->name, type);
+	if (r->payload_stride % 4 != 0 || r->payload_count > r->payload_stride / 4)
+		return map_bad(b, l->line,
+			"rule '%s': %u numbers of 4 bytes do not fit in a stride of %u, which is a "
+			"multiple of 4",
+			r->name, r->payload_count, r->payload_stride);
+	if (r->payload_at + (uint64_t)r->payload_count * 4 > r->length_min)
+		return map_bad(b, l->line,
+			"rule '%s': numbers end at byte %u, but messages may have %u", r->name,
+			r->payload_at + r->payload_count * 4, r->length_min);
+	return 0;
+}
+
+/** Whether the integers of a rule fit in its messages, and its bits in an immediate. */
+static int judge_payload(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+	uint64_t end;
+	int ret;
+
+	ret = judge_lists(b, l);
+	if (ret < 0)
+		return ret;
+	for (uint32_t i = 0;
+		i < b->head.ranks && (r->type == MT_RULE_COUNTS || r->type == MT_RULE_DENSE); i++) {
+		end = r->payload_at +
+		      (uint64_t)r->value_width *
+			      (r->of == MT_OF_ALL ? b->head.experts : b->ranks[i].r.experts);
+		if (end > r->length_min)
+			return map_bad(b, l->line,
+				"rule '%s': integers for rank %u end at byte %llu, but messages "
+				"may "
+				"have %u",
+				r->name, i, (unsigned long long)end, r->length_min);
+	}
+	if (r->type != MT_RULE_IMM)
+		return 0;
+	if (r->place_shift + r->place_bits > 32 || r->operand_shift + r->operand_bits > 32)
+		return map_bad(b, l->line, "rule '%s': an immediate has 32 bits", r->name);
+	if (((l->keys & 1 << KEY_VALUE) || r->when != MT_WHEN_ANY) && r->operand_bits == 0)
+		return map_bad(
+			b, l->line, "rule '%s' (imm) needs the 'bits' of its value", r->name);
+	return 0;
+}
+
+static int resolve_base(struct build *b, struct line_rule *l)
+{
+	uint32_t i = map_find_base(b, l->base);
+
+	if ((l->keys & 1 << KEY_BASE) == 0)
+		return 0;
+	if (i == b->head.bases)
+		return map_bad(b, l->line, "rule '%s': no rank has '%s' among its 'bases'",
+			l->r.name, l->base);
+	l->r.base = (uint8_t)(i + 1);
+	return 0;
+}
+
+/** Whether every rank has the base of a rule. */
+static int judge_base(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+
+	if ((l->keys & 1 << KEY_BASE) && !mt_rule_needs_base(r))
+		return map_bad(
+			b, l->line, "rule '%s' has no use for 'base' without 'size'", r->name);
+	for (uint32_t i = 0; i < b->head.ranks && mt_rule_needs_base(r); i++) {
+		const struct line_rank *rank = &b->ranks[i];
+
+		if (r->base == 0 && !rank->has_base)
+			return map_bad_in(b, b->map_name, rank->line,
+				"rank %u has no 'base', which rule '%s' needs", i, r->name);
+		if (r->base != 0 && (rank->has_bases & 1u << (r->base - 1)) == 0)
+			return map_bad_in(b, b->map_name, rank->line,
+				"rank %u has no '%s' among its 'bases', which rule '%s' needs", i,
+				l->base, r->name);
+	}
+	return 0;
+}
+
+static int judge_rule(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+	int ret;
+
+	if (r->phase == MT_PHASE_COUNT && r->type != MT_RULE_ATOMIC && r->type != MT_RULE_COUNTS &&
+		r->type != MT_RULE_IMM)
+		return map_bad(b, l->line,
+			"rule '%s': counts are announced by rules atomic, payload-counts and imm",
+			r->name);
+	if (r->phase != MT_PHASE_DISPATCH && r->phase != MT_PHASE_COUNT &&
+		r->type == MT_RULE_COUNTS)
+		return map_bad(b, l->line,
+			"rule '%s': integers are tokens: phase dispatch, or count beside a rule "
+			"that counts messages",
+			r->name);
+	if (r->phase != MT_PHASE_DISPATCH && (r->type == MT_RULE_INDEX || r->type == MT_RULE_DENSE))
+		return map_bad(
+			b, l->line, "rule '%s': a list names experts: phase dispatch", r->name);
+	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_IMM)
+		return map_bad(b, l->line, "rule '%s': an immediate announces tokens: phase count?",
+			r->name);
+	if (r->phase != MT_PHASE_DISPATCH && r->type == MT_RULE_QP)
+		return map_bad(b, l->line,
+			"rule '%s': a queue pair names experts in phase dispatch only; "
+			"use rule length or va",
+			r->name);
+	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_ATOMIC)
+		return map_bad(b, l->line, "rule '%s': an atomic carries no tokens; phase count?",
+			r->name);
+	ret = judge_keys(b, l);
+	if (ret < 0)
+		return ret;
+	if (r->type == MT_RULE_FLOW &&
+		l->frame_has_bytes != (r->phase == MT_PHASE_DISPATCH && r->token_bytes != 0))
+		return map_bad(b, l->line,
+			l->frame_has_bytes ? "rule '%s': 'bytes' of a frame go with 'token-bytes'"
+					   : "rule '%s': the frame needs 'bytes'",
+			r->name);
+	if (r->parity_count != 0 && r->size > r->parity_stride)
+		return map_bad(b, l->line,
+			"rule '%s': a region of %llu bytes does not fit in a parity "
+			"stride of %llu",
+			r->name, (unsigned long long)r->size, (unsigned long long)r->parity_stride);
+	ret = judge_rule_experts(b, l);
+	if (ret < 0)
+		return ret;
+	if (r->expert_stride * r->expert_count > r->size)
+		return map_bad(b, l->line,
+			"rule '%s': %u experts of %llu bytes do not fit in a region of "
+			"%llu",
+			r->name, r->expert_count, (unsigned long long)r->expert_stride,
+			(unsigned long long)r->size);
+	if (r->source_count != 0 && r->source_count != b->head.ranks)
+		return map_bad(b, l->line, "rule '%s': %u sources, but the map has %u ranks",
+			r->name, r->source_count, b->head.ranks);
+	if (r->source_stride * r->source_count > r->size)
+		return map_bad(b, l->line,
+			"rule '%s': %u sources of %llu bytes do not fit in a region of "
+			"%llu",
+			r->name, r->source_count, (unsigned long long)r->source_stride,
+			(unsigned long long)r->size);
+	ret = judge_payload(b, l);
+	if (ret < 0)
+		return ret;
+	return judge_base(b, l);
+}
+
+/** Addresses wrap at 2^64, and so do these. */
+static bool ranges_meet(uint64_t a, uint64_t alen, uint64_t c, uint64_t clen)
+{
+	return c - a < alen || a - c < clen;
+}
+
+/** Whether the operands that one rule takes are none of the other's: they read the same bits. */
+static bool operands_part(const struct mt_rule *r, const struct mt_rule *s)
+{
+	return r->when != s->when && r->when != MT_WHEN_ANY && s->when != MT_WHEN_ANY &&
+	       r->value_width == s->value_width && r->operand_shift == s->operand_shift &&
+	       r->operand_bits == s->operand_bits && r->value_signed == s->value_signed;
+}
+
+/** Whether regions share an address, that of @p s moved by @p apart. Exact: areas are few. */
+static bool regions_meet(const struct mt_rule *r, const struct mt_rule *s, uint64_t apart)
+{
+	uint32_t rp = r->parity_count ? r->parity_count : 1,
+		 sp = s->parity_count ? s->parity_count : 1;
+
+	for (uint32_t i = 0; i < rp; i++)
+		for (uint32_t j = 0; j < sp; j++)
+			if (ranges_meet(r->offset + i * r->parity_stride, r->size,
+				    s->offset + j * s->parity_stride + apart, s->size))
+				return true;
+	return false;
+}
+
+/** Where the offsets of a rule count from at a rank. */
+static uint64_t base_of(const struct mt_rule *r, const struct line_rank *rank)
+{
+	return r->base == 0 ? rank->r.base : rank->bases[r->base - 1];
+}
+
+/** Whether one message could be read by both rules. */
+static bool rules_meet(const struct build *b, const struct mt_rule *r, const struct mt_rule *s)
+{
+	if (r->type == MT_RULE_FLOW)
+		return false; /* their order says which comes first */
+	if ((r->type == MT_RULE_ATOMIC) != (s->type == MT_RULE_ATOMIC))
+		return false;
+	if (r->length_min > s->length_max || s->length_min > r->length_max)
+		return false;
+	if (operands_part(r, s))
+		return false;
+	if ((r->type == MT_RULE_IMM) != (s->type == MT_RULE_IMM))
+		return false; /* rules imm come first */
+	if (r->type == MT_RULE_IMM &&
+		((r->imm_value ^ s->imm_value) & r->imm_mask & s->imm_mask) != 0)
+		return false;
+	if (r->size == 0 || s->size == 0)
+		return true;
+	if (r->base == s->base)
+		return regions_meet(r, s, 0);
+	for (uint32_t i = 0; i < b->head.ranks; i++)
+		if (regions_meet(r, s, base_of(s, &b->ranks[i]) - base_of(r, &b->ranks[i])))
+			return true;
+	return false;
+}
+
+/** A rule qp knows the experts of messages from the flows only. */
+static int judge_qp_flows(struct build *b)
+{
+	const struct line_rule *l = b->rules;
+
+	for (uint32_t i = 0; i < b->head.flows; i++)
+		if (b->flows[i].f.expert != MT_NO_EXPERT)
+			return 0;
+	for (uint32_t i = 0; i < b->head.rules; i++, l++)
+		if (l->r.type == MT_RULE_QP)
+			return map_bad(b, l->line,
+				"rule '%s' (qp) needs 'flows' with their experts", l->r.name);
+	return 0;
+}
+
+static int judge_rules(struct build *b)
+{
+	const struct line_rule *first = NULL, *telling = NULL;
+	int ret;
+
+	for (uint32_t i = 0; i < b->head.rules; i++) {
+		struct line_rule *l = &b->rules[i];
+
+		ret = resolve_base(b, l);
+		if (ret == 0)
+			ret = judge_rule(b, l);
+		if (ret < 0)
+			return ret;
+		if ((l->r.type == MT_RULE_FLOW) != (b->rules->r.type == MT_RULE_FLOW))
+			return map_bad(b, l->line,
+				"rules flow read TCP, others RDMA: rules '%s' and '%s' are not of "
+				"one map",
+				b->rules->r.name, l->r.name);
+		for (uint32_t j = 0; j < i; j++) {
+			if (strcmp(l->r.name, b->rules[j].r.name) == 0)
+				return map_bad(b, l->line,
+					"a rule of the name '%s' stands in line %u", l->r.name,
+					b->rules[j].line);
+			if (rules_meet(b, &l->r, &b->rules[j].r))
+				return map_bad(b, l->line,
+					"a message could be read by rule '%s' and by "
+					"rule '%s' (line %u)",
+					l->r.name, b->rules[j].r.name, b->rules[j].line);
+		}
+		if (l->keys & 1 << KEY_ANNOUNCERS) {
+			if (telling != NULL && telling->r.announcers != l->r.announcers)
+				return map_bad(b, l->line,
+					"rules '%s' and '%s' have different numbers of announcers",
+					telling->r.name, l->r.name);
+			telling = l;
+		}
+		if (l->r.phase != MT_PHASE_DISPATCH)
+			continue;
+		if (first == NULL)
+			first = l;
+		else if (mt_rule_way(&first->r) != mt_rule_way(&l->r))
+			return map_bad(b, l->line,
+				"rules '%s' and '%s' count tokens in different ways", first->r.name,
+				l->r.name);
+	}
+	if (b->rules->r.type == MT_RULE_FLOW && b->head.tap == MT_TAP_HEADS)
+		return map_bad(b, b->rules->line,
+			"rule '%s' (flow) needs 'tap: all': TCP packets have no RDMA headers",
+			b->rules->r.name);
+	if (first == NULL)
+		return map_bad(b, 1, "no rule of phase dispatch: nothing would be counted");
+	return judge_qp_flows(b);
+}
+
+int map_judge(struct build *b)
+{
+	int ret = resolve_ranks(b);
+
+	if (ret == 0)
+		ret = judge_experts(b);
+	if (ret == 0)
+		ret = judge_addresses(b);
+	if (ret == 0)
+		ret = judge_flows(b);
+	b->name = b->rules_name;
+	if (ret == 0)
+		ret = judge_rules(b);
+	b->name = b->map_name;
+	return ret;
+}
