@@ -155,10 +155,8 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		c->by_source = false;
 	if (r->phase == MT_PHASE_COMBINE && c->split == FW_SPLIT_IDLE)
 		c->split = FW_SPLIT_COMBINE;
-	if (r->phase == MT_PHASE_DISPATCH && r->parity_count > 1) {
-		c->parity = true;
+	if (r->phase == MT_PHASE_DISPATCH && r->parity_count > 1)
 		c->split = FW_SPLIT_PARITY;
-	}
 	if (r->type == MT_RULE_ATOMIC) {
 		c->atomic[c->atomics++] = f;
 		return;

@@ -73,7 +73,6 @@ struct fw_config {
 	bool heads;
 	bool by_source;	      /**< no counts are announced: epochs are a source's, see flow.h */
 	uint8_t split;	      /**< enum fw_split, where epochs are a source's */
-	bool parity;	      /**< dispatch rules expose more than one parity */
 	uint32_t by_bytes;    /**< bytes a token where tokens are made of bytes, else 0 */
 	uint32_t max_experts; /**< largest number of experts at a rank */
 	uint64_t idle_gap_ns;
