@@ -67,9 +67,9 @@ struct fw_config {
 	bool values;	     /**< there are rules that read payloads */
 	uint32_t announcers; /**< flows of a pair that announce each cell */
 	uint32_t hit_kinds;  /**< bits 1 << enum fw_kind that fw_hit() may count */
-	bool tcp;	    /**< the rules are of type flow */
-	bool tcp_combine;   /**< and there is one of phase combine */
-	uint8_t tcp_header; /**< bytes of the shortest header among them */
+	bool tcp;	     /**< the rules are of type flow */
+	bool tcp_combine;    /**< and there is one of phase combine */
+	uint8_t tcp_header;  /**< bytes of the shortest header among them */
 	bool heads;
 	bool by_source;	      /**< no counts are announced: epochs are a source's, see flow.h */
 	uint8_t split;	      /**< enum fw_split, where epochs are a source's */

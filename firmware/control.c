@@ -178,6 +178,8 @@ int fw_control_use(
 	if (rounds != NULL) {
 		if (old_rounds != NULL && old_config->generation == generation)
 			fw_rounds_follow(rounds, old_rounds);
+		if (!c->silent)
+			fw_rounds_join(rounds);
 		c->config = config;
 		c->rounds = rounds;
 		plane->fast = 0;
@@ -278,31 +280,41 @@ static bool at_end(const struct fw_control *c)
 	return true;
 }
 
-static uint64_t activity(const struct fw_control *c)
+/** Messages of the job so far; *any: RoCE packets, also those that the map cannot read. */
+static uint64_t activity(const struct fw_control *c, uint64_t *any)
 {
 	uint64_t n = 0;
 
-	for (uint32_t i = 0; i < c->plane->cores; i++)
-		n += load(&c->plane->core[i]->outcome[MT_OUT_DISPATCH]) +
-		     load(&c->plane->core[i]->outcome[MT_OUT_COMBINE]) +
-		     load(&c->plane->core[i]->outcome[MT_OUT_COUNT]);
+	*any = 0;
+	for (uint32_t i = 0; i < c->plane->cores; i++) {
+		const struct fw_core *core = c->plane->core[i];
+
+		n += load(&core->outcome[MT_OUT_DISPATCH]) + load(&core->outcome[MT_OUT_COMBINE]) +
+		     load(&core->outcome[MT_OUT_COUNT]);
+		*any += load(&core->packets) - load(&core->outcome[MT_OUT_NOT_ROCE]);
+	}
 	return n;
 }
 
 /** Close what is open when the job has been silent for the map's idle gap. */
-static void follow_silence(struct fw_control *c, uint64_t *seen, uint64_t *since)
+static void follow_silence(struct fw_control *c)
 {
-	uint64_t now = rte_rdtsc(), n = activity(c);
+	uint64_t now = rte_rdtsc(), any, n = activity(c, &any);
 	double gap = (double)c->config->idle_gap_ns / c->plane->ns_per_tsc;
 
 	if (c->once)
 		return; /* how fast a capture is read says nothing of the job */
-	if (n != *seen) {
-		*seen = n;
-		*since = now;
-	} else if ((double)(now - *since) > gap) {
+	if (any != c->any) {
+		c->any = any;
+		c->any_tsc = now;
+	}
+	c->silent = any == 0 || (double)(now - c->any_tsc) > gap;
+	if (n != c->active) {
+		c->active = n;
+		c->active_tsc = now;
+	} else if ((double)(now - c->active_tsc) > gap) {
 		fw_rounds_close_all(c->rounds, true);
-		*since = now;
+		c->active_tsc = now;
 	}
 }
 
@@ -324,7 +336,7 @@ static void wait_read(const struct fw_control *c)
 
 void fw_control_run(struct fw_control *c)
 {
-	uint64_t now, next = 0, seen = 0, since = rte_rdtsc();
+	uint64_t now, next = 0;
 	struct mt_page_state *s = &c->page.page->state;
 
 	__atomic_store_n(&s->state, MT_STATE_RUNNING, __ATOMIC_RELEASE);
@@ -338,9 +350,9 @@ void fw_control_run(struct fw_control *c)
 			continue;
 		next = now + rte_get_tsc_hz() / STATS_PER_S;
 		update_stats(c);
+		follow_silence(c);
 		follow_map(c);
 		follow_room(c);
-		follow_silence(c, &seen, &since);
 	}
 	settle(c);
 	wait_read(c);

@@ -16,13 +16,16 @@ struct fw_control {
 	struct mt_page_map page;
 	struct fw_config *config;
 	struct fw_rounds *rounds;
-	rte_spinlock_t tables_lock; /**< other threads hold it while they read tables */
-	uint32_t max_flows;	    /**< a core */
-	bool once;		    /**< end when the ports bring nothing more */
-	bool paced;		    /**< wait for the reader of the page */
-	uint64_t drops;		    /**< of the ports, as last looked at */
-	uint64_t no_room;	    /**< packets of flows that had no room, as last looked at */
-	uint64_t renewed_tsc;	    /**< when the tables were last emptied to make room */
+	rte_spinlock_t tables_lock;  /**< other threads hold it while they read tables */
+	uint32_t max_flows;	     /**< a core */
+	bool once;		     /**< end when the ports bring nothing more */
+	bool paced;		     /**< wait for the reader of the page */
+	uint64_t drops;		     /**< of the ports, as last looked at */
+	uint64_t no_room;	     /**< packets of flows that had no room, as last looked at */
+	uint64_t renewed_tsc;	     /**< when the tables were last emptied to make room */
+	uint64_t active, active_tsc; /**< messages of the job, as last looked at; when they grew */
+	uint64_t any, any_tsc;	     /**< the same of RoCE packets */
+	bool silent;		     /**< none came for the idle gap, or ever */
 };
 
 /** Set by SIGINT and SIGTERM. */

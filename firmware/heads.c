@@ -352,6 +352,7 @@ static void begin_step(struct fw_rounds *r, bool new_flows)
 		return;
 	r->number = fw_next_step(r->config->bank, number);
 	/* new queue pairs are a new job; a jump of PSNs may also be a long loss of sight */
+	r->joined &= !new_flows;
 	r->align = new_flows ? false : r->align || r->number != number;
 }
 

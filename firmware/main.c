@@ -326,8 +326,11 @@ static int serve(const struct options *o, struct mt_bank *bank, struct mt_error 
 	static struct fw_control control;
 	int ret;
 
-	control = (struct fw_control){
-		.plane = &plane, .max_flows = o->flows, .once = o->once, .paced = o->paced};
+	control = (struct fw_control){.plane = &plane,
+		.max_flows = o->flows,
+		.once = o->once,
+		.paced = o->paced,
+		.silent = true};
 	ret = make_plane(&plane, o, err);
 	if (ret < 0)
 		goto out;

@@ -534,7 +534,7 @@ static uint32_t quality_of(struct fw_rounds *r, bool timeout)
 		q |= MT_Q_UNMATCHED;
 	if (r->late_tokens != 0)
 		q |= MT_Q_LATE;
-	if (r->align)
+	if (r->align || r->joined)
 		q |= MT_Q_ALIGN;
 	if (timeout)
 		q |= MT_Q_TIMEOUT;
@@ -693,6 +693,8 @@ void fw_rounds_close_all(struct fw_rounds *r, bool timeout)
 		;
 	for (uint32_t c = 0; c < r->plane->cores; c++)
 		find_flows(r, c);
+	if (r->first && timeout && !any_head(r))
+		r->joined = false; /* what was amid its rounds has ended */
 	while (any_head(r)) {
 		fw_heads_take(r);
 		close_round(r, timeout);
@@ -738,6 +740,11 @@ static bool reserve_core(struct fw_rounds *r, uint32_t c)
 void fw_rounds_follow(struct fw_rounds *r, const struct fw_rounds *old)
 {
 	r->number = fw_next_step(r->config->bank, old->number);
+}
+
+void fw_rounds_join(struct fw_rounds *r)
+{
+	r->joined = true;
 }
 
 struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish_round, void *arg)

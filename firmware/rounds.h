@@ -46,6 +46,14 @@ struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish
 /** Begin with the first step that @p old had not begun, instead of with 0. */
 void fw_rounds_follow(struct fw_rounds *r, const struct fw_rounds *old);
 
+/**
+ * The job is amid its rounds: of the one that it is in, some flows may have all behind them and
+ * others all before them, and nothing in the traffic tells. So which epochs go together is assumed,
+ * like layer and step, until the job begins anew with other queue pairs (MT_Q_ALIGN), or if nothing
+ * comes for the idle gap before it begins.
+ */
+void fw_rounds_join(struct fw_rounds *r);
+
 /** @param tables those that it was made for, by core */
 void fw_rounds_free(struct fw_rounds *r, struct fw_tables *const *tables);
 

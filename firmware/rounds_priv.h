@@ -80,6 +80,7 @@ struct fw_rounds {
 	uint32_t last_parity;	 /* of the round before */
 	bool steady, alternates; /* parity changed at every round so far, and did at least once */
 	bool align;		 /* layer and step are assumed */
+	bool joined;		 /* see fw_rounds_join() */
 	bool first;		 /* no round was closed yet */
 	uint64_t begun_ns;	 /* when the round before began */
 	double pace_ns;		 /* from round to round, 0: not known yet */
