@@ -143,7 +143,8 @@ struct task {
 	struct moetap_shape shape;
 	bool hierarchical; /**< groups stay on nodes */
 	uint32_t experts;
-	const double *load; /**< [experts] */
+	const double *load;	 /**< [experts] */
+	const uint32_t *current; /**< [slots], placement in force, NULL: none is known */
 };
 
 /** One policy: a file, and a line in the table of plan.c. */

@@ -167,6 +167,7 @@ static int plan_layers(struct moetap_plan *plan, const struct planner *planner, 
 		uint32_t *slot = plan->slot_expert + (size_t)l * slots;
 
 		task.load = loads + (size_t)l * plan->experts;
+		task.current = current != NULL ? current->slot_expert + (size_t)l * slots : NULL;
 		ret = planner->plan(&task, slot);
 		if (ret < 0)
 			return ret;
