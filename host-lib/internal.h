@@ -173,9 +173,10 @@ int mtl_pack_evenly(uint32_t n, const double *weight, uint32_t packs, uint32_t *
 
 /** Grants `total` replicas to `n` experts: one each, then every further one to the expert with the
  * most load a replica that has less than `most`. `replica[total]` gets their experts in the order
- * of granting, `count[n]` how many each expert has. Needs n <= total <= n * most. */
+ * of granting, `count[n]` how many each expert has, `each[n]` the load of one. Needs
+ * n <= total <= n * most. */
 void mtl_replicate(uint32_t n, const double *load, uint32_t total, uint32_t most, uint32_t *replica,
-	uint32_t *count);
+	uint32_t *count, double *each);
 
 /** Indices 0 ... n-1 by falling weight; equal ones by rising index. Returns 0 or
  * -ENOMEM. */

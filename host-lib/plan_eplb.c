@@ -83,22 +83,23 @@ out:
 }
 
 void mtl_replicate(uint32_t n, const double *load, uint32_t total, uint32_t most, uint32_t *replica,
-	uint32_t *count)
+	uint32_t *count, double *each)
 {
 	for (uint32_t e = 0; e < n; e++) {
 		replica[e] = e;
 		count[e] = 1;
+		each[e] = load[e];
 	}
 	for (uint32_t i = n; i < total; i++) {
 		uint32_t best = n;
 
 		for (uint32_t e = 0; e < n; e++) {
-			if (count[e] < most &&
-				(best == n || load[e] / count[e] > load[best] / count[best]))
+			if (count[e] < most && (best == n || each[e] > each[best]))
 				best = e;
 		}
 		replica[i] = best;
 		count[best]++;
+		each[best] = load[best] / count[best];
 	}
 }
 
@@ -134,18 +135,18 @@ static int plan_node(const struct task *task, const uint32_t *expert, uint32_t n
 	uint32_t nodes = mtl_task_nodes(task);
 	uint32_t slots = task->shape.slots / nodes, ranks = task->shape.ranks / nodes;
 	uint32_t *integers = malloc((n + 2 * (size_t)slots) * sizeof(*integers));
-	double *load = malloc((n + (size_t)slots) * sizeof(*load));
+	double *load = malloc((2 * n + (size_t)slots) * sizeof(*load));
 	uint32_t *count = integers, *replica = count + n, *place = replica + slots;
-	double *weight = load + n;
+	double *each = load + n, *weight = each + n;
 	int ret = -ENOMEM;
 
 	if (integers == NULL || load == NULL)
 		goto out;
 	for (uint32_t i = 0; i < n; i++)
 		load[i] = task->load[expert[i]];
-	mtl_replicate(n, load, slots, slots, replica, count);
+	mtl_replicate(n, load, slots, slots, replica, count, each);
 	for (uint32_t s = 0; s < slots; s++)
-		weight[s] = load[replica[s]] / count[replica[s]];
+		weight[s] = each[replica[s]];
 	ret = mtl_pack_evenly(slots, weight, ranks, place);
 	for (uint32_t s = 0; s < slots && ret == 0; s++)
 		slot[place[s]] = expert[replica[s]];

@@ -59,6 +59,12 @@ static bool *has(const struct node *d, uint32_t rank, uint32_t expert)
 	return &d->has[(size_t)rank * d->experts + expert];
 }
 
+/** fmax() is a call, and no load is NaN. */
+static inline double larger(double a, double b)
+{
+	return a > b ? a : b;
+}
+
 static void set_count(struct node *d, uint32_t expert, uint32_t count)
 {
 	d->count[expert] = count;
@@ -113,7 +119,7 @@ static void put_by_exchange(struct node *d, uint32_t expert)
 				*has(d, from, d->slot[s]))
 				continue;
 			after = d->rank[r] - d->each[d->slot[s]] + d->each[expert];
-			after = fmax(after, d->rank[from] + d->each[d->slot[s]]);
+			after = larger(after, d->rank[from] + d->each[d->slot[s]]);
 			if (after < best) {
 				best = after;
 				to = r;
@@ -136,9 +142,7 @@ int mtl_node_start(struct node *d)
 	memset(d->has, 0, (size_t)d->ranks * d->experts * sizeof(bool));
 	memset(d->rank, 0, d->ranks * sizeof(double));
 	memset(d->filled, 0, d->ranks * sizeof(uint32_t));
-	mtl_replicate(d->experts, d->load, d->slots, d->ranks, d->replica, d->count);
-	for (uint32_t e = 0; e < d->experts; e++)
-		set_count(d, e, d->count[e]);
+	mtl_replicate(d->experts, d->load, d->slots, d->ranks, d->replica, d->count, d->each);
 	for (uint32_t i = 0; i < d->slots; i++)
 		d->weight[i] = d->each[d->replica[i]];
 	ret = mtl_order_falling(d->slots, d->weight, d->order);
@@ -168,20 +172,31 @@ struct step {
 	bool turn;
 };
 
+/** Swaps of slot `a` of the busiest rank `from` with one of rank `to`. */
+static void look_at_rank(
+	const struct node *d, uint32_t from, uint32_t a, uint32_t to, struct step *best)
+{
+	const double each = d->each[d->slot[a]];
+
+	for (uint32_t b = to * d->per_rank; b < (to + 1) * d->per_rank; b++) {
+		double less = each - d->each[d->slot[b]];
+		double most = larger(d->rank[from] - less, d->rank[to] + less);
+
+		if (less > 0 && most < best->most && !*has(d, from, d->slot[b]))
+			*best = (struct step){most, a, b, false};
+	}
+}
+
 /** Swaps of a slot of the busiest rank with one of another rank. */
 static void look_for_swap(const struct node *d, uint32_t from, struct step *best)
 {
 	for (uint32_t a = from * d->per_rank; a < (from + 1) * d->per_rank; a++) {
-		for (uint32_t b = 0; b < d->slots; b++) {
-			uint32_t to = b / d->per_rank;
-			double less = d->each[d->slot[a]] - d->each[d->slot[b]];
-			double most = fmax(d->rank[from] - less, d->rank[to] + less);
-
-			if (less <= 0 || most >= best->most)
+		for (uint32_t to = 0; to < d->ranks; to++) {
+			/* no swap with it brings both below the best: half of what they have */
+			if ((d->rank[from] + d->rank[to]) / 2 >= best->most ||
+				*has(d, to, d->slot[a]))
 				continue;
-			if (*has(d, to, d->slot[a]) || *has(d, from, d->slot[b]))
-				continue;
-			*best = (struct step){most, a, b, false};
+			look_at_rank(d, from, a, to, best);
 		}
 	}
 }
@@ -206,7 +221,7 @@ static double after_turn(const struct node *d, uint32_t a, uint32_t expert, doub
 			load -= loss;
 		else if (r != a / d->per_rank && load <= d->rank[r])
 			continue;
-		most = fmax(most, load);
+		most = larger(most, load);
 	}
 	return most;
 }
