@@ -163,6 +163,10 @@ extern const struct planner mtl_planner_eplb;
  * evenly. Global tasks have one node. Returns 0 or -ENOMEM. */
 int mtl_pack_groups(const struct task *task, uint32_t *expert);
 
+/** Largest and mean load of the ranks in a layer, whose loads are `load[experts]`. */
+double mtl_plan_busiest(
+	const struct moetap_plan *plan, uint32_t layer, const double *load, double *mean);
+
 /** Nodes that a task keeps apart: all, or one for a global task. */
 uint32_t mtl_task_nodes(const struct task *task);
 

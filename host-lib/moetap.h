@@ -527,6 +527,49 @@ struct moetap_balance {
 MOETAP_EXPORT void moetap_plan_balance(const struct moetap_plan *plan, const double *loads,
 	struct moetap_balance *balance, double *layer);
 
+/**
+ * Which replica the tokens of a layer take: `weight[nodes][slots]` gets, for each source node and
+ * slot, the part of the node's tokens for the slot's expert that goes there; those of an expert add
+ * up to 1. `from[nodes][experts]` are the tokens by source (any unit). All replicas of an expert get
+ * the same, as the plan's balancedness takes it, and as much as possible stays on its node.
+ *
+ * Returns 0, -EINVAL (no such layer) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_plan_split(
+	const struct moetap_plan *plan, uint32_t layer, const double *from, double *weight);
+
+/** Tokens of a layer that go from one node to another, with such weights; unit of `from`. */
+MOETAP_EXPORT double moetap_plan_between(
+	const struct moetap_plan *plan, uint32_t layer, const double *from, const double *weight);
+
+/** What a move costs and what tokens do. All are needed; rates are of one rank, one way. */
+struct moetap_prices {
+	double expert_bytes;  /**< weights of an expert in one layer */
+	double inside;	      /**< bytes/s between ranks of a node */
+	double outside;	      /**< bytes/s between nodes */
+	double token_seconds; /**< that a rank works on a token */
+};
+
+/** What it is to go from one placement to another. */
+struct moetap_move {
+	int64_t slots;		/**< to be filled anew, all layers */
+	double inside, outside; /**< bytes, from ranks of the same node and from others */
+	double seconds;		/**< of the rank that sends or receives longest */
+	double gain;		/**< seconds saved a step, by the busiest ranks of all layers */
+	double steps;		/**< after which it has paid, INFINITY: never */
+};
+
+/**
+ * The move from `current` to `plan`, for `loads[layers][experts]` tokens a step. An expert comes
+ * from a rank that holds it now, of the same node if there is one, and of these from the one that
+ * has least to send so far.
+ *
+ * Returns 0, -EINVAL (shapes differ, a price that is no positive number) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_plan_price(const struct moetap_plan *plan,
+	const struct moetap_plan *current, const double *loads, const struct moetap_prices *prices,
+	struct moetap_move *move);
+
 /* ---- hints ---------------------------------------------------------------------------------- */
 
 /** What a hint advises. */

@@ -351,8 +351,7 @@ int64_t moetap_plan_moves(const struct moetap_plan *plan, const struct moetap_pl
 	return moves;
 }
 
-/** Largest and mean load of the ranks in a layer. */
-static double busiest(
+double mtl_plan_busiest(
 	const struct moetap_plan *plan, uint32_t layer, const double *load, double *mean)
 {
 	const uint32_t *slot = plan->slot_expert + (size_t)layer * plan->shape.slots;
@@ -380,7 +379,7 @@ void moetap_plan_balance(const struct moetap_plan *plan, const double *loads,
 
 	memset(balance, 0, sizeof(*balance));
 	for (uint32_t l = 0; l < plan->layers; l++) {
-		double mean, most = busiest(plan, l, loads + (size_t)l * plan->experts, &mean);
+		double mean, most = mtl_plan_busiest(plan, l, loads + (size_t)l * plan->experts, &mean);
 
 		if (layer != NULL)
 			layer[l] = most > 0 ? mean / most : 1;

@@ -52,7 +52,6 @@ double mtl_node_search_kicked(struct node *d);
  * whose busiest rank has `most`, becomes one that is nearly as even and moves few slots, if there
  * is one; else its ranks are put in the order that moves the fewest. Returns 0 or -ENOMEM.
  */
-int mtl_plan_stay(
-	const struct task *task, struct node *d, double most, uint32_t *slot_expert);
+int mtl_plan_stay(const struct task *task, struct node *d, double most, uint32_t *slot_expert);
 
 #endif

@@ -125,8 +125,8 @@ static int order_parts(uint32_t *slot, const uint32_t *current, uint32_t parts, 
 
 	for (uint32_t i = 0; m != NULL && i < parts; i++)
 		for (uint32_t k = 0; k < parts; k++)
-			m[n++] = (struct match){common(slot + (size_t)i * each,
-							current + (size_t)k * each, each),
+			m[n++] = (struct match){
+				common(slot + (size_t)i * each, current + (size_t)k * each, each),
 				i, k};
 	if (m == NULL || moved == NULL || used == NULL) {
 		free(m);
@@ -155,8 +155,8 @@ static int order_ranks(const struct task *task, const struct node *d, uint32_t *
 	int ret = nodes > 1 ? order_parts(slot, task->current, nodes, d->slots) : 0;
 
 	for (uint32_t n = 0; n < nodes && ret == 0; n++)
-		ret = order_parts(slot + (size_t)n * d->slots,
-			task->current + (size_t)n * d->slots, d->ranks, d->per_rank);
+		ret = order_parts(slot + (size_t)n * d->slots, task->current + (size_t)n * d->slots,
+			d->ranks, d->per_rank);
 	return ret;
 }
 
