@@ -392,7 +392,8 @@ class Lab:
         ours, theirs = socket.socketpair()
         argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 *processor(self.accel), "-smp", "1", "-m", "640", "-kernel", image, "-initrd", ramdisk,
-                "-append", "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0",
+                # no_timer_check: on a busy host its first ticks come too late for it, and it gives up
+                "-append", "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off net.ifnames=0",
                 "-chardev", f"file,id=con,path={folder}/console.log", "-serial", "chardev:con",
                 "-chardev", f"socket,id=ctl,fd={theirs.fileno()}", "-serial", "chardev:ctl",
                 "-netdev", f"tap,id=net,ifname=t{n},script=no,downscript=no",
