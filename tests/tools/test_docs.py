@@ -2,6 +2,7 @@
 """What the documents say against what is there: options in manual pages, links, paths, and the commands of
 README.md that are marked with <!-- run -->. No program writes into the source tree."""
 import glob
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,8 @@ BUILD = os.path.dirname(os.path.dirname(MOETAP))
 NOT_OURS = re.compile(r"(^|/)(build[^/]*|\.[^/]+|subprojects)/")
 DOCUMENTS = sorted(p for p in glob.glob("**/*.md", root_dir=SOURCE, recursive=True) if not NOT_OURS.search(p))
 README = "README.md"
+FRAMEWORKS = "docs/frameworks.md"
+PAGES = [p for p in DOCUMENTS if p.startswith("docs/frameworks/")]
 LINES = 200     # of README.md
 
 
@@ -35,6 +38,25 @@ def words_of(text):
 
 def without_fences(text):
     return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
+def links_of(path):
+    """Files that a document links, as paths from the root of the source tree."""
+    return {os.path.normpath(os.path.join(os.path.dirname(path), target))
+            for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(read(path)))}
+
+
+def maps_of(path):
+    """Maps in a document, each with what `moetap map check` says of it."""
+    for block in re.findall(r"^```yaml\n(moetap-map:.*?)^```", read(path), re.M | re.S):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(block)
+            file.flush()
+            yield block, run(MOETAP, "map", "check", file.name)
+
+
+def snap_of(printed):
+    return int(re.search(r"^snap length +(\d+) bytes or more$", printed, re.M)[1])
 
 
 class ManualPages(unittest.TestCase):
@@ -123,27 +145,83 @@ class Links(unittest.TestCase):
                 self.assertTrue(glob.glob(os.path.join(SOURCE, name)), f"{path}: no {name}")
 
     def test_index(self):
-        """README.md leads to every document."""
-        linked = set(re.findall(r"\]\(([^)\s]+)\)", read(README)))
+        """README.md leads to every document, by way of docs/frameworks.md to those of frameworks."""
         for path in DOCUMENTS:
             if path.startswith("docs/"):
-                self.assertIn(path, linked)
-
-    def test_framework_maps(self):
-        """Every preset has a map in docs/frameworks.md, and that is good."""
-        text = read("docs/frameworks.md")
-        for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
-            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-                file.write(block)
-                file.flush()
-                run(MOETAP, "map", "check", file.name)
-        for path in glob.glob("driver/presets/*.yaml", root_dir=SOURCE):
-            self.assertRegex(text, rf"preset: {os.path.basename(path)[:-5]}\b")
+                self.assertIn(path, links_of(FRAMEWORKS if path.startswith("docs/frameworks/") else README))
 
     def test_form(self):
         for path in DOCUMENTS:
             self.assertTrue(read(path).startswith("<!-- SPDX-License-Identifier: BSD-3-Clause -->\n"), path)
         self.assertLessEqual(len(read(README).splitlines()), LINES)
+
+
+class Frameworks(unittest.TestCase):
+    """docs/frameworks.md and its pages, against `moetap map check` and the presets."""
+    SECTIONS = ["What is read", "What must be known", "What cannot be seen", "The map", "Run it", "The first counts"]
+
+    def test_maps(self):
+        """Every map is good, and what a page shows of the check is what it prints."""
+        for path in [FRAMEWORKS, *PAGES]:
+            for block, printed in maps_of(path):
+                if path == FRAMEWORKS:
+                    continue
+                after = read(path).split(block)[1]
+                told = "prints of it (an excerpt):\n```\n"
+                self.assertIn(told, after[:200], path)
+                shown = after.split(told)[1].split("```")[0].splitlines()
+                self.assertIn(f"snap length     {snap_of(printed)} bytes or more", shown, path)
+                for line in shown:
+                    self.assertIn(line, printed.splitlines(), path)
+
+    def test_snap_lengths(self):
+        """Where a page says how to cut frames, and in the index, it is what the page's first map needs."""
+        rows = dict(re.findall(r"^\| \[[^]]*\]\((frameworks/[^)]*)\) \|(.*)\|$", read(FRAMEWORKS), re.M))
+        self.assertEqual({f"docs/{name}" for name in rows}, set(PAGES))
+        for path in PAGES:
+            snap = snap_of(next(maps_of(path))[1])
+            self.assertEqual(re.findall(r"cut at (\d+) bytes or later", read(path)), [str(snap)], path)
+            self.assertEqual(rows[path[len("docs/"):]].split(" | ")[4].strip(), str(snap), path)
+            for told in re.findall(r"\| `truncated` \|[^|]*\| (\d+) \|", read(path)):
+                self.assertEqual(told, str(snap), path)
+
+    def test_presets(self):
+        """Every preset has a map. Pages name the versions that their presets were read from, and every parameter."""
+        index, by_preset = read(FRAMEWORKS), {}
+        for path in [FRAMEWORKS, *PAGES]:
+            for block, _ in maps_of(path):
+                for name in re.findall(r"^preset: (\S+)$", block, re.M):
+                    by_preset[name] = path
+        presets = {os.path.basename(p)[:-5] for p in glob.glob("driver/presets/*.yaml", root_dir=SOURCE)}
+        self.assertEqual(set(by_preset), presets)
+        self.assertEqual(set(by_preset.values()) - {FRAMEWORKS}, set(PAGES))
+        for name, path in by_preset.items():
+            if path == FRAMEWORKS:
+                continue
+            preset = json.loads(run(MOETAP, "map", "presets", "--format", "json", name))
+            for version in re.findall(r"[\w.-]+/[\w.-]+@[0-9a-f]+", preset["source"]):
+                self.assertIn(version, read(path), f"{path}: preset {name}")
+            self.assertRegex(index, rf"\({re.escape(path[5:])}\) \|[^|]*@[0-9a-f]+ \|[^|]*`{name}`")
+            known = read(path).split("\n## What must be known\n")[1].split("\n## ")[0]
+            for parameter in preset["parameters"]:
+                self.assertRegex(known, rf"(?m)^\|[^|]*`{parameter['name']}`", f"{path}: preset {name}")
+
+    def test_sections(self):
+        for path in PAGES:
+            self.assertEqual(re.findall(r"^## (.*)$", without_fences(read(path)), re.M), self.SECTIONS, path)
+            for name in ("wire-formats.md", "frameworks.md"):
+                self.assertIn(f"docs/{name}", links_of(path), path)
+
+    def test_versions(self):
+        """A repository is named with one commit throughout, but for branches."""
+        known = set()
+        for path in glob.glob("driver/presets/*.yaml", root_dir=SOURCE):
+            known |= set(re.findall(r"[\w.-]+/[\w.-]+@[0-9a-f]{7,}", read(path)))
+        facts = read("docs/wire-formats.md")
+        for version in known:
+            self.assertIn(version, facts)
+        for path in [FRAMEWORKS, *PAGES]:
+            self.assertEqual(set(re.findall(r"[\w.-]+/[\w.-]+@[0-9a-f]{7,}", read(path))) - known, set(), path)
 
 
 class Readme(unittest.TestCase):
