@@ -261,6 +261,38 @@ def totals(name):
             raise Failure(f"{name}: {r} has not {size} bytes a token")
 
 
+def one_half(name):
+    """As DeepEP's plain loop has it, every dispatch uses the first half, every combine the second: no
+    parity parts rounds, announced counts do; and without counts combines, if tokens have no parity."""
+    data = os.path.join(DATA, name)
+    with open(os.path.join(data, "map.yaml")) as f:
+        text = f.read()
+    bases = dict(re.findall(r"address: (\S+), base: (\w+)", text))
+    stride = int(re.search(r"parity: {stride: (\d+)", text)[1])
+    combine = int(re.search(r"phase: combine\n    length: (\d+)", text)[1])
+    packets = []
+    for p, r in pcapmod.parsed(roce.read_pcap(os.path.join(data, "capture.pcap.gz"))):
+        if r is not None and r.op in roce.WITH_RETH + roce.WITH_ATOMICETH:
+            at = r.bth + 12
+            place = int.from_bytes(p.data[at:at + 8], "big")
+            length = int.from_bytes(p.data[at + 12:at + 16], "big")
+            half = 1 if r.op in roce.WITH_RETH and length == combine else 0
+            place += (half - (place - int(bases[str(r.dst)], 0)) // stride) * stride
+            p = pcapmod.copy(p, p.data[:at] + place.to_bytes(8, "big") + p.data[at + 8:])
+        packets.append(p)
+    uncounted = text[:text.index("  - name: count")].replace(f"    parity: {{stride: {stride}, count: 2}}\n", "", 1)
+    truth = moetap.read_truth(os.path.join(data, "truth.csv"))
+    with tempfile.TemporaryDirectory() as where:
+        capture, other = os.path.join(where, "capture.pcap"), os.path.join(where, "map.yaml")
+        roce.write_pcap(capture, packets)
+        with open(other, "w") as f:
+            f.write(uncounted)
+        for map_path in (os.path.join(data, "map.yaml"), other):
+            for cores in ("1", "2"):
+                counts = moetap.count(map_path, capture, "--cores", cores)
+                moetap.must_equal(counts, truth, f"{name} one half, {cores} poll cores")
+
+
 def many_seeds(seed):
     """Everything that is random, with SEEDS other seeds (slow)."""
     for other in range(seed + 1, seed + 1 + SEEDS):
@@ -297,6 +329,7 @@ def cases():
             out[f"named {name} {'vxlan' if wrapped else 'plain'}"] = (
                 lambda s, n=name, w=wrapped: named(n, w))
         out[f"totals {name}"] = lambda s, n=name: totals(n)
+        out[f"exact {name} one-half"] = lambda s, n=name: one_half(n)
     for name in TCP_CAPTURES:
         for variant in TCP:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)
