@@ -385,12 +385,26 @@ static inline bool fw_source_ends(
 {
 	switch (c->split) {
 	case FW_SPLIT_PARITY:
-		return it->parity != s->parity && it->parity != FW_NO_PARITY;
+		return (it->parity != s->parity && it->parity != FW_NO_PARITY) || s->combined;
 	case FW_SPLIT_COMBINE:
 		return s->combined;
 	default:
 		return it->ns > s->last_ns && it->ns - s->last_ns > c->idle_gap_ns;
 	}
+}
+
+/**
+ * A source combines. Where parity parts its epochs, this matters only to jobs that take the other
+ * half for every all-to-all, so that all dispatches have one parity and all combines the other
+ * (DeepEP's low-latency kernels in a plain loop). Of jobs whose dispatches take turns, a combine of
+ * the other parity is one of the round before, which was overtaken.
+ */
+static inline void fw_source_combines(
+	const struct fw_config *c, struct fw_source *s, const struct fw_item *it)
+{
+	s->combined |=
+		c->split != FW_SPLIT_PARITY || (!s->turns && it->parity != s->parity &&
+						       it->parity != FW_NO_PARITY && s->label != 0);
 }
 
 /** The cell of @p it, in the epoch that it belongs to, which is opened if it is not yet. */
@@ -476,7 +490,7 @@ static inline void fw_apply(struct fw_core *core, struct fw_flow *f, const struc
 		break;
 	case FW_COMBINE:
 		if (t->config->by_source)
-			t->sources[fw_cold_of(t, f)->src].combined = true;
+			fw_source_combines(t->config, &t->sources[fw_cold_of(t, f)->src], it);
 		break;
 	case FW_VALUES:
 		fw_values_apply(core, f, it);

@@ -592,6 +592,7 @@ void fw_source_open(
 	s->phase[at].gaps = s->carry;
 	s->phase[at].jumped = false;
 	s->carry = 0;
+	s->turns |= s->label != 0 && it->parity != s->parity;
 	s->label = label;
 	s->parity = it->parity;
 	s->combined = false;

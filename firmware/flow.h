@@ -204,8 +204,9 @@ struct fw_source {
 	uint64_t last_ns;
 	uint32_t label;
 	uint8_t parity;
-	bool combined; /**< since its last dispatch */
-	uint8_t reserved[2];
+	bool combined; /**< since its last dispatch; see fw_source_combines() */
+	bool turns;    /**< another parity was dispatched than the one before */
+	uint8_t reserved;
 	uint32_t round; /**< number of its epoch, where frames of a stream have one */
 	uint32_t carry; /**< PSNs given up that may be of the phase to come */
 	uint32_t read;	/**< highest label that the control core has read; its word */

@@ -263,7 +263,7 @@ def totals(name):
 
 def one_half(name):
     """As DeepEP's plain loop has it, every dispatch uses the first half, every combine the second: no
-    parity parts rounds, announced counts do; and without counts combines, if tokens have no parity."""
+    parity parts rounds, announced counts do; and without counts combines, also if tokens have a parity."""
     data = os.path.join(DATA, name)
     with open(os.path.join(data, "map.yaml")) as f:
         text = f.read()
@@ -280,16 +280,17 @@ def one_half(name):
             place += (half - (place - int(bases[str(r.dst)], 0)) // stride) * stride
             p = pcapmod.copy(p, p.data[:at] + place.to_bytes(8, "big") + p.data[at + 8:])
         packets.append(p)
-    uncounted = text[:text.index("  - name: count")].replace(f"    parity: {{stride: {stride}, count: 2}}\n", "", 1)
+    uncounted = text[:text.index("  - name: count")]
+    bare = uncounted.replace(f"    parity: {{stride: {stride}, count: 2}}\n", "", 1)
     truth = moetap.read_truth(os.path.join(data, "truth.csv"))
     with tempfile.TemporaryDirectory() as where:
         capture, other = os.path.join(where, "capture.pcap"), os.path.join(where, "map.yaml")
         roce.write_pcap(capture, packets)
-        with open(other, "w") as f:
-            f.write(uncounted)
-        for map_path in (os.path.join(data, "map.yaml"), other):
+        for map_text in (text, uncounted, bare):
+            with open(other, "w") as f:
+                f.write(map_text)
             for cores in ("1", "2"):
-                counts = moetap.count(map_path, capture, "--cores", cores)
+                counts = moetap.count(other, capture, "--cores", cores)
                 moetap.must_equal(counts, truth, f"{name} one half, {cores} poll cores")
 
 
