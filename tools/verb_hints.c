@@ -128,7 +128,7 @@ static int print_hint(const struct moetap_hint *hint, int format)
 
 /* ---- reading ---- */
 
-static int explain(const char *verb, const char *name, int err)
+int hints_explain(const char *verb, const char *name, int err)
 {
 	if (err == -ENOENT)
 		return cli_fail(verb,
@@ -186,7 +186,7 @@ static int show(int argc, char **argv)
 		ret = read_and_print(&reader, format);
 		moetap_hint_close(&reader);
 	}
-	return ret == 0 ? CLI_DONE : explain("hints show", argv[first], ret);
+	return ret == 0 ? CLI_DONE : hints_explain("hints show", argv[first], ret);
 }
 
 static volatile sig_atomic_t stopped;
@@ -242,7 +242,7 @@ static int watch(int argc, char **argv)
 			moetap_hint_close(&reader);
 		}
 		if (ret != 0 && ret != -ENOENT && ret != -ESTALE)
-			return explain("hints watch", argv[first], ret);
+			return hints_explain("hints watch", argv[first], ret);
 		nanosleep(&pause, NULL);
 	}
 	return CLI_DONE;
@@ -313,7 +313,7 @@ static int send_hint(const struct publication *p)
 		ret = read_and_print(&reader, p->format);
 		moetap_hint_close(&reader);
 	}
-	return ret == 0 ? CLI_DONE : explain("hints publish", p->name, ret);
+	return ret == 0 ? CLI_DONE : hints_explain("hints publish", p->name, ret);
 }
 
 static int run_publication(struct publication *p, const char *trace)
@@ -377,6 +377,7 @@ static const struct verb verbs[] = {
 	{"publish", publish, "from a trace to a hint"},
 	{"show", show, "the newest hint of a page"},
 	{"watch", watch, "every new hint of a page"},
+	{"export", hints_export, "a placement as a file that a framework reads"},
 };
 
 int verb_hints(int argc, char **argv)

@@ -25,4 +25,11 @@ int verb_plan(int argc, char **argv);
 int verb_hints(int argc, char **argv);
 int verb_doctor(int argc, char **argv);
 
+/** `moetap hints export`, which is a file of its own. */
+int hints_export(int argc, char **argv);
+
+/** Says why a hint page cannot be read; err is what moetap_hint_open() or _read() returned. Returns
+ * an exit status. */
+int hints_explain(const char *verb, const char *name, int err);
+
 #endif
