@@ -15,11 +15,13 @@
 /** Steps of the search in a node, for each slot: far more than it takes in practice, so that the
  * time is bounded. */
 #define STEPS_A_SLOT 16
+/** The search ends once the busiest rank is this close to the mean: less than loads change from
+ * step to step. */
+#define EVEN 1.0005
 /** Kicks: so many slots' worth in all, so that a small node gets more of them, but not more than
- * KICKS_MOST; and no more once the busiest rank is this close to the mean. */
+ * KICKS_MOST. */
 #define KICKED_SLOTS 4096
 #define KICKS_MOST 256
-#define EVEN 1.001
 
 void mtl_node_free(struct node *d)
 {
@@ -336,10 +338,10 @@ double mtl_node_search_kicked(struct node *d)
 	uint32_t kicks = KICKED_SLOTS / d->slots, seed = 1;
 	double best, found, mean = 0;
 
-	best = mtl_node_search(d, 0);
-	memcpy(d->best, d->slot, d->slots * sizeof(uint32_t));
 	for (uint32_t r = 0; r < d->ranks; r++)
 		mean += d->rank[r] / d->ranks;
+	best = mtl_node_search(d, EVEN * mean);
+	memcpy(d->best, d->slot, d->slots * sizeof(uint32_t));
 	if (kicks > KICKS_MOST)
 		kicks = KICKS_MOST;
 	for (uint32_t i = 0; i < kicks && best > EVEN * mean; i++) {
