@@ -196,7 +196,7 @@ static bool bases_sane(const struct mt_bank *b)
 	return true;
 }
 
-/** Ranks hold different experts. */
+/** Ranks hold different experts, and are on nodes. */
 static bool ranks_sane(const struct mt_bank *b)
 {
 	const struct mt_rank *ranks = mt_bank_ranks(b);
@@ -204,6 +204,8 @@ static bool ranks_sane(const struct mt_bank *b)
 	for (uint32_t i = 0; i < b->ranks; i++) {
 		const struct mt_rank *r = &ranks[i];
 
+		if (r->node >= MT_MAX_RANKS || r->reserved != 0)
+			return false;
 		if (r->experts > b->experts || r->first_expert > b->experts - r->experts)
 			return false;
 		for (uint32_t j = 0; j < i; j++)
@@ -306,8 +308,9 @@ int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 		(uint64_t)b->ranks * b->experts > MT_MAX_CELLS || b->layers == 0 ||
 		b->layers > MT_MAX_LAYERS || b->micro_batches == 0 ||
 		b->micro_batches > MT_MAX_MICRO || b->pattern >= MT_PATTERNS || b->tap >= MT_TAPS ||
-		b->idle_gap_ns == 0 || b->idle_gap_ns > MT_MAX_IDLE_GAP_NS ||
-		b->port_min > b->port_max || b->job[MT_NAME_LEN - 1] != '\0')
+		b->within_node >= MT_WITHINS || b->reserved != 0 || b->idle_gap_ns == 0 ||
+		b->idle_gap_ns > MT_MAX_IDLE_GAP_NS || b->port_min > b->port_max ||
+		b->job[MT_NAME_LEN - 1] != '\0')
 		return mt_fail(err, -EINVAL, "the map in the bank is beyond a limit");
 	if (!part_fits(b, b->rank_off, b->ranks, sizeof(struct mt_rank)) ||
 		!part_fits(b, b->addr_off, b->addrs, sizeof(struct mt_addr)) ||

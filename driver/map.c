@@ -450,6 +450,14 @@ static int rank_experts(struct build *b, yaml_node_t *n, void *object)
 	return 0;
 }
 
+static int rank_node(struct build *b, yaml_node_t *n, void *object)
+{
+	struct line_rank *r = object;
+
+	r->has_node = true;
+	return get_u32(b, n, 0, MT_MAX_RANKS - 1, &r->r.node);
+}
+
 static int one_address(struct build *b, yaml_node_t *n, uint32_t rank)
 {
 	const char *s = scalar(n);
@@ -497,11 +505,12 @@ static int take_rank(struct build *b, yaml_node_t *n)
 {
 	static const struct key first[] = {{"rank", rank_number, true},
 		{"address", rank_later, true}, {"base", rank_later, false},
-		{"bases", rank_later, false}, {"experts", rank_later, false}, {NULL, NULL, false}};
+		{"bases", rank_later, false}, {"experts", rank_later, false},
+		{"node", rank_later, false}, {NULL, NULL, false}};
 	static const struct key second[] = {{"rank", rank_later, true},
 		{"address", rank_address, true}, {"base", rank_base, false},
 		{"bases", rank_bases, false}, {"experts", rank_experts, false},
-		{NULL, NULL, false}};
+		{"node", rank_node, false}, {NULL, NULL, false}};
 	uint32_t rank = 0;
 	int ret;
 
@@ -1129,6 +1138,13 @@ static int map_tap(struct build *b, yaml_node_t *n, void *object)
 	return get_word(b, n, mt_tap_name, MT_TAPS, &b->head.tap);
 }
 
+static int map_within(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)object;
+	b->within_line = line_of(n);
+	return get_word(b, n, mt_within_name, MT_WITHINS, &b->head.within_node);
+}
+
 static int map_idle_gap(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t us = 0;
@@ -1240,6 +1256,7 @@ enum {
 	MAP_MICRO,
 	MAP_TAP,
 	MAP_IDLE_GAP,
+	MAP_WITHIN,
 	MAP_TCP,
 	MAP_EXPERTS,
 	MAP_LET,
@@ -1257,6 +1274,7 @@ static const struct key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version
 	[MAP_MICRO] = {"micro-batches", map_micro, false},
 	[MAP_TAP] = {"tap", map_tap, false},
 	[MAP_IDLE_GAP] = {"idle-gap-us", map_idle_gap, false},
+	[MAP_WITHIN] = {"within-node", map_within, false},
 	[MAP_TCP] = {"tcp", map_tcp, false},
 	[MAP_EXPERTS] = {"experts-per-rank", map_experts, false},
 	[MAP_LET] = {"let", map_let, false},
@@ -1392,7 +1410,7 @@ static int judge_shape(struct build *b, const char *text, size_t len)
 /** A preset as it is read; its nodes live as long as its document. */
 struct preset_file {
 	struct mt_preset *p;
-	yaml_node_t *require, *let, *rules, *pattern, *tap, *idle_gap;
+	yaml_node_t *require, *let, *rules, *pattern, *tap, *idle_gap, *within;
 };
 
 /** What the map gives to a preset. */
@@ -1580,6 +1598,13 @@ static int preset_idle_gap(struct build *b, yaml_node_t *n, void *object)
 	return 0;
 }
 
+static int preset_within(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->within = n;
+	return 0;
+}
+
 /** Reads a preset from its text: becomes the document that is read, unless it is wrong. */
 static int open_preset(struct build *b, struct preset_file *f, const char *text, size_t len)
 {
@@ -1588,7 +1613,8 @@ static int open_preset(struct build *b, struct preset_file *f, const char *text,
 		{"parameters", preset_parameters, true}, {"require", preset_require, false},
 		{"let", preset_let, false}, {"rules", preset_rules, true},
 		{"pattern", preset_pattern, false}, {"tap", preset_tap, false},
-		{"idle-gap-us", preset_idle_gap, false}, {NULL, NULL, false}};
+		{"idle-gap-us", preset_idle_gap, false}, {"within-node", preset_within, false},
+		{NULL, NULL, false}};
 	yaml_parser_t parser;
 	int ret;
 
@@ -1714,6 +1740,8 @@ static int read_preset(
 		ret = map_tap(b, f->tap, NULL);
 	if (ret == 0 && f->idle_gap != NULL && (seen & 1 << MAP_IDLE_GAP) == 0)
 		ret = map_idle_gap(b, f->idle_gap, NULL);
+	if (ret == 0 && f->within != NULL && (seen & 1 << MAP_WITHIN) == 0)
+		ret = get_word(b, f->within, mt_within_name, MT_WITHINS, &b->head.within_node);
 	return ret < 0 ? ret : map_rules(b, f->rules, NULL);
 }
 
@@ -1989,4 +2017,11 @@ const char *mt_tap_name(unsigned int tap)
 	static const char *const names[MT_TAPS] = {"all", "heads"};
 
 	return tap < MT_TAPS ? names[tap] : "?";
+}
+
+const char *mt_within_name(unsigned int within)
+{
+	static const char *const names[MT_WITHINS] = {"unseen", "seen"};
+
+	return within < MT_WITHINS ? names[within] : "?";
 }

@@ -104,5 +104,6 @@ const char *mt_order_name(unsigned int order);
 const char *mt_phase_name(unsigned int phase);
 const char *mt_pattern_name(unsigned int pattern);
 const char *mt_tap_name(unsigned int tap);
+const char *mt_within_name(unsigned int within);
 
 #endif

@@ -68,6 +68,37 @@ static int judge_experts(struct build *b)
 	return ret;
 }
 
+/** Either all ranks say their node, or each is one of its own; and something crosses the tap. */
+static int resolve_nodes(struct build *b)
+{
+	const struct line_rank *first = &b->ranks[0];
+	bool apart = false;
+
+	for (uint32_t i = 0; i < b->head.ranks; i++) {
+		struct line_rank *r = &b->ranks[i];
+
+		if (r->has_node != first->has_node)
+			return map_bad(b, r->line,
+				"rank %u has %s 'node', but rank 0 (line %u) has %s: all ranks "
+				"say it, or none",
+				i, r->has_node ? "a" : "no", first->line,
+				r->has_node ? "none" : "one");
+		if (!r->has_node)
+			r->r.node = i;
+		apart |= r->r.node != first->r.node;
+	}
+	if (b->within_line != 0 && !first->has_node)
+		return map_bad(b, b->within_line,
+			"'within-node' has no use where no rank says its 'node'");
+	if (!apart && b->head.within_node == MT_WITHIN_UNSEEN)
+		return map_bad(b, first->line,
+			"all ranks are on node %u, and the tap does not see traffic within a node: "
+			"no load could be counted, or estimated from what is counted; is "
+			"'within-node: seen' right?",
+			first->r.node);
+	return 0;
+}
+
 static int by_address(const void *x, const void *y)
 {
 	return memcmp(((const struct line_addr *)x)->a.ip, ((const struct line_addr *)y)->a.ip, 16);
@@ -521,6 +552,8 @@ int map_judge(struct build *b)
 {
 	int ret = resolve_ranks(b);
 
+	if (ret == 0)
+		ret = resolve_nodes(b);
 	if (ret == 0)
 		ret = judge_experts(b);
 	if (ret == 0)

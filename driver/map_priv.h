@@ -26,7 +26,7 @@ struct line_rank {
 	unsigned int line;
 	uint64_t bases[MT_MAX_BASES];
 	uint32_t has_bases; /* bits */
-	bool has_base, has_experts, seen;
+	bool has_base, has_experts, has_node, seen;
 };
 
 struct line_addr {
@@ -50,6 +50,7 @@ struct build {
 	struct mt_name names[MAX_NAMES];
 	unsigned int name_count;
 	bool has_pattern;
+	unsigned int within_line; /* where the map says it; 0: it does not */
 	struct mt_bank head;
 	uint32_t experts_per_rank;
 	struct line_rank *ranks;

@@ -34,7 +34,7 @@
 
 #define MT_PAGE_MAGIC 0x313045474150544dULL /* "MTPAGE01", little-endian */
 #define MT_BANK_MAGIC 0x3130304b4e41424dULL /* "MBANK001" */
-#define MT_PAGE_VERSION 3u
+#define MT_PAGE_VERSION 4u
 #define MT_PAGE_PREFIX "/moetap-" /* of the name in shared memory */
 #define MT_NAME_LEN 64
 #define MT_OUTCOME_ROOM 32u /* of the statistics, for enum mt_outcome */
@@ -98,6 +98,9 @@ enum mt_pattern {
 	MT_PATTERN_TRAINING_RECOMPUTE,
 	MT_PATTERNS
 };
+
+/** Whether the tap sees what ranks of one node send to each other; NVLink carries it elsewhere. */
+enum mt_within { MT_WITHIN_UNSEEN, MT_WITHIN_SEEN, MT_WITHINS };
 
 /** Tap profiles: every packet, or only those with RETH, ImmDt or AtomicETH. */
 enum mt_tap { MT_TAP_ALL, MT_TAP_HEADS, MT_TAPS };
@@ -164,6 +167,8 @@ struct mt_rank {
 	uint64_t base; /**< address at the rank that rules' offsets count from, bytes */
 	uint32_t first_expert;
 	uint32_t experts;
+	uint32_t node; /**< that it is on; ranks of one node have the same number */
+	uint32_t reserved;
 };
 
 /** An address of a rank; IPv4 is written as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
@@ -277,6 +282,8 @@ struct mt_bank {
 	/* rules flow: ports of either side; bytes before the first frame, by who connected */
 	uint16_t port_min, port_max;
 	uint16_t connect_bytes, accept_bytes;
+	uint32_t within_node; /**< enum mt_within */
+	uint32_t reserved;
 };
 
 /* ---- rounds ------------------------------------------------------------------------------ */
@@ -377,7 +384,7 @@ struct mt_page {
 	struct mt_page_stats stats __attribute__((aligned(64)));
 };
 
-_Static_assert(sizeof(struct mt_rank) == 16, "ABI");
+_Static_assert(sizeof(struct mt_rank) == 24, "ABI");
 _Static_assert(sizeof(struct mt_addr) == 24, "ABI");
 _Static_assert(sizeof(struct mt_flow) == 16, "ABI");
 _Static_assert(sizeof(struct mt_field) == 8, "ABI");
@@ -390,7 +397,7 @@ _Static_assert(offsetof(struct mt_rule, offset) == 32, "ABI");
 _Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
 _Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");
 _Static_assert(sizeof(struct mt_base) == 24, "ABI");
-_Static_assert(sizeof(struct mt_bank) == 168, "ABI");
+_Static_assert(sizeof(struct mt_bank) == 176, "ABI");
 _Static_assert(offsetof(struct mt_bank, pattern) == 80, "ABI");
 _Static_assert(offsetof(struct mt_bank, bases) == 144, "ABI");
 _Static_assert(offsetof(struct mt_bank, checksum) == 152, "ABI");
@@ -433,6 +440,13 @@ static inline uint32_t *mt_round_tokens(struct mt_round *r)
 static inline const struct mt_rank *mt_bank_ranks(const struct mt_bank *b)
 {
 	return (const struct mt_rank *)((const char *)b + b->rank_off);
+}
+
+/** Whether the map says that the tap sees what rank @p src sends to rank @p dst. */
+static inline int mt_bank_crosses(const struct mt_bank *b, uint32_t src, uint32_t dst)
+{
+	return src != dst && (b->within_node == MT_WITHIN_SEEN ||
+				     mt_bank_ranks(b)[src].node != mt_bank_ranks(b)[dst].node);
 }
 
 static inline const struct mt_addr *mt_bank_addrs(const struct mt_bank *b)

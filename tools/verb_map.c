@@ -37,6 +37,46 @@ static const char *address_text(const struct mt_addr *a, char text[INET6_ADDRSTR
 
 /* ---- check, as text ---- */
 
+/** Ranks whose tokens for the experts of a rank the tap sees, by the map. */
+static uint32_t sources_seen(const struct mt_bank *b, uint32_t rank)
+{
+	uint32_t n = 0;
+
+	for (uint32_t src = 0; src < b->ranks; src++)
+		n += mt_bank_crosses(b, src, rank) != 0;
+	return n;
+}
+
+/** Whether the map has nodes of several ranks. */
+static bool has_nodes(const struct mt_bank *b)
+{
+	for (uint32_t i = 0; i < b->ranks; i++)
+		if (mt_bank_ranks(b)[i].node != i)
+			return true;
+	return false;
+}
+
+static void print_sources(const struct mt_bank *b)
+{
+	uint32_t least = UINT32_MAX, most = 0;
+
+	for (uint32_t i = 0; i < b->ranks; i++) {
+		uint32_t n = sources_seen(b, i);
+
+		if (mt_bank_ranks(b)[i].experts == 0)
+			continue;
+		least = n < least ? n : least;
+		most = n > most ? n : most;
+	}
+	printf("sources seen    ");
+	if (least < most)
+		printf("%u to ", least);
+	printf("%u of %u, of every expert; a rank's tokens for itself cross no NIC%s\n", most,
+		b->ranks,
+		has_nodes(b) && b->within_node == MT_WITHIN_UNSEEN ? ", nor do those within a node"
+								   : "");
+}
+
 static void print_rank(const struct mt_bank *b, uint32_t rank)
 {
 	const struct mt_rank *r = &mt_bank_ranks(b)[rank];
@@ -47,6 +87,8 @@ static void print_rank(const struct mt_bank *b, uint32_t rank)
 			r->first_expert + r->experts - 1, r->base);
 	else
 		printf("  rank %-8u no experts, base 0x%" PRIx64 ",", rank, r->base);
+	if (has_nodes(b))
+		printf(" node %u,", r->node);
 	for (uint32_t i = 0; i < b->bases; i++)
 		printf(" %s 0x%" PRIx64 ",", mt_bank_base(b, i)->name,
 			mt_bank_base(b, i)->at[rank]);
@@ -77,6 +119,7 @@ static void print_text(const struct mt_bank *b)
 		print_rank(b, r);
 	if (b->ranks > RANKS_SHOWN)
 		printf("  ... and %u more (--format json)\n", b->ranks - RANKS_SHOWN);
+	print_sources(b);
 	printf("rules           %u\n", b->rules);
 	for (uint32_t i = 0; i < b->rules; i++)
 		print_rule(&mt_bank_rules(b)[i]);
@@ -107,9 +150,10 @@ static json_t *ranks_json(const struct mt_bank *b)
 		}
 		snprintf(base, sizeof(base), "0x%" PRIx64, r->base);
 		json_array_append_new(ranks,
-			json_pack("{s:I, s:I, s:I, s:s, s:o, s:[]}", "rank", (json_int_t)i,
-				"first_expert", (json_int_t)r->first_expert, "experts",
-				(json_int_t)r->experts, "base", base, "bases", bases, "addresses"));
+			json_pack("{s:I, s:I, s:I, s:I, s:I, s:s, s:o, s:[]}", "rank",
+				(json_int_t)i, "first_expert", (json_int_t)r->first_expert,
+				"experts", (json_int_t)r->experts, "node", (json_int_t)r->node,
+				"sources_seen", (json_int_t)sources_seen(b, i), "base", base, "bases", bases, "addresses"));
 	}
 	for (uint32_t i = 0; i < b->addrs; i++) {
 		const struct mt_addr *a = &mt_bank_addrs(b)[i];
@@ -140,10 +184,11 @@ static json_t *rules_json(const struct mt_bank *b)
 static int print_json(const struct mt_bank *b)
 {
 	return cli_print_json("map check",
-		json_pack("{s:s, s:s, s:I, s:I, s:s, s:I, s:o, s:o, s:I, s:I, s:I}", "job", b->job,
+		json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:o, s:o, s:I, s:I, s:I}", "job",
+			b->job,
 			"pattern", mt_pattern_name(b->pattern), "layers", (json_int_t)b->layers,
 			"micro_batches", (json_int_t)b->micro_batches, "tap", mt_tap_name(b->tap),
-			"experts", (json_int_t)b->experts, "ranks", ranks_json(b), "rules",
+			"within_node", mt_within_name(b->within_node), "experts", (json_int_t)b->experts, "ranks", ranks_json(b), "rules",
 			rules_json(b), "flows", (json_int_t)b->flows, "snap_length",
 			(json_int_t)mt_bank_snap(b), "round_bytes",
 			(json_int_t)mt_slot_bytes(b->ranks, b->experts)));
@@ -198,8 +243,11 @@ static void show_ranks(const struct mt_bank *b)
 		printf("], base: 0x%" PRIx64, r->base);
 		for (uint32_t n = 0; n < b->bases; n++)
 			show_base(b, n, i);
-		printf("%s, experts: [%u, %u]}\n", b->bases > 0 ? "}" : "", r->first_expert,
+		printf("%s, experts: [%u, %u]", b->bases > 0 ? "}" : "", r->first_expert,
 			r->experts);
+		if (has_nodes(b))
+			printf(", node: %u", r->node);
+		printf("}\n");
 	}
 }
 
@@ -309,6 +357,8 @@ static void show(const struct mt_bank *b)
 	if (mt_bank_rules(b)->type == MT_RULE_FLOW)
 		printf("tcp: {ports: [%u, %u], connect: %u, accept: %u}\n", b->port_min, b->port_max,
 			b->connect_bytes, b->accept_bytes);
+	if (has_nodes(b))
+		printf("within-node: %s\n", mt_within_name(b->within_node));
 	show_ranks(b);
 	printf("rules:\n");
 	for (uint32_t i = 0; i < b->rules; i++)

@@ -114,6 +114,9 @@ static void test_header(void **unused)
 	REFUSED(b->micro_batches = 0);
 	REFUSED(b->micro_batches = MT_MAX_MICRO + 1);
 	REFUSED(b->tap = MT_TAPS);
+	ACCEPTED(b->within_node = MT_WITHIN_SEEN);
+	REFUSED(b->within_node = MT_WITHINS);
+	REFUSED(b->reserved = 1);
 	REFUSED(b->idle_gap_ns = 0);
 	REFUSED(b->idle_gap_ns = MT_MAX_IDLE_GAP_NS + 1);
 	REFUSED(b->ranks = 0);
@@ -155,6 +158,9 @@ static void test_ranks(void **unused)
 	REFUSED(rank(b, 1)->first_expert = UINT32_MAX - 3);
 	REFUSED(rank(b, 0)->experts = 5);      /* one of them is rank 1's */
 	REFUSED(rank(b, 0)->first_expert = 1); /* so is this */
+	ACCEPTED(rank(b, 0)->node = MT_MAX_RANKS - 1);
+	REFUSED(rank(b, 0)->node = MT_MAX_RANKS);
+	REFUSED(rank(b, 0)->reserved = 1);
 }
 
 static void test_addresses(void **unused)

@@ -154,7 +154,8 @@ static void test_good_map(void **unused)
 		.length_max = UINT32_MAX,
 		.value_scale = -1,
 		.value_add = -1};
-	static const struct mt_rank rank1 = {.base = 0x2000000, .first_expert = 4, .experts = 4};
+	static const struct mt_rank rank1 = {
+		.base = 0x2000000, .first_expert = 4, .experts = 4, .node = 1};
 	static const struct mt_flow first = {.src = 0, .dst = 1, .qpn = 0x11, .expert = 7};
 	static const struct mt_flow second = {
 		.src = 1, .dst = 0, .qpn = 0x12, .expert = MT_NO_EXPERT};
@@ -435,6 +436,65 @@ static void test_flows(void **unused)
 	refused_with("expert: 7", "expert: 3", 14, "expert 3 is not at rank 1, which holds 4 to 7");
 	refused_with("expert: 7", "expert: 8", 14, "not at rank 1");
 	ok_with("qpn: 0x12", "qpn: 0xffffff");
+}
+
+/** Four ranks on two nodes, in place of the two of good_map. */
+#define RANKS_OF_GOOD                                                                              \
+	"  - {rank: 1, address: 10.77.0.2, base: 0x2000000}\n"                                     \
+	"  - {rank: 0, address: 10.77.0.1, base: 0x1000000}\n"
+#define RANK(r, more) "  - {rank: " #r ", address: 10.77.0.9" #r ", base: 1" more "}\n"
+
+static void test_nodes(void **unused)
+{
+	static const char four[] = "{moetap-map: 1, job: j, pattern: inference, layers: 1, "
+				   "experts-per-rank: 1, %sranks: ["
+				   "{rank: 0, address: 192.0.2.1, node: 7}, "
+				   "{rank: 1, address: 192.0.2.2, node: 2}, "
+				   "{rank: 2, address: 192.0.2.3, node: 7}, "
+				   "{rank: 3, address: 192.0.2.4, node: 0x2}], "
+				   "rules: [{name: r, rule: length, phase: dispatch, length: 64, "
+				   "expert: {fixed: 0}, token-bytes: 64}]}";
+	static const char *const within[] = {"", "within-node: unseen, ", "within-node: seen, "};
+	struct mt_bank *bank = good(good_map);
+	char text[2048];
+
+	(void)unused;
+	/* each rank is a node of its own, if nothing is said */
+	assert_int_equal(mt_bank_ranks(bank)[0].node, 0);
+	assert_int_equal(mt_bank_ranks(bank)[1].node, 1);
+	assert_int_equal(bank->within_node, MT_WITHIN_UNSEEN);
+	assert_true(mt_bank_crosses(bank, 0, 1) && mt_bank_crosses(bank, 1, 0));
+	assert_false(mt_bank_crosses(bank, 0, 0) || mt_bank_crosses(bank, 1, 1));
+	free(bank);
+	for (unsigned int w = 0; w < COUNT(within); w++) {
+		snprintf(text, sizeof(text), four, within[w]);
+		bank = good(text);
+		assert_int_equal(bank->within_node, w == 2 ? MT_WITHIN_SEEN : MT_WITHIN_UNSEEN);
+		assert_int_equal(mt_bank_ranks(bank)[2].node, 7);
+		for (uint32_t src = 0; src < 4; src++)
+			for (uint32_t dst = 0; dst < 4; dst++)
+				assert_int_equal(mt_bank_crosses(bank, src, dst),
+					src != dst && (w == 2 || src % 2 != dst % 2));
+		free(bank);
+	}
+	refused_with("base: 0x2000000}", "base: 0x2000000, node: 1024}", 10, "0 to 1023");
+	refused_with("base: 0x2000000}", "base: 0x2000000, node: -1}", 10, "0 to 1023");
+	refused_with("base: 0x2000000}", "base: 0x2000000, node: a}", 10, "not a whole number");
+	refused_with("base: 0x2000000}", "base: 0x2000000, node: 1, node: 1}", 10, "twice");
+	/* rank 1, in line 10, says it, and rank 0, in line 11, does not; and the other way round */
+	refused_with(
+		"base: 0x2000000}", "base: 0x2000000, node: 1}", 10, "all ranks say it, or none");
+	refused_with("base: 0x1000000}", "base: 0x1000000, node: 1}", 10, "rank 1 has no 'node'");
+	refused_with("tap: all\n", "tap: all\nwithin-node: maybe\n", 7, "may be unseen, seen");
+	refused_with("tap: all\n", "tap: all\nwithin-node: seen\n", 7, "no rank says its 'node'");
+	refused_with(RANKS_OF_GOOD, RANK(0, ", node: 5") RANK(1, ", node: 5"), 10,
+		"all ranks are on node 5");
+	bank = good_with("tap: all\n"
+			 "idle-gap-us: 400\nexperts-per-rank: 4\nranks:\n" RANKS_OF_GOOD,
+		"within-node: seen\nexperts-per-rank: 4\nranks:\n" RANK(0, ", node: 5")
+			RANK(1, ", node: 5"));
+	assert_true(mt_bank_crosses(bank, 0, 1));
+	free(bank);
 }
 
 static void test_rules(void **unused)
@@ -1001,7 +1061,8 @@ static void test_payload(void **unused)
 	refused_with("of: dst}", "of: dst, count: 2}", 13, "no use for 'count'");
 	ok_with("of: dst}", "of: dst}\n    announcers: 8");
 	refused_with("of: dst}", "of: dst}\n    announcers: 0", 18, "out of range: 1 to 4096");
-	refused_with("length: [4096", "announcers: 2\n    length: [4096", 18, "no use for 'announcers'");
+	refused_with(
+		"length: [4096", "announcers: 2\n    length: [4096", 18, "no use for 'announcers'");
 	refused_with("length: [4096, 2147483647]", "length: [68, 2147483647]", 18,
 		"could be read by rule 'data' and by rule 'counts'");
 	use_base(NULL);
@@ -1132,6 +1193,7 @@ int main(void)
 		cmocka_unit_test(test_nesting),
 		cmocka_unit_test(test_random_changes),
 		cmocka_unit_test(test_load),
+		cmocka_unit_test(test_nodes),
 		cmocka_unit_test(test_payload),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_imm),

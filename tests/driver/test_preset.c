@@ -195,6 +195,28 @@ static void test_out_of_range(void **unused)
 
 #define USE HEAD "preset: good\n"
 
+/** Whether traffic within a node is seen, by a preset that says so and what the map says. */
+static uint32_t bank_within(const char *map)
+{
+	char text[2048];
+	struct mt_bank *bank;
+	uint32_t within;
+
+	snprintf(text, sizeof(text), "%swithin-node: seen\n", good_preset);
+	write_preset(text);
+	snprintf(text, sizeof(text),
+		"moetap-map: 1\njob: j\nlayers: 2\nexperts-per-rank: 2\n%sranks:\n"
+		"  - {rank: 0, address: 192.0.2.1, base: 0, node: 4}\n"
+		"  - {rank: 1, address: 192.0.2.2, base: 0, node: 5}\n"
+		"preset: good\nwith: {hidden: 128}\n",
+		map);
+	bank = good(text);
+	within = bank->within_node;
+	free(bank);
+	write_preset(good_preset);
+	return within;
+}
+
 static void test_preset(void **unused)
 {
 	struct mt_bank *bank;
@@ -222,6 +244,8 @@ static void test_preset(void **unused)
 	assert_int_equal(bank->tap, MT_TAP_ALL);
 	assert_int_equal(bank->idle_gap_ns, 5000);
 	free(bank);
+	assert_int_equal(bank_within(""), MT_WITHIN_SEEN);
+	assert_int_equal(bank_within("within-node: unseen\n"), MT_WITHIN_UNSEEN);
 	/* names of a map and of its preset do not meet */
 	free(good(USE "let: {token: 16, hidden: 32, r: hidden}\nwith: {hidden: hidden * token}\n"));
 }
@@ -280,6 +304,7 @@ static void test_wrong_presets(void **unused)
 	refused_preset("source: none\n", "", 1, "'source' is missing");
 	refused_preset("tap: heads", "taps: heads", 5, "'taps' is not known here; keys are");
 	refused_preset("tap: heads", "tap: tails", 5, "'tails' is not known");
+	refused_preset("tap: heads", "within-node: tails", 5, "'tails' is not known");
 	refused_preset("pattern: inference", "pattern: x", 4, "'x' is not known");
 	refused_preset("min: 16", "min: 5000", 8, "'min' of 'hidden' is above 'max'");
 	refused_preset("about: elements, ", "", 8, "'about' is missing");
@@ -764,6 +789,7 @@ static void test_deepep_v2(void **unused)
 	struct mt_bank *bank = shipped("deepep-v2-direct", 2, 2, "");
 
 	(void)unused;
+	assert_int_equal(bank->within_node, MT_WITHIN_SEEN); /* counts take no NVLink */
 	assert_int_equal(bank->rules, 4);
 	same_rule(bank, 0, &counts);
 	assert_int_equal(counts.offset + 2 * counts.length_min, 49232); /* of source 2 */
