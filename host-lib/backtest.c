@@ -33,6 +33,8 @@ static void add_layer(
 	for (uint32_t e = 0; e < experts; e++) {
 		double error = fabs(moetap_forecast_share(f)[at + e] - actual[e]);
 
+		if (isnan(error))
+			continue; /* an expert that was never seen */
 		sums->norm += error * experts;
 		sums->norm_terms++;
 		sums->inside += actual[e] >= moetap_forecast_low(f)[at + e] &&

@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,7 +19,7 @@ static int check(
 	return moetap_plan_moves(b, a) < 0 ? -EINVAL : 0;
 }
 
-/** Appends what is wrong with the rounds behind the forecast. */
+/** Appends what of the loads behind the forecast is estimated, and what is wrong with the rounds. */
 static void name_quality(const struct moetap_forecast *f, char *text, size_t size)
 {
 	struct moetap_forecast_info info;
@@ -26,11 +27,16 @@ static void name_quality(const struct moetap_forecast *f, char *text, size_t siz
 	char names[96];
 
 	moetap_forecast_info(f, &info);
+	if (info.unseen > 0)
+		snprintf(text + used, size - used, "; %.1f %% of the tokens estimated%s",
+			100 * info.unseen, info.unseen_blind ? ", and nothing tells how well" : "");
+	used = strlen(text);
 	if (info.flagged == 0)
 		return;
 	snprintf(text + used, size - used, "; %llu of the %llu rounds behind it not exact (%s)",
 		(unsigned long long)info.flagged, (unsigned long long)info.rounds,
-		moetap_quality_text(info.quality, names, sizeof(names)));
+		moetap_quality_text(
+			info.quality & MOETAP_QUALITY_INEXACT, names, sizeof(names)));
 }
 
 int moetap_decide(const struct moetap_state *state, const struct moetap_forecast *forecast,
@@ -54,6 +60,10 @@ int moetap_decide(const struct moetap_state *state, const struct moetap_forecast
 	d->verdict = MOETAP_KEEP;
 	if (!moetap_state_stable(state, unstable))
 		snprintf(d->reason, sizeof(d->reason), "keep: transient: %s", unstable);
+	else if (isnan(d->gain))
+		snprintf(d->reason, sizeof(d->reason),
+			"keep: of some expert no load is known, since no source of its tokens "
+			"passes the tap");
 	else if (d->gain <= threshold)
 		snprintf(d->reason, sizeof(d->reason),
 			"keep: the plan would save %.1f %% of the busiest ranks' load, no more "

@@ -49,12 +49,16 @@ char *moetap_quality_text(uint32_t quality, char *text, size_t size)
 
 	if (size == 0)
 		return text;
-	snprintf(text, size, "%s", quality == MOETAP_QUALITY_UNKNOWN ? "unknown" : "");
+	text[0] = '\0';
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!(quality & (1u << i)) || used >= size)
 			continue;
 		used += (size_t)snprintf(
 			text + used, size - used, "%s%s", used > 0 ? "," : "", names[i]);
 	}
+	if (used == 0 && quality & MOETAP_QUALITY_UNKNOWN)
+		used = (size_t)snprintf(text, size, "unknown");
+	if (quality & MOETAP_QUALITY_ESTIMATED && used < size)
+		snprintf(text + used, size - used, "%sestimated", used > 0 ? "," : "");
 	return text;
 }

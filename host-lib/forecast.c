@@ -25,7 +25,7 @@ static const struct forecaster *const forecasters[] = {
 struct moetap_forecast {
 	uint32_t layers, experts;
 	struct moetap_forecast_info info;
-	double *share, *low, *high; /**< one block */
+	double *share, *low, *high, *unseen; /**< one block */
 };
 
 const struct forecaster *mtl_forecaster_find(const char *name)
@@ -223,6 +223,54 @@ static int fill_intervals(
 	return ret;
 }
 
+/** Widens an interval by the error of the estimate, which is none of the forecast's own: the squares
+ * of the halves add up. Where nothing tells the error, all that is unseen in the layer, or none of
+ * it, may be this expert's. */
+static void widen(struct moetap_forecast *f, size_t cell, double half, double layer)
+{
+	double share = f->share[cell];
+
+	if (isinf(half)) {
+		f->low[cell] = fmax(f->low[cell] - share * f->unseen[cell], 0);
+		f->high[cell] = fmin(f->high[cell] + layer, 1);
+		f->info.unseen_blind = true;
+	} else if (half > 0) {
+		f->low[cell] = fmax(share - hypot(share - f->low[cell], half), 0);
+		f->high[cell] = fmin(share + hypot(f->high[cell] - share, half), 1);
+	}
+}
+
+/** Carries on what of the loads is estimated, or not known at all. Returns 0 or -ENOMEM. */
+static int carry_unseen(
+	struct moetap_forecast *f, const struct moetap_series *series, int64_t first)
+{
+	double *half = malloc(f->experts * sizeof(*half));
+	uint32_t layers = 0;
+
+	if (half == NULL)
+		return -ENOMEM;
+	for (uint32_t l = 0; l < f->layers; l++) {
+		size_t at = (size_t)l * f->experts;
+		double layer = moetap_series_unseen(
+			series, l, first, f->info.step, f->unseen + at, half);
+
+		if (isnan(layer)) {
+			free(half);
+			return -ENOMEM;
+		}
+		f->info.unseen += layer;
+		layers += layer > 0;
+		for (uint32_t e = 0; e < f->experts; e++) {
+			widen(f, at + e, half[e], layer);
+			if (!moetap_series_seen(series, e))
+				f->share[at + e] = f->low[at + e] = f->high[at + e] = NAN;
+		}
+	}
+	f->info.unseen /= layers > 0 ? layers : 1;
+	free(half);
+	return 0;
+}
+
 static struct moetap_forecast *forecast_new(uint32_t layers, uint32_t experts)
 {
 	size_t cells = (size_t)layers * experts;
@@ -232,13 +280,14 @@ static struct moetap_forecast *forecast_new(uint32_t layers, uint32_t experts)
 		return NULL;
 	f->layers = layers;
 	f->experts = experts;
-	f->share = calloc(3 * cells, sizeof(double));
+	f->share = calloc(4 * cells, sizeof(double));
 	if (f->share == NULL) {
 		free(f);
 		return NULL;
 	}
 	f->low = f->share + cells;
 	f->high = f->low + cells;
+	f->unseen = f->high + cells;
 	return f;
 }
 
@@ -278,7 +327,7 @@ int moetap_forecast_make(const struct moetap_series *series, int64_t step, const
 	f->info.window = (uint32_t)(step - first + 1);
 	f->info.flagged =
 		moetap_series_flagged(series, first, step, &f->info.quality, &f->info.rounds);
-	if (fill_intervals(f, method, &q) < 0) {
+	if (fill_intervals(f, method, &q) < 0 || carry_unseen(f, series, first) < 0) {
 		moetap_forecast_free(f);
 		return mtl_fail_memory(error);
 	}
@@ -317,6 +366,11 @@ const double *moetap_forecast_low(const struct moetap_forecast *f)
 const double *moetap_forecast_high(const struct moetap_forecast *f)
 {
 	return f->high;
+}
+
+const double *moetap_forecast_unseen(const struct moetap_forecast *f)
+{
+	return f->unseen;
 }
 
 void moetap_forecast_info(const struct moetap_forecast *f, struct moetap_forecast_info *info)

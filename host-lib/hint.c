@@ -3,6 +3,7 @@
 #include "internal.h"
 #include "moetap_hint.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/random.h>
@@ -301,6 +302,7 @@ static void fill_figures(struct moetap_hint *hint, const struct moetap_state *st
 	hint->quality = info.quality;
 	hint->rounds = info.rounds;
 	hint->flagged = info.flagged;
+	hint->unseen_ppm = (uint32_t)lround(info.unseen * 1e6);
 	hint->verdict = decision->verdict == MOETAP_PLAN ? MOETAP_HINT_PLAN : MOETAP_HINT_KEEP;
 	hint->stable = moetap_state_stable(state, NULL);
 	hint->gain = decision->gain;

@@ -21,6 +21,47 @@ int mtl_fail_memory(struct moetap_error *error);
 /** Refuses sizes that are 0 or over a limit. */
 int mtl_check_geometry(uint32_t layers, uint32_t experts, struct moetap_error *error);
 
+/* ---- estimate.c ---- */
+
+/** 80 % of a normal distribution is within so many standard deviations. */
+#define MTL_NORMAL_80 1.281552
+
+/** One round by source. The arrays are the caller's. */
+struct mtl_sources {
+	uint32_t ranks, experts;
+	const double *tokens;	     /**< [ranks][experts], source first */
+	const uint32_t *expert_rank; /**< [experts]; ranks or above: at none */
+	const bool *visible;	     /**< [ranks][ranks], source first: what passes the tap */
+};
+
+/** What sources of a layer were off by in the rounds before, in parts of the layer's load: a mean,
+ * later of a sliding kind. All zero at first. */
+struct mtl_trail {
+	uint32_t ranks, rounds;
+	float *mean; /**< [ranks][experts]; to be freed */
+};
+
+/** Loads with what no tap could see; arrays of [experts]. */
+struct mtl_estimate {
+	double *load;	  /**< tokens, the unseen ones included */
+	double *unseen;	  /**< of these, estimated */
+	double *rate;	  /**< of a source of activity 1 */
+	double *spread;	  /**< squares of what the sources are off by */
+	double *variance; /**< of the load, so that a normal distribution has the right 80 %;
+			   *   INFINITY: nothing tells */
+	double *lasting;  /**< part of it that rounds have in common; may come out below 0 */
+	bool *known;	  /**< some source is visible; else there is no load */
+	bool *estimated;  /**< some source is not */
+};
+
+/** Returns 0 or -ENOMEM. */
+int mtl_estimate_new(uint32_t experts, struct mtl_estimate *estimate);
+void mtl_estimate_free(struct mtl_estimate *estimate);
+
+/** Estimates the loads of a round and goes on with its layer's trail. Returns 0 or -ENOMEM. */
+int mtl_estimate_round(const struct mtl_sources *sources, struct mtl_trail *trail,
+	struct mtl_estimate *estimate);
+
 /* ---- series.c ---- */
 
 /** Largest load: above it, doubles no longer count exactly. */
@@ -34,6 +75,11 @@ int64_t mtl_series_step(const struct moetap_series *series, uint32_t i);
 
 /** Sum of the loads of a layer in the i-th kept step. */
 double mtl_series_sum(const struct moetap_series *series, uint32_t i, uint32_t layer);
+
+/** moetap_series_add_round() of a round by source: what of it cannot be seen is estimated. Experts
+ * of which no source is visible were not seen. `series` has as many experts. */
+int mtl_series_add_sources(struct moetap_series *series, int64_t step, uint32_t layer,
+	const struct mtl_sources *sources, uint32_t quality, struct moetap_error *error);
 
 /** moetap_series_add_round() of a round that tells `seen[experts]`, the experts that it could see.
  */
@@ -77,11 +123,14 @@ int mtl_csv_integer(const struct csv *csv, uint32_t i, int64_t most, int64_t *va
 /* ---- trace_long.c ---- */
 
 #define MTL_NO_EXPERT UINT32_MAX
+#define MTL_NO_RANK UINT32_MAX
 
 /** The load of an expert from one source, or, with MTL_NO_EXPERT, a round and nothing more. */
 struct mtl_cell {
 	int64_t step;
 	uint32_t layer, expert;
+	uint32_t src; /**< MTL_NO_RANK: the trace does not say */
+	uint32_t dst; /**< rank of the expert, if there is a source */
 	uint32_t quality; /**< of the round */
 	double tokens;
 };
@@ -91,13 +140,20 @@ struct mtl_cells {
 	struct mtl_cell *cell;
 	size_t count, room;
 	uint32_t layers, experts;
+	uint32_t ranks;	       /**< that cells name; 0: not all of them name two */
+	uint32_t *expert_rank; /**< [MOETAP_MAX_EXPERTS]; NULL: no cell yet */
+	bool sourceless;       /**< some cell has no source */
 };
 
-int mtl_cells_add(struct mtl_cells *cells, const struct mtl_cell *cell, struct moetap_error *error);
+/** Returns 0, -ENOMEM, -E2BIG, or -EBADMSG (the expert was at another rank before). */
+int mtl_cells_add(const struct csv *csv, struct mtl_cells *cells, const struct mtl_cell *cell,
+	struct moetap_error *error);
+void mtl_cells_free(struct mtl_cells *cells);
 
-/** Makes a series of them: runs of cells of the same step and layer are one round each. */
+/** Makes a series of them: runs of cells of the same step and layer are one round each; where cells
+ * name sources they are sorted first. */
 int mtl_cells_series(
-	const struct mtl_cells *cells, struct moetap_series **series, struct moetap_error *error);
+	struct mtl_cells *cells, struct moetap_series **series, struct moetap_error *error);
 
 /** Reads the lines after a header that has the columns `layer` and `expert`. */
 int mtl_trace_read_long(struct csv *csv, uint32_t fields, struct moetap_series **series,

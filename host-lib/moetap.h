@@ -71,6 +71,7 @@ enum moetap_quality {
 	MOETAP_QUALITY_FRACTION = 1 << 10,  /**< bytes are no whole number of tokens */
 	MOETAP_QUALITY_ALIGN = 1 << 11,	    /**< layer and step are assumed */
 	MOETAP_QUALITY_UNKNOWN = 1 << 16,   /**< the trace does not say; no flaw, and not flagged */
+	MOETAP_QUALITY_ESTIMATED = 1 << 17, /**< tokens that cross no NIC are estimated; no flaw */
 };
 
 /** Version of the library, "major.minor.patch". */
@@ -84,7 +85,8 @@ MOETAP_EXPORT char *moetap_quality_text(uint32_t quality, char *text, size_t siz
 
 /* ---- series: loads by step ------------------------------------------------------------------ */
 
-/** Loads [layers][experts] by step. Memory: about 8 * layers * (experts + 2) bytes a step. */
+/** Loads [layers][experts] by step. Memory: about 8 * layers * (experts + 2) bytes a step, and half
+ * as much again and more, 12 * layers * experts, where loads are estimated. */
 struct moetap_series;
 
 /**
@@ -103,7 +105,9 @@ MOETAP_EXPORT void moetap_series_free(struct moetap_series *series);
  * columns may come in any order), one line a step, steps going up; or what `moetap count` prints
  * (`round,step,layer,phase,src,dst,expert,tokens,bytes`, or with --format json one object a round;
  * the dispatch rounds are taken). Only the objects say how good a round is; the rounds of a CSV are
- * MOETAP_QUALITY_UNKNOWN. "-" is standard input. Bad input is refused with its line and column, and
+ * MOETAP_QUALITY_UNKNOWN. Where the lines or cells name sources (`src`, `dst`), tokens between ranks
+ * of which the file has no line are estimated, as moetap_series_add_counts() does it; other traces
+ * are taken as they are. "-" is standard input. Bad input is refused with its line and column, and
  * nothing is returned: negative or not finite tokens, a wrong number of fields, a last line without
  * line feed (it may be cut), a step that goes back, a column missing.
  *
@@ -149,7 +153,8 @@ MOETAP_EXPORT int64_t moetap_series_last_step(const struct moetap_series *series
 MOETAP_EXPORT uint32_t moetap_series_mean_shares(const struct moetap_series *series, uint32_t layer,
 	int64_t first, int64_t last, double *share);
 
-/** Mean tokens a step [layers][experts] over the last `steps` steps (0: all kept ones). */
+/** Mean tokens a step [layers][experts] over the last `steps` steps (0: all kept ones), estimated
+ * ones included; NAN for experts that were not seen (moetap_series_seen()): they have no load. */
 MOETAP_EXPORT void moetap_series_mean_tokens(
 	const struct moetap_series *series, uint32_t steps, double *tokens);
 
@@ -160,6 +165,20 @@ MOETAP_EXPORT void moetap_series_mean_tokens(
  * rounds and steps are all seen.
  */
 MOETAP_EXPORT bool moetap_series_seen(const struct moetap_series *series, uint32_t expert);
+
+/**
+ * How much of a layer's loads over the kept steps first ... last is estimated, because tokens of
+ * some sources cross no NIC: the mean over steps of the part of the layer's tokens, from 0 (all was
+ * seen) to 1. docs/estimates.md says how it is done, and how well.
+ *
+ * `part[experts]` (may be NULL) gets the same of each expert's mean share; `half[experts]` (may be
+ * NULL) half of the 80 % interval around the mean share of moetap_series_mean_shares() that comes
+ * of the estimate: 0 where all was seen, INFINITY where nothing tells, as with one visible source.
+ *
+ * Returns NAN when there is no memory.
+ */
+MOETAP_EXPORT double moetap_series_unseen(const struct moetap_series *series, uint32_t layer,
+	int64_t first, int64_t last, double *part, double *half);
 
 /**
  * Flagged (step, layer) among the steps first ... last; `quality` (may be NULL) gets all their
@@ -223,6 +242,7 @@ struct moetap_round {
 	const uint64_t *cell_bytes;	 /**< [ranks][experts], source first */
 	const uint32_t *cell_tokens;	 /**< [ranks][experts], source first */
 	const uint32_t *expert_rank;	 /**< [experts]: rank that holds it, UINT32_MAX: none */
+	const bool *crosses; /**< [ranks][ranks], source first: what the map says to cross a NIC */
 
 	/* Noticed on the way from the last round to this one. */
 	uint64_t lost;	  /**< rounds that were overwritten before they were read */
@@ -319,7 +339,10 @@ MOETAP_EXPORT const char *moetap_outcome_name(uint32_t i);
 
 /**
  * Adds what a round counted to a series: the tokens of every expert, summed over sources, with the
- * round's quality. Rounds that are not forward are left out (and 0 returned). Rounds lost before
+ * round's quality. Tokens of pairs of ranks that never passed the tap, as those of a rank for
+ * itself, are estimated from what the other sources sent, and the round is then
+ * MOETAP_QUALITY_ESTIMATED; moetap_series_unseen() tells how much that is. A round without pairs or
+ * expert_rank (NULL) is taken as it is. Rounds that are not forward are left out (and 0 returned). Rounds lost before
  * this one flag it MOETAP_QUALITY_OVERRUN. Micro-batches of a step add up. After a restart steps
  * count from 0 again: begin a new series then.
  *
@@ -381,7 +404,8 @@ struct moetap_forecast;
  * Forecasts the mean share of every (layer, expert) over the steps step+1 ... step+horizon from
  * the steps up to `step` (of those kept) alone. `method` is a name or NULL for the default;
  * `window` is in steps, 0 lets the method choose. A layer without any tokens gets shares of 0;
- * those of any other layer sum to 1.
+ * those of any other layer sum to 1. Experts that were not seen (moetap_series_seen()) have none:
+ * NAN. Where tokens are estimated (moetap_series_unseen()), intervals are wider by that.
  *
  * Returns 0, -EINVAL (unknown method, horizon 0), -ENODATA (no step up to `step`) or -ENOMEM.
  */
@@ -396,6 +420,8 @@ MOETAP_EXPORT uint32_t moetap_forecast_experts(const struct moetap_forecast *for
 MOETAP_EXPORT const double *moetap_forecast_share(const struct moetap_forecast *forecast);
 MOETAP_EXPORT const double *moetap_forecast_low(const struct moetap_forecast *forecast);
 MOETAP_EXPORT const double *moetap_forecast_high(const struct moetap_forecast *forecast);
+/** Part of each share that is estimated, not counted, [layers][experts]; 0 ... 1. */
+MOETAP_EXPORT const double *moetap_forecast_unseen(const struct moetap_forecast *forecast);
 
 /** Where a forecast comes from. */
 struct moetap_forecast_info {
@@ -407,6 +433,9 @@ struct moetap_forecast_info {
 	uint32_t quality;     /**< of the rounds in that window, ored */
 	uint64_t rounds;      /**< rounds in that window */
 	uint64_t flagged;     /**< those that are not exact */
+	double unseen;	      /**< part of the tokens in that window that is estimated, mean of the
+			       *   layers that have such; 0: all was seen */
+	bool unseen_blind;    /**< nothing tells how well it is estimated: intervals say what could be */
 };
 MOETAP_EXPORT void moetap_forecast_info(
 	const struct moetap_forecast *forecast, struct moetap_forecast_info *info);
@@ -473,7 +502,7 @@ struct moetap_plan;
 
 /**
  * Plans the placement for `loads[layers][experts]` (tokens or shares; finite, not negative; a
- * layer of zeros is fine). Hierarchical when there are groups and the nodes divide them: a group
+ * layer of zeros is fine; NAN, an expert of which nothing is known, is refused). Hierarchical when there are groups and the nodes divide them: a group
  * then stays on one node; global otherwise. `policy` is a name or NULL for the default, which is
  * deterministic, never puts two replicas of an expert on a rank, and is never less balanced than
  * `eplb` in a layer where `eplb` keeps that rule too. `current` (may be NULL) is the placement in
@@ -594,7 +623,7 @@ struct moetap_decision {
 /**
  * Says nothing rather than harm: `plan` only when every layer is stable and the predicted gain of
  * `plan` over `current` exceeds `threshold`; else `keep` with the reason. A forecast made from
- * flagged rounds is named as such in the reason. Returns 0 or -EINVAL (shapes differ).
+ * flagged rounds, or with estimated loads, is named as such in the reason. Returns 0 or -EINVAL (shapes differ).
  */
 MOETAP_EXPORT int moetap_decide(const struct moetap_state *state,
 	const struct moetap_forecast *forecast, const struct moetap_plan *current,

@@ -121,7 +121,7 @@ struct moetap_hint {
 	uint32_t verdict; /**< MOETAP_HINT_KEEP: placement is the one in force; or _PLAN */
 	uint32_t stable;  /**< 1: every layer that has tokens is */
 	uint32_t quality; /**< what was wrong with the rounds behind it, ored; 0: exact; bit 16: the
-			   *   trace did not say */
+			   *   trace did not say; bit 17: loads are in part estimated */
 	uint64_t rounds;  /**< rounds behind the forecast */
 	uint64_t flagged; /**< those that were not exact */
 	double gain;	  /**< fraction of the busiest ranks' load that the plan saves */
@@ -129,7 +129,7 @@ struct moetap_hint {
 	int64_t moves;					/**< slots that the plan fills anew */
 	uint32_t layers, experts, slots, ranks, nodes, groups;
 	uint32_t layer_offset, placement_offset, share_offset, low_offset, high_offset;
-	uint32_t reserved;
+	uint32_t unseen_ppm; /**< of a million tokens behind it, estimated: they cross no NIC */
 	char method[32]; /**< of the forecast */
 	char reason[256];
 };

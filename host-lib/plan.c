@@ -95,6 +95,11 @@ static int check_loads(
 	uint32_t layers, uint32_t experts, const double *loads, struct moetap_error *error)
 {
 	for (size_t c = 0; c < (size_t)layers * experts; c++) {
+		if (isnan(loads[c]))
+			return mtl_fail(error, -EINVAL,
+				"layer %zu, expert %zu: no load is known, since no source of its "
+				"tokens passes the tap: nothing is planned on a guess",
+				c / experts, c % experts);
 		if (!(loads[c] >= 0 && loads[c] <= LOAD_MAX))
 			return mtl_fail(error, -EINVAL,
 				"layer %zu, expert %zu: a load of %g; it must be a number from 0 "

@@ -6,19 +6,30 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/** What of a step is estimated, and how well; arrays in the same block. Variances are of tokens. */
+struct guess {
+	uint32_t *rounds; /**< [layers] */
+	float *unseen;	  /**< [layers][experts], tokens */
+	float *variance;  /**< sum over rounds; INFINITY: not known */
+	float *lasting;	  /**< part of it that rounds have in common, sum over rounds */
+};
 
 /** One step. The three arrays lie behind it in the same block. */
 struct row {
 	int64_t step;
-	double *tokens;	   /**< [layers][experts] */
-	double *sum;	   /**< [layers], of tokens */
-	uint32_t *quality; /**< [layers], and SEEN once a round of the layer came */
+	struct guess *guess; /**< NULL: all of it was seen */
+	double *tokens;	     /**< [layers][experts] */
+	double *sum;	     /**< [layers], of tokens */
+	uint32_t *quality;   /**< [layers], and SEEN once a round of the layer came */
 };
 
 /** Not a flaw: marks a layer of which a round was seen in this step. */
 #define SEEN (1u << 31)
+#define NO_FLAW (MOETAP_QUALITY_UNKNOWN | MOETAP_QUALITY_ESTIMATED)
 
 struct moetap_series {
 	uint32_t layers, experts;
@@ -27,7 +38,10 @@ struct moetap_series {
 	uint32_t head;	    /**< where the oldest row is */
 	uint32_t count;
 	uint64_t dropped;
-	bool *seen; /**< [experts]: some round could see it */
+	bool *seen;		      /**< [experts]: some round could see it */
+	bool guesses;		      /**< rows may have estimates */
+	struct mtl_trail *trails;     /**< [layers]; NULL: no round came by source yet */
+	struct mtl_estimate estimate; /**< of the round that is added */
 	struct row **rows;
 };
 
@@ -35,6 +49,12 @@ static size_t row_bytes(uint32_t layers, uint32_t experts)
 {
 	return sizeof(struct row) + (size_t)layers * experts * sizeof(double) +
 	       layers * (sizeof(double) + sizeof(uint32_t));
+}
+
+static size_t guess_bytes(const struct moetap_series *s)
+{
+	return sizeof(struct guess) + s->layers * sizeof(uint32_t) +
+	       3 * (size_t)s->layers * s->experts * sizeof(float);
 }
 
 static struct row **row_at(const struct moetap_series *s, uint32_t i)
@@ -75,12 +95,22 @@ int moetap_series_new(uint32_t layers, uint32_t experts, uint32_t max_steps,
 	return 0;
 }
 
+static void row_free(struct row *row)
+{
+	free(row->guess);
+	free(row);
+}
+
 void moetap_series_free(struct moetap_series *s)
 {
 	if (s == NULL)
 		return;
 	for (uint32_t i = 0; i < s->count; i++)
-		free(*row_at(s, i));
+		row_free(*row_at(s, i));
+	for (uint32_t l = 0; s->trails != NULL && l < s->layers; l++)
+		free(s->trails[l].mean);
+	free(s->trails);
+	mtl_estimate_free(&s->estimate);
 	free(s->rows);
 	free(s->seen);
 	free(s);
@@ -96,6 +126,7 @@ static struct row *row_new(const struct moetap_series *s)
 	row->tokens = (double *)(row + 1);
 	row->sum = row->tokens + cells;
 	row->quality = (uint32_t *)(row->sum + s->layers);
+	row->guess = NULL;
 	return row;
 }
 
@@ -105,6 +136,8 @@ static void row_clear(const struct moetap_series *s, struct row *row, int64_t st
 	memset(row->tokens, 0, (size_t)s->layers * s->experts * sizeof(double));
 	memset(row->sum, 0, s->layers * sizeof(double));
 	memset(row->quality, 0, s->layers * sizeof(uint32_t));
+	free(row->guess);
+	row->guess = NULL;
 }
 
 /** Doubles the ring's room. */
@@ -251,6 +284,90 @@ int mtl_series_add_seen(struct moetap_series *s, int64_t step, uint32_t layer, c
 	return 0;
 }
 
+/** Once there are estimates rows take more, so that fewer may fit. */
+static void limit_rows(struct moetap_series *s)
+{
+	size_t bytes = row_bytes(s->layers, s->experts) + guess_bytes(s) + sizeof(struct row *);
+	size_t fit = MOETAP_SERIES_BYTES / bytes > 0 ? MOETAP_SERIES_BYTES / bytes : 1;
+
+	s->guesses = true;
+	if (fit < s->max_steps)
+		s->max_steps = (uint32_t)fit;
+	while (s->count > s->max_steps) {
+		row_free(*row_at(s, 0));
+		s->head = (s->head + 1) % s->room;
+		s->count--;
+		s->dropped++;
+	}
+}
+
+static struct guess *guess_of(const struct moetap_series *s, struct row *row)
+{
+	size_t cells = (size_t)s->layers * s->experts;
+	struct guess *g = row->guess;
+
+	if (g != NULL)
+		return g;
+	g = calloc(1, guess_bytes(s));
+	if (g == NULL)
+		return NULL;
+	g->rounds = (uint32_t *)(g + 1);
+	g->unseen = (float *)(g->rounds + s->layers);
+	g->variance = g->unseen + cells;
+	g->lasting = g->variance + cells;
+	row->guess = g;
+	return g;
+}
+
+static void add_guess(const struct moetap_series *s, struct guess *g, uint32_t layer,
+	const struct mtl_estimate *estimate)
+{
+	size_t at = (size_t)layer * s->experts;
+
+	g->rounds[layer]++;
+	for (uint32_t e = 0; e < s->experts; e++) {
+		g->unseen[at + e] += (float)estimate->unseen[e];
+		g->variance[at + e] += (float)estimate->variance[e];
+		g->lasting[at + e] += (float)estimate->lasting[e];
+	}
+}
+
+int mtl_series_add_sources(struct moetap_series *s, int64_t step, uint32_t layer,
+	const struct mtl_sources *sources, uint32_t quality, struct moetap_error *error)
+{
+	struct mtl_estimate *estimate = &s->estimate;
+	bool estimated = false;
+	struct row *row;
+	int ret = 0;
+
+	if (layer >= s->layers)
+		return mtl_fail(
+			error, -EINVAL, "layer %u of a series of %u layers", layer, s->layers);
+	if (s->trails == NULL)
+		s->trails = calloc(s->layers, sizeof(*s->trails));
+	if (estimate->load == NULL)
+		ret = mtl_estimate_new(s->experts, estimate);
+	if (ret < 0 || s->trails == NULL)
+		return mtl_fail_memory(error);
+	ret = mtl_estimate_round(sources, &s->trails[layer], estimate);
+	if (ret < 0)
+		return mtl_fail_memory(error);
+	for (uint32_t e = 0; e < s->experts; e++)
+		estimated |= estimate->estimated[e];
+	if (estimated && !s->guesses)
+		limit_rows(s);
+	ret = mtl_series_add_seen(s, step, layer, estimate->load, estimate->known,
+		quality | (estimated ? MOETAP_QUALITY_ESTIMATED : 0), error);
+	if (ret < 0 || !estimated)
+		return ret;
+	ret = find_row(s, step, &row, error);
+	if (ret == 0 && guess_of(s, row) == NULL)
+		ret = mtl_fail_memory(error);
+	if (ret == 0)
+		add_guess(s, row->guess, layer, estimate);
+	return ret;
+}
+
 int moetap_series_add_round(struct moetap_series *s, int64_t step, uint32_t layer,
 	const double *tokens, uint32_t quality, struct moetap_error *error)
 {
@@ -353,6 +470,103 @@ void moetap_series_mean_tokens(const struct moetap_series *s, uint32_t steps, do
 		for (size_t c = 0; c < cells; c++)
 			tokens[c] += row[c] / (s->count - first);
 	}
+	for (size_t c = 0; c < cells; c++)
+		if (s->count > 0 && !s->seen[c % s->experts])
+			tokens[c] = NAN;
+}
+
+/** Sums over the steps of a window, of one layer; arrays of [experts]. */
+struct window {
+	uint32_t steps;
+	double unseen;	 /**< sum over steps of the part of the layer that is estimated */
+	bool blind;	 /**< nothing tells some variance */
+	double *share;	 /**< the next two are parts of it */
+	double *guessed; /**< of the share, estimated */
+	double *passing; /**< variance that each round has of its own, in squares of shares */
+	double *lasting; /**< and that all have in common */
+};
+
+/** Adds the variances of a step's tokens, as those of shares: of x / (x + rest), to first order. */
+static void add_variances(
+	const struct moetap_series *s, const struct row *row, uint32_t layer, struct window *w)
+{
+	const double *tokens = row->tokens + (size_t)layer * s->experts;
+	const float *variance = row->guess->variance + (size_t)layer * s->experts;
+	const float *lasting = row->guess->lasting + (size_t)layer * s->experts;
+	double sum = row->sum[layer], rounds = row->guess->rounds[layer], all[2] = {0, 0};
+
+	for (uint32_t e = 0; e < s->experts; e++) {
+		w->blind |= isinf(variance[e]) != 0;
+		all[0] += (double)variance[e] - (double)lasting[e];
+		all[1] += rounds * (double)lasting[e];
+	}
+	for (uint32_t e = 0; e < s->experts && !w->blind; e++) {
+		double share = tokens[e] / sum, own = 1 - 2 * share;
+		double passes = (double)variance[e] - (double)lasting[e];
+		double lasts = rounds * (double)lasting[e];
+
+		w->passing[e] += (own * passes + share * share * all[0]) / (sum * sum);
+		w->lasting[e] += (own * lasts + share * share * all[1]) / (sum * sum);
+	}
+}
+
+static void add_step(
+	const struct moetap_series *s, const struct row *row, uint32_t layer, struct window *w)
+{
+	const double *tokens = row->tokens + (size_t)layer * s->experts;
+
+	w->steps++;
+	for (uint32_t e = 0; e < s->experts; e++)
+		w->share[e] += tokens[e] / row->sum[layer];
+	if (row->guess == NULL)
+		return;
+	for (uint32_t e = 0; e < s->experts; e++) {
+		double unseen = (double)row->guess->unseen[(size_t)layer * s->experts + e];
+
+		w->guessed[e] += unseen / row->sum[layer];
+		w->unseen += unseen / row->sum[layer];
+	}
+	add_variances(s, row, layer, w);
+}
+
+/** Half of the interval of a mean share: what each round has of its own averages out. */
+static double half_of(const struct window *w, uint32_t e)
+{
+	double all = (w->passing[e] + w->lasting[e]) / w->steps;
+	double lasting = fmin(fmax(w->lasting[e] / w->steps, 0), all);
+
+	if (w->blind)
+		return INFINITY;
+	return MTL_NORMAL_80 * sqrt(fmax(lasting + (all - lasting) / w->steps, 0));
+}
+
+double moetap_series_unseen(const struct moetap_series *s, uint32_t layer, int64_t first,
+	int64_t last, double *part, double *half)
+{
+	double *room = calloc(4 * (size_t)s->experts, sizeof(*room));
+	struct window w = {.share = room};
+
+	if (room == NULL)
+		return NAN;
+	w.guessed = room + s->experts;
+	w.passing = w.guessed + s->experts;
+	w.lasting = w.passing + s->experts;
+	for (uint32_t i = mtl_series_lower(s, first); i < s->count; i++) {
+		const struct row *row = *row_at(s, i);
+
+		if (row->step > last)
+			break;
+		if (row->sum[layer] > 0)
+			add_step(s, row, layer, &w);
+	}
+	for (uint32_t e = 0; e < s->experts; e++) {
+		if (part != NULL)
+			part[e] = w.share[e] > 0 ? w.guessed[e] / w.share[e] : 0;
+		if (half != NULL)
+			half[e] = w.steps > 0 ? half_of(&w, e) : 0;
+	}
+	free(room);
+	return w.steps > 0 ? w.unseen / w.steps : 0;
 }
 
 bool moetap_series_seen(const struct moetap_series *s, uint32_t expert)
@@ -373,7 +587,7 @@ uint64_t moetap_series_flagged(const struct moetap_series *s, int64_t first, int
 			break;
 		for (uint32_t l = 0; l < s->layers; l++) {
 			seen += (row->quality[l] & SEEN) != 0;
-			flagged += (row->quality[l] & ~(SEEN | MOETAP_QUALITY_UNKNOWN)) != 0;
+			flagged += (row->quality[l] & ~(SEEN | NO_FLAW)) != 0;
 			all |= row->quality[l] & ~SEEN;
 		}
 	}

@@ -27,6 +27,7 @@ struct moetap_source {
 	struct capture *capture; /**< NULL: the firmware is somebody else's */
 	struct mt_bank *bank;	 /**< the map, copied; bank_bytes of room */
 	uint32_t *expert_rank;	 /**< [bank->experts] */
+	bool *crosses;		 /**< [bank->ranks][bank->ranks] */
 	bool bank_valid;
 	bool map_assumed;
 	uint32_t generation; /**< that the bank is used for */
@@ -139,6 +140,7 @@ void moetap_source_close(struct moetap_source *s)
 	}
 	free(s->bank);
 	free(s->expert_rank);
+	free(s->crosses);
 	free(s);
 }
 
@@ -147,19 +149,27 @@ void moetap_source_close(struct moetap_source *s)
 /** Copies the map of a generation and makes what is looked up in it. */
 static int take_bank(struct moetap_source *s, uint32_t generation)
 {
-	uint32_t room = s->page.page->bank_bytes;
+	uint32_t room = s->page.page->bank_bytes, ranks;
 	uint32_t *rank_of;
+	bool *crosses;
 
 	s->bank_valid = false;
 	memcpy(s->bank, mt_page_bank(&s->page, generation), room);
 	if (mt_bank_check(s->bank, room, NULL) < 0)
 		return -EPROTO;
+	ranks = s->bank->ranks;
 	rank_of = realloc(s->expert_rank, s->bank->experts * sizeof(*rank_of));
 	if (rank_of == NULL)
 		return -ENOMEM;
 	s->expert_rank = rank_of;
+	crosses = realloc(s->crosses, (size_t)ranks * ranks * sizeof(*crosses));
+	if (crosses == NULL)
+		return -ENOMEM;
+	s->crosses = crosses;
+	for (uint32_t pair = 0; pair < ranks * ranks; pair++)
+		crosses[pair] = mt_bank_crosses(s->bank, pair / ranks, pair % ranks) != 0;
 	memset(rank_of, 0xff, s->bank->experts * sizeof(*rank_of));
-	for (uint32_t r = 0; r < s->bank->ranks; r++) {
+	for (uint32_t r = 0; r < ranks; r++) {
 		const struct mt_rank *rank = &mt_bank_ranks(s->bank)[r];
 
 		for (uint32_t e = 0; e < rank->experts; e++)
@@ -252,6 +262,7 @@ static void fill_round(struct moetap_source *s)
 		.cell_bytes = mt_round_bytes(r),
 		.cell_tokens = mt_round_tokens(r),
 		.expert_rank = s->expert_rank,
+		.crosses = s->crosses,
 		.lost = s->lost,
 		.restarted = s->restarted,
 		.map_assumed = s->map_assumed};
@@ -346,46 +357,60 @@ const char *moetap_outcome_name(uint32_t i)
 
 /* ---- into a series ---- */
 
-/** Whether tokens from a source to an expert pass the tap; a round without pairs does not say. */
-static bool passes(const struct moetap_round *r, uint32_t src, uint32_t expert)
+/** A round by source: what passed the tap was seen. */
+static int add_sources(struct moetap_series *series, const struct moetap_round *r, uint32_t quality,
+	struct moetap_error *error)
 {
-	uint32_t dst;
+	size_t cells = (size_t)r->ranks * r->experts, pairs = (size_t)r->ranks * r->ranks;
+	double *tokens = malloc(cells * sizeof(*tokens));
+	bool *visible = malloc(pairs * sizeof(*visible));
+	const struct mtl_sources sources = {r->ranks, r->experts, tokens, r->expert_rank, visible};
+	int ret;
 
-	if (r->pairs == NULL || r->expert_rank == NULL)
-		return true;
-	dst = r->expert_rank[expert];
-	return dst < r->ranks && r->pairs[(size_t)src * r->ranks + dst].last_ns != 0;
+	if (tokens == NULL || visible == NULL) {
+		free(tokens);
+		free(visible);
+		return mtl_fail_memory(error);
+	}
+	for (size_t c = 0; c < cells; c++)
+		tokens[c] = r->cell_tokens[c];
+	for (size_t p = 0; p < pairs; p++)
+		visible[p] = r->pairs[p].last_ns != 0;
+	ret = mtl_series_add_sources(series, (int64_t)r->step, r->layer, &sources, quality, error);
+	free(tokens);
+	free(visible);
+	return ret;
+}
+
+/** A round that does not say what passed the tap: taken as it is. */
+static int add_whole(struct moetap_series *series, const struct moetap_round *r, uint32_t quality,
+	struct moetap_error *error)
+{
+	double *tokens = calloc(r->experts, sizeof(*tokens));
+	int ret;
+
+	if (tokens == NULL)
+		return mtl_fail_memory(error);
+	for (size_t c = 0; c < (size_t)r->ranks * r->experts; c++)
+		tokens[c % r->experts] += r->cell_tokens[c];
+	ret = moetap_series_add_round(series, (int64_t)r->step, r->layer, tokens, quality, error);
+	free(tokens);
+	return ret;
 }
 
 int moetap_series_add_counts(
 	struct moetap_series *series, const struct moetap_round *r, struct moetap_error *error)
 {
 	uint32_t quality = r->quality & MOETAP_QUALITY_INEXACT;
-	double *tokens;
-	bool *seen;
-	int ret;
 
 	if (r->pass != MOETAP_PASS_FORWARD)
 		return 0;
 	if (r->experts != moetap_series_experts(series))
 		return mtl_fail(error, -EINVAL, "a round of %u experts for a series of %u",
 			r->experts, moetap_series_experts(series));
-	tokens = calloc(r->experts, sizeof(*tokens));
-	seen = calloc(r->experts, sizeof(*seen));
-	if (tokens == NULL || seen == NULL) {
-		free(tokens);
-		free(seen);
-		return mtl_fail_memory(error);
-	}
-	for (size_t c = 0; c < (size_t)r->ranks * r->experts; c++) {
-		tokens[c % r->experts] += r->cell_tokens[c];
-		seen[c % r->experts] |=
-			passes(r, (uint32_t)(c / r->experts), (uint32_t)(c % r->experts));
-	}
 	if (r->lost > 0)
 		quality |= MOETAP_QUALITY_OVERRUN;
-	ret = mtl_series_add_seen(series, (int64_t)r->step, r->layer, tokens, seen, quality, error);
-	free(tokens);
-	free(seen);
-	return ret;
+	if (r->pairs == NULL || r->expert_rank == NULL)
+		return add_whole(series, r, quality, error);
+	return add_sources(series, r, quality, error);
 }

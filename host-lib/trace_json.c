@@ -83,14 +83,22 @@ static int read_quality(
 static int read_cell(const struct csv *csv, const json_t *object, struct mtl_cell *cell,
 	struct moetap_error *error)
 {
-	int64_t expert, tokens;
+	bool sources =
+		json_object_get(object, "src") != NULL && json_object_get(object, "dst") != NULL;
+	int64_t expert, tokens, src = MTL_NO_RANK, dst = MTL_NO_RANK;
 	int ret = integer(csv, object, "expert", MOETAP_MAX_EXPERTS - 1, &expert, error);
 
 	if (ret == 0)
 		ret = integer(csv, object, "tokens", (int64_t)LOAD_MAX, &tokens, error);
+	if (ret == 0 && sources)
+		ret = integer(csv, object, "src", MOETAP_MAX_RANKS - 1, &src, error);
+	if (ret == 0 && sources)
+		ret = integer(csv, object, "dst", MOETAP_MAX_RANKS - 1, &dst, error);
 	if (ret < 0)
 		return ret;
 	cell->expert = (uint32_t)expert;
+	cell->src = (uint32_t)src;
+	cell->dst = (uint32_t)dst;
 	cell->tokens = (double)tokens;
 	return 0;
 }
@@ -100,7 +108,7 @@ static int read_round(const struct csv *csv, const json_t *round, struct mtl_cel
 {
 	const json_t *list = json_object_get(round, "cells");
 	const char *phase = json_string_value(json_object_get(round, "phase"));
-	struct mtl_cell cell = {.expert = MTL_NO_EXPERT};
+	struct mtl_cell cell = {.expert = MTL_NO_EXPERT, .src = MTL_NO_RANK};
 	int64_t layer;
 	int ret;
 
@@ -119,11 +127,11 @@ static int read_round(const struct csv *csv, const json_t *round, struct mtl_cel
 		return ret;
 	cell.layer = (uint32_t)layer;
 	/* A round of which nothing was seen counts too: it may be flagged. */
-	ret = mtl_cells_add(cells, &cell, error);
+	ret = mtl_cells_add(csv, cells, &cell, error);
 	for (size_t i = 0; i < json_array_size(list) && ret == 0; i++) {
 		ret = read_cell(csv, json_array_get(list, i), &cell, error);
 		if (ret == 0)
-			ret = mtl_cells_add(cells, &cell, error);
+			ret = mtl_cells_add(csv, cells, &cell, error);
 	}
 	return ret;
 }
@@ -161,6 +169,6 @@ int mtl_trace_read_json(struct csv *csv, struct moetap_series **series, struct m
 		ret = mtl_csv_fail(csv, CSV_LINE, error, "there is no load in any dispatch round");
 	if (ret == 0)
 		ret = mtl_cells_series(&cells, series, error);
-	free(cells.cell);
+	mtl_cells_free(&cells);
 	return ret;
 }

@@ -3,6 +3,7 @@
 
 #include "cli.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,39 @@ static void report_unseen(const char *verb, const struct moetap_series *series)
 			"moetap %s: expert%s %s %s never seen: unknown, not zero (no pair of "
 			"ranks that carries such tokens passed the tap)\n",
 			verb, unseen > 1 ? "s" : "", text, unseen > 1 ? "were" : "was");
+}
+
+void report_estimated(const char *verb, double unseen, bool blind)
+{
+	if (unseen > 0)
+		fprintf(stderr,
+			"moetap %s: estimated: %.1f %% of the tokens cross no NIC (or pass no "
+			"tap)%s\n",
+			verb, unseen * 100,
+			blind ? "; one source is seen of each expert, so that nothing tells how "
+				"far the others differ: intervals say what could be"
+			      : "");
+}
+
+double series_unseen(const char *verb, const struct moetap_series *series, uint32_t steps)
+{
+	uint32_t kept = moetap_series_steps(series), layers = 0;
+	int64_t first = steps > 0 && steps < kept ? moetap_series_last_step(series) - steps + 1 : 0;
+	double *half = calloc(moetap_series_experts(series), sizeof(*half)), all = 0;
+	bool blind = false;
+
+	for (uint32_t l = 0; l < moetap_series_layers(series) && half != NULL; l++) {
+		double unseen = moetap_series_unseen(series, l, first, INT64_MAX, NULL, half);
+
+		all += unseen;
+		layers += unseen > 0;
+		for (uint32_t e = 0; e < moetap_series_experts(series); e++)
+			blind |= isinf(half[e]) != 0;
+	}
+	free(half);
+	all /= layers > 0 ? layers : 1;
+	report_estimated(verb, all, blind);
+	return all;
 }
 
 int series_read(const char *verb, const char *path, struct moetap_series **series)

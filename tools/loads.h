@@ -32,6 +32,13 @@ int series_read(const char *verb, const char *path, struct moetap_series **serie
 /** "flagged": rounds that are not exact, null where the trace does not say. */
 json_t *flagged_json(uint32_t quality, uint64_t flagged);
 
+/** What of the loads is estimated, on standard error; nothing if nothing is. */
+void report_estimated(const char *verb, double unseen, bool blind);
+
+/** What of the loads of the last `steps` steps (0: all) is estimated, mean of the layers that have
+ * such; says it on standard error. */
+double series_unseen(const char *verb, const struct moetap_series *series, uint32_t steps);
+
 /** The same for a series that is there already: fills state and forecast. */
 int outlook_make(const char *verb, const struct request *request, struct outlook *outlook);
 void outlook_free(struct outlook *outlook);

@@ -102,6 +102,7 @@ int verb_backtest(int argc, char **argv)
 	struct moetap_series *series;
 	json_t *rows = NULL;
 	int format = 0, first, status;
+	double unseen;
 	const struct cli_option options[] = {
 		{"horizon", CLI_COUNT, &run.horizon, "H", "steps ahead", true},
 		{"method", CLI_TEXT, &run.method, "NAME|all", "sw_avg (default), last, or all",
@@ -123,13 +124,15 @@ int verb_backtest(int argc, char **argv)
 	status = series_read("backtest", argv[first], &series);
 	if (status != CLI_DONE)
 		return status;
+	unseen = series_unseen("backtest", series, 0);
 	if (format == 1)
 		rows = json_array();
 	else
 		printf("method,horizon,state,rel,norm,experts,origins\n");
 	status = run_methods(series, &run, rows);
 	if (rows != NULL && status == CLI_DONE)
-		status = cli_print_json("backtest", json_pack("{s:O}", "backtest", rows));
+		status = cli_print_json("backtest", json_pack("{s:f, s:O}", "estimated", unseen,
+							   "backtest", rows));
 	json_decref(rows);
 	moetap_series_free(series);
 	return status;

@@ -293,9 +293,8 @@ static void print_loads(const struct picture *p, const struct story *s)
 {
 	uint32_t a_rank = s->experts / s->shape.ranks;
 
-	printf(LABEL "of every expert, as a multiple of an even share (1.0); mean of the last %u "
-		     "steps\n",
-		"load", s->hint->horizon);
+	printf(LABEL "of every expert%s, as a multiple of an even share (1.0); mean of %u steps\n",
+		"load", s->hint->unseen_ppm > 0 ? ", estimated in part" : "", s->hint->horizon);
 	for (uint32_t first = 0; first < s->experts; first += ROW) {
 		printf(LABEL "expert    ", "");
 		for (uint32_t e = first; e < s->experts && e < first + ROW; e++)
@@ -409,9 +408,9 @@ static void print_story(const struct picture *p, const struct story *s)
 {
 	if (s->stats.packets > 0) { /* a trace has neither packets nor quality */
 		print_packets(s);
-		printf(LABEL "%" PRIu64 " of %" PRIu64 " rounds exact; tokens that stay on their "
-			     "rank never cross the wire\n",
-			"quality", s->exact, s->rounds);
+		printf(LABEL "%" PRIu64 " of %" PRIu64 " rounds exact; %.1f %% of the tokens cross no "
+			     "NIC and are estimated\n",
+			"quality", s->exact, s->rounds, s->hint->unseen_ppm / 1e4);
 	}
 	print_loads(p, s);
 	print_ranks(p, s);
@@ -485,9 +484,9 @@ static json_t *layers_json(const struct story *s)
 
 static json_t *story_json(const struct story *s)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:s, s:s, s:s, s:I}", "packets",
+	return json_pack("{s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:o, s:s, s:s, s:s, s:I}", "packets",
 		(json_int_t)s->stats.packets, "rounds", (json_int_t)s->rounds, "exact",
-		(json_int_t)s->exact, "ranks", (json_int_t)s->shape.ranks, "slots",
+		(json_int_t)s->exact, "estimated", s->hint->unseen_ppm / 1e6, "ranks", (json_int_t)s->shape.ranks, "slots",
 		(json_int_t)s->shape.slots, "stable", (int)s->hint->stable, "layers",
 		layers_json(s), "hint_page", s->page, "verdict", verdict(s), "reason",
 		s->hint->reason, "generation", (json_int_t)s->hint->generation);

@@ -12,7 +12,8 @@ static const char about[] =
 	"trace, with 80 % intervals. Prints CSV layer,expert,share,low,high. TRACE has the\n"
 	"header step,l0_e0,l0_e1,... or is what 'moetap count' prints; - is standard input. What\n"
 	"'moetap count --format json' prints says how good each round is, and that is carried on;\n"
-	"of a CSV the quality is unknown.\n\n"
+	"of a CSV the quality is unknown. Where TRACE names sources, tokens that cross no NIC are\n"
+	"estimated: intervals are wider by that, and standard error says how much it is.\n\n"
 	"  moetap forecast --horizon 1000 loads.csv\n"
 	"  moetap count --format json --page job | moetap forecast --horizon 1000 -";
 
@@ -34,11 +35,12 @@ static json_t *table(const struct moetap_forecast *f, const struct moetap_series
 
 	for (size_t c = 0; c < (size_t)moetap_forecast_layers(f) * experts; c++)
 		json_array_append_new(rows,
-			json_pack("{s:I, s:I, s:f, s:f, s:f, s:b}", "layer",
+			json_pack("{s:I, s:I, s:o, s:o, s:o, s:f, s:b}", "layer",
 				(json_int_t)(c / experts), "expert", (json_int_t)(c % experts),
-				"share", moetap_forecast_share(f)[c], "low",
-				moetap_forecast_low(f)[c], "high", moetap_forecast_high(f)[c],
-				"seen", (int)moetap_series_seen(series, (uint32_t)(c % experts))));
+				"share", cli_number(moetap_forecast_share(f)[c]), "low",
+				cli_number(moetap_forecast_low(f)[c]), "high",
+				cli_number(moetap_forecast_high(f)[c]), "estimated",
+				moetap_forecast_unseen(f)[c], "seen", (int)moetap_series_seen(series, (uint32_t)(c % experts))));
 	return rows;
 }
 
@@ -50,10 +52,11 @@ static int print_json(const struct outlook *o)
 
 	moetap_forecast_info(f, &info);
 	return cli_print_json("forecast",
-		json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:o, s:s, s:o, s:o}", "method",
+		json_pack("{s:s, s:I, s:I, s:I, s:s, s:f, s:b, s:I, s:o, s:s, s:o, s:o}", "method",
 			info.method, "made_after_step", (json_int_t)info.step, "horizon",
 			(json_int_t)info.horizon, "window", (json_int_t)info.window, "interval",
-			info.interval, "rounds", (json_int_t)info.rounds, "flagged",
+			info.interval, "estimated", info.unseen, "estimate_bounded", !info.unseen_blind,
+			"rounds", (json_int_t)info.rounds, "flagged",
 			flagged_json(info.quality, info.flagged), "quality",
 			moetap_quality_text(info.quality, quality, sizeof(quality)), "state",
 			state_json(o->state, moetap_forecast_layers(f)), "forecast",
@@ -67,11 +70,13 @@ static void report_flagged(const struct moetap_forecast *f)
 	char quality[128];
 
 	moetap_forecast_info(f, &info);
+	report_estimated("forecast", info.unseen, info.unseen_blind);
 	if (info.flagged > 0)
 		fprintf(stderr,
 			"moetap forecast: %llu of the %llu rounds behind it not exact: %s\n",
 			(unsigned long long)info.flagged, (unsigned long long)info.rounds,
-			moetap_quality_text(info.quality, quality, sizeof(quality)));
+			moetap_quality_text(
+				info.quality & MOETAP_QUALITY_INEXACT, quality, sizeof(quality)));
 }
 
 int verb_forecast(int argc, char **argv)

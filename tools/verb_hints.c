@@ -43,7 +43,7 @@ static int print_text(const struct moetap_hint *hint)
 	struct tm tm;
 
 	strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&seconds, &tm));
-	moetap_quality_text(hint->quality, quality, sizeof(quality));
+	moetap_quality_text(hint->quality & MOETAP_QUALITY_INEXACT, quality, sizeof(quality));
 	printf("generation    %llu, published %s\n", (unsigned long long)hint->generation, when);
 	printf("verdict       %s\n", hint->reason);
 	printf("placement     of generation %llu, from step %lld on\n",
@@ -59,6 +59,9 @@ static int print_text(const struct moetap_hint *hint)
 		printf("quality       %llu of %llu rounds not exact%s%s\n",
 			(unsigned long long)hint->flagged, (unsigned long long)hint->rounds,
 			quality[0] != '\0' ? ": " : "", quality);
+	if (hint->unseen_ppm > 0)
+		printf("estimated     %.1f %% of the tokens behind it: they cross no NIC\n",
+			hint->unseen_ppm / 1e4);
 	print_layers(hint);
 	return CLI_DONE;
 }
@@ -68,7 +71,7 @@ static json_t *real_array(const double *values, uint32_t n)
 	json_t *array = json_array();
 
 	for (uint32_t i = 0; i < n; i++)
-		json_array_append_new(array, json_real(values[i]));
+		json_array_append_new(array, cli_number(values[i]));
 	return array;
 }
 
@@ -105,12 +108,13 @@ static int print_json(const struct moetap_hint *hint)
 		hint->reason, "made_after_step", (json_int_t)hint->made_after_step,
 		"valid_from_step", (json_int_t)hint->valid_from_step, "horizon",
 		(json_int_t)hint->horizon, "stable", (int)hint->stable, "method", hint->method);
-	json_t *more = json_pack("{s:f, s:f, s:f, s:I, s:I, s:o, s:s, s:I, s:I, s:I, s:I, s:o}",
+	json_t *more = json_pack("{s:f, s:f, s:f, s:I, s:I, s:o, s:s, s:f, s:I, s:I, s:I, s:I, s:o}",
 		"gain", hint->gain, "balancedness_before", hint->balancedness_before,
 		"balancedness_after", hint->balancedness_after, "moves", (json_int_t)hint->moves,
 		"rounds", (json_int_t)hint->rounds, "flagged",
 		flagged_json(hint->quality, hint->flagged), "quality",
-		moetap_quality_text(hint->quality, quality, sizeof(quality)), "ranks",
+		moetap_quality_text(hint->quality, quality, sizeof(quality)), "estimated",
+		hint->unseen_ppm / 1e6, "ranks",
 		(json_int_t)hint->ranks, "nodes", (json_int_t)hint->nodes, "slots",
 		(json_int_t)hint->slots, "groups", (json_int_t)hint->groups, "layers",
 		layers_json(hint));
@@ -319,7 +323,12 @@ static int send_hint(const struct publication *p)
 static int run_publication(struct publication *p, const char *trace)
 {
 	int status = look_ahead("hints publish", trace, &p->request, &p->outlook);
+	struct moetap_forecast_info info;
 
+	if (status == CLI_DONE) {
+		moetap_forecast_info(p->outlook.forecast, &info);
+		report_estimated("hints publish", info.unseen, info.unseen_blind);
+	}
 	if (status == CLI_DONE)
 		status = find_current(p);
 	if (status == CLI_DONE)

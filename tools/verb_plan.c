@@ -26,6 +26,7 @@ struct job {
 	uint32_t last;
 	uint32_t layers, experts;
 	double *loads;
+	double unseen; /**< part of the loads that is estimated */
 	struct moetap_plan *current, *plan;
 };
 
@@ -41,6 +42,7 @@ static int read_loads(struct job *job, const char *path)
 	job->loads = malloc((size_t)job->layers * job->experts * sizeof(double));
 	if (job->loads != NULL)
 		moetap_series_mean_tokens(series, job->last, job->loads);
+	job->unseen = series_unseen("plan", series, job->last);
 	moetap_series_free(series);
 	return job->loads != NULL ? CLI_DONE : cli_fail("plan", "out of memory");
 }
@@ -133,6 +135,8 @@ static int print_json(const struct job *job)
 		layers, "balancedness_all", all, "doubled",
 		(json_int_t)moetap_plan_doubled(job->plan));
 
+	if (root != NULL)
+		json_object_set_new(root, "estimated", json_real(job->unseen));
 	if (root != NULL && job->current != NULL)
 		json_object_set_new(
 			root, "moves", json_integer(moetap_plan_moves(job->plan, job->current)));

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Cases on capture files: variants of the real captures, and generated traffic."""
+import collections
+import json
+import math
 import os
 import random
 import re
@@ -127,6 +130,44 @@ def exact(name, variant, seed):
         for cores in ("1", "2"):
             counts = moetap.count(map_path, capture, "--cores", cores, *options)
             moetap.must_equal(counts, truth, f"{name} {variant}, {cores} poll cores")
+
+
+def true_shares(path):
+    """{(layer, expert): mean share over the steps}, of all tokens that the job counted."""
+    with open(path, encoding="utf-8") as f:
+        rows = moetap.read_csv(f.read())
+    rounds, loads = collections.Counter(), collections.Counter()
+    for r in rows:
+        rounds[r["step"], r["layer"]] += int(r["tokens"])
+        loads[r["step"], r["layer"], r["expert"]] += int(r["tokens"])
+    steps = len({step for step, _ in rounds})
+    shares = collections.Counter()
+    for (step, layer, expert), tokens in loads.items():
+        shares[int(layer), int(expert)] += tokens / rounds[step, layer] / steps
+    return shares, steps
+
+
+def estimate(name):
+    """From packets to the shares of all tokens, those that never crossed the wire too."""
+    data = os.path.join(DATA, name)
+    shares, steps = true_shares(os.path.join(data, "truth.csv"))
+    counted = moetap.run([moetap.MOETAP, "count", "--map", os.path.join(data, "map.yaml"), "--format", "json",
+                          os.path.join(data, "capture.pcap.gz")])
+    done = moetap.run([moetap.MOETAP, "forecast", "--horizon", "1", "--window", str(steps), "--format", "json", "-"],
+                      input=counted.stdout)
+    if done.returncode != 0:
+        raise Failure(done.stderr)
+    forecast = json.loads(done.stdout)
+    inside = [r["low"] <= shares[r["layer"], r["expert"]] <= r["high"] for r in forecast["forecast"]]
+    ranks = 4 if "4ranks" in name else 2
+    if abs(forecast["estimated"] - 1 / ranks) > 0.1 or forecast["estimate_bounded"] != (ranks > 2):
+        raise Failure(f"estimated {forecast['estimated']}, bounded {forecast['estimate_bounded']}")
+    # 80 % intervals, of the next step, and of the estimate: at least so many hold what was; four standard deviations
+    # of that many independent ones are granted to chance. Where nothing bounds the estimate, all must.
+    least = 0.8 - 4 * math.sqrt(0.8 * 0.2 / len(inside)) if ranks > 2 else 1
+    moetap.log(f"{name}: {sum(inside)} of {len(inside)} shares in their intervals")
+    if sum(inside) / len(inside) < least:
+        raise Failure(f"{sum(inside)} of {len(inside)} shares in their intervals")
 
 
 def others(src, dst):
@@ -329,6 +370,7 @@ def cases():
         for wrapped in (False, True):
             out[f"named {name} {'vxlan' if wrapped else 'plain'}"] = (
                 lambda s, n=name, w=wrapped: named(n, w))
+        out[f"estimate {name}"] = lambda s, n=name: estimate(n)
         out[f"totals {name}"] = lambda s, n=name: totals(n)
         out[f"exact {name} one-half"] = lambda s, n=name: one_half(n)
     for name in TCP_CAPTURES:

@@ -216,6 +216,7 @@ static void test_round(void **unused)
 	assert_int_equal(r->cell_bytes[RANKS * EXPERTS - 1], 512);
 	assert_int_equal(r->expert_rank[1], 0);
 	assert_int_equal(r->expert_rank[2], 1);
+	assert_memory_equal(r->crosses, ((bool[]){false, true, true, false}), 4 * sizeof(bool));
 	assert_false(r->restarted || r->map_assumed || r->lost > 0);
 	assert_none(source, 0, NULL);
 	moetap_source_close(source);

@@ -50,13 +50,15 @@ static void test_trace(void **unused)
 
 static void test_counts_and_forecasts(void **unused)
 {
-	/* As `moetap count` prints: only dispatch is load, sources add up, steps interleave. */
+	/* As `moetap count` prints: only dispatch is load, sources add up, steps interleave. With
+	 * what ranks keep to themselves, which it cannot see, nothing is left to estimate. */
 	struct moetap_series *s = good("round,step,layer,phase,src,dst,expert,tokens,bytes\n"
 				       "0,0,0,dispatch,0,1,0,10,0\n"
 				       "0,0,0,dispatch,1,0,2,4,0\n"
 				       "1,0,1,dispatch,0,1,0,1,0\n"
 				       "2,1,0,dispatch,0,1,1,8,0\n"
 				       "0,0,0,dispatch,1,1,0,5,0\n"
+				       "0,0,0,dispatch,0,0,2,0,0\n"
 				       "3,0,0,backward,0,1,0,99,0\n");
 	double tokens[6];
 
@@ -66,11 +68,53 @@ static void test_counts_and_forecasts(void **unused)
 	assert_int_equal(moetap_series_steps(s), 2);
 	moetap_series_mean_tokens(s, 0, tokens);
 	assert_memory_equal(tokens, ((double[]){7.5, 4, 2, 0.5, 0, 0}), sizeof(tokens));
+	assert_near(moetap_series_unseen(s, 0, 0, 9, NULL, NULL), 0, 0);
 	moetap_series_free(s);
 	/* As `moetap forecast` prints. */
 	s = good("layer,expert,share,low,high\n0,0,0.25,0,1\n0,1,0.75,0,1\n");
 	moetap_series_mean_tokens(s, 0, tokens);
 	assert_memory_equal(tokens, ((double[]){0.25, 0.75}), 2 * sizeof(double));
+	moetap_series_free(s);
+	s = good("layer,expert,share,low,high\n0,0,1,0,1\n0,1,nan,nan,nan\n");
+	assert_int_equal(moetap_series_experts(s), 2);
+	assert_true(moetap_series_seen(s, 0) && !moetap_series_seen(s, 1));
+	moetap_series_free(s);
+}
+
+/* Where a trace names sources, what is missing of them is estimated: in any order of lines, as a CSV
+ * and as rounds. By sources of equal activity, the loads are 3/2 of what was seen. */
+static void test_sources(void **unused)
+{
+	static const char csv[] = "step,layer,src,dst,expert,tokens\n"
+				  "1,0,0,1,1,4\n0,0,0,1,1,20\n0,0,2,1,1,20\n1,0,2,1,1,4\n"
+				  "0,0,0,2,2,30\n0,0,1,2,2,30\n0,0,1,0,0,10\n0,0,2,0,0,10\n"
+				  "1,0,0,2,2,4\n1,0,1,2,2,4\n1,0,1,0,0,4\n1,0,2,0,0,4\n";
+	static const char cells[] =
+		"{\"step\":0,\"layer\":0,\"quality\":\"\",\"ranks\":3,\"experts\":3,\"cells\":["
+		"{\"src\":0,\"dst\":1,\"expert\":1,\"tokens\":20},"
+		"{\"src\":2,\"dst\":1,\"expert\":1,\"tokens\":20},"
+		"{\"src\":0,\"dst\":2,\"expert\":2,\"tokens\":30},"
+		"{\"src\":1,\"dst\":2,\"expert\":2,\"tokens\":30},"
+		"{\"src\":1,\"dst\":0,\"expert\":0,\"tokens\":10},"
+		"{\"src\":2,\"dst\":0,\"expert\":0,\"tokens\":10}]}\n";
+	struct moetap_series *s = good(csv);
+	uint32_t quality;
+	double tokens[3];
+
+	(void)unused;
+	moetap_series_mean_tokens(s, 0, tokens);
+	for (uint32_t e = 0; e < 3; e++)
+		assert_near(tokens[e], (15 * (e + 1) * 2 + 12) / 2.0, 1e-6);
+	assert_near(moetap_series_unseen(s, 0, 0, 1, NULL, NULL), 1.0 / 3, 1e-6);
+	moetap_series_flagged(s, 0, 1, &quality, NULL);
+	assert_int_equal(quality, MOETAP_QUALITY_UNKNOWN | MOETAP_QUALITY_ESTIMATED);
+	moetap_series_free(s);
+	s = good(cells);
+	moetap_series_mean_tokens(s, 0, tokens);
+	for (uint32_t e = 0; e < 3; e++)
+		assert_near(tokens[e], 30 * (e + 1), 1e-6);
+	moetap_series_flagged(s, 0, 1, &quality, NULL);
+	assert_int_equal(quality, MOETAP_QUALITY_ESTIMATED);
 	moetap_series_free(s);
 }
 
@@ -98,7 +142,8 @@ static void test_rounds(void **unused)
 	assert_int_equal(moetap_series_experts(s), 4);
 	assert_int_equal(moetap_series_steps(s), 2);
 	moetap_series_mean_tokens(s, 0, tokens);
-	assert_memory_equal(tokens, ((double[]){8, 0, 0, 0, 0, 0, 0, 0}), sizeof(tokens));
+	for (uint32_t e = 0; e < 8; e++) /* experts 1 and 3 were never seen */
+		assert_true(e % 2 == 0 ? tokens[e] == (e == 0 ? 8 : 0) : isnan(tokens[e]));
 	assert_int_equal(moetap_series_flagged(s, 0, 0, &quality, &rounds), 1);
 	assert_int_equal(quality, MOETAP_QUALITY_GAP | MOETAP_QUALITY_CONTRADICT);
 	assert_int_equal(rounds, 2);
@@ -160,6 +205,10 @@ static void test_refused(void **unused)
 		{"layer,expert,share\n0,0\n", ":2:", "2 fields"},
 		{"layer,expert,share\n0,99999,1\n", ":2: column 2:", "limit"},
 		{"layer,expert,share\n0,0,x\n", ":2: column 3:", "'x'"},
+		{"layer,expert,tokens\n0,0,nan\n", ":2: column 3:", "'nan'"},
+		{"layer,src,dst,expert,tokens\n0,0,1,5,1\n0,2,0,5,1\n", ":3:", "at rank 0 here"},
+		{"layer,src,dst,expert,tokens\n0,4096,1,5,1\n", ":2: column 2:", "limit"},
+		{"layer,src,dst,expert,tokens\n0,0,-1,5,1\n", ":2: column 3:", "'-1'"},
 		{"{\n}\n", ":1:", "no round"},
 		{"{}", ":1:", "line feed"},
 		{"{}\n", ":1:", "'step'"},
@@ -175,6 +224,9 @@ static void test_refused(void **unused)
 		{"{\"step\":0,\"layer\":0,\"cells\":[{\"expert\":4096}]}\n", ":1:", "'expert'"},
 		{"{\"step\":0,\"layer\":0,\"cells\":[{\"expert\":0,\"tokens\":-1}]}\n",
 			":1:", "'tokens'"},
+		{"{\"step\":0,\"layer\":0,\"cells\":[{\"expert\":0,\"tokens\":1,\"src\":4096,"
+		 "\"dst\":0}]}\n",
+			":1:", "'src'"},
 		{"{\"step\":0,\"step\":0}\n", ":1:", "duplicate"},
 		{"{\"rounds\":6,\"exact\":6,\"cells\":[]}\n", ":1:", "without --total"},
 	};
@@ -269,6 +321,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_trace),
 		cmocka_unit_test(test_counts_and_forecasts),
+		cmocka_unit_test(test_sources),
 		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_every_cut),
