@@ -656,28 +656,34 @@ static void test_nccl(void **unused)
 		.length_min = 65,
 		.length_max = 131072,
 		.token_bytes = 4096};
+	const struct mt_rule empty = {
+		.name = "empty", .type = MT_RULE_LENGTH, .phase = MT_PHASE_DISPATCH, .token_bytes = 4096};
 	struct mt_rule control = {.name = "control",
 		.type = MT_RULE_LENGTH,
 		.phase = MT_PHASE_CONTROL,
+		.length_min = 1,
 		.length_max = 64};
 	struct mt_bank *bank = shipped("nccl", 4, 1, "hidden: 2048");
 
 	(void)unused;
-	assert_int_equal(bank->rules, 2);
+	assert_int_equal(bank->rules, 3);
 	assert_int_equal(bank->idle_gap_ns, 500000);
 	same_rule(bank, 0, &chunk);
-	same_rule(bank, 1, &control);
+	same_rule(bank, 1, &empty);
+	same_rule(bank, 2, &control);
 	free(bank);
 	bank = shipped("megatron", 6, 1, "hidden: 2048");
 	same_rule(bank, 0, &chunk);
-	same_rule(bank, 1, &control);
+	same_rule(bank, 1, &empty);
+	same_rule(bank, 2, &control);
 	free(bank);
 	bank = shipped("nccl", 4, 1, "hidden: 2048, requests: 8, chunk: 524288");
 	chunk.length_min = 513;
 	chunk.length_max = 524288;
 	control.length_max = 512;
 	same_rule(bank, 0, &chunk);
-	same_rule(bank, 1, &control);
+	same_rule(bank, 1, &empty);
+	same_rule(bank, 2, &control);
 	free(bank);
 }
 
