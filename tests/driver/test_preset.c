@@ -474,7 +474,7 @@ static void test_deepep_ll(void **unused)
 		.parity_count = 2,
 		.length_min = 4096,
 		.length_max = 4096};
-	const struct mt_rule count = {.name = "count",
+	struct mt_rule count = {.name = "count",
 		.type = MT_RULE_ATOMIC,
 		.phase = MT_PHASE_COUNT,
 		.when = MT_WHEN_NEGATIVE,
@@ -489,7 +489,7 @@ static void test_deepep_ll(void **unused)
 		.value_scale = -1,
 		.value_add = -1,
 		.value_width = 4};
-	const struct mt_rule done = {.name = "done",
+	struct mt_rule done = {.name = "done",
 		.type = MT_RULE_ATOMIC,
 		.phase = MT_PHASE_COMBINE,
 		.when = MT_WHEN_POSITIVE,
@@ -518,6 +518,17 @@ static void test_deepep_ll(void **unused)
 	token.size = 4210688;
 	token.expert_stride = 2105344;
 	token.source_stride = 526336;
+	same_rule(bank, 0, &token);
+	same_rule(bank, 1, &combine);
+	same_rule(bank, 2, &count);
+	same_rule(bank, 3, &done);
+	free(bank);
+	/* cells of 8 bytes: 8 experts have 64, still in 128 bytes of signals */
+	bank = shipped("deepep-ll", 2, 2, "hidden: 2048, tokens: 128, dtype: bf16, cell: 8");
+	count.size = done.size = 64;
+	count.expert_stride = 32;
+	count.source_stride = 8;
+	count.value_width = done.value_width = 8;
 	same_rule(bank, 0, &token);
 	same_rule(bank, 1, &combine);
 	same_rule(bank, 2, &count);
@@ -948,6 +959,7 @@ static void test_requirements(void **unused)
 	refused_shipped(
 		"deepep-ll", 2, "hidden: 640, tokens: 128", "multiple of 512 with dtype fp8");
 	refused_shipped("deepep-ll", 2, "hidden: 2048, tokens: 1", "multiple of 4");
+	refused_shipped("deepep-ll", 2, "hidden: 2048, tokens: 128, cell: 6", "cell is 4 or 8");
 	refused_shipped(
 		"uccl-ep", 2, "hidden: 2048, tokens: 128, batching: batches", "batches of fp8");
 	refused_shipped("uccl-ep", 513, "hidden: 2048, tokens: 128", "at most 1024 experts");
