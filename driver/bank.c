@@ -33,9 +33,15 @@ static uint32_t max32(uint32_t a, uint32_t b)
 	return a > b ? a : b;
 }
 
+static uint32_t min32(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
 /**
  * Bytes behind the BTH that a rule reads. Of integers in the payload, as if the message were one
- * packet with an immediate; in a packet of several, none is further from the start.
+ * packet with an immediate; in a packet of several, none is further from the start. Rows of floats
+ * may follow each other to the end of the message, or of a packet of the longest path MTU.
  */
 static uint32_t rule_reads(const struct mt_bank *bank, const struct mt_rule *r)
 {
@@ -50,7 +56,10 @@ static uint32_t rule_reads(const struct mt_bank *bank, const struct mt_rule *r)
 	case MT_RULE_DENSE:
 		for (uint32_t i = 0; i < bank->ranks; i++)
 			values = max32(values, mt_rule_values(bank, r, i));
-		return RETH_BYTES + IMM_BYTES + r->payload_at + values * r->value_width;
+		values = r->payload_at + values * r->value_width;
+		if (r->type == MT_RULE_DENSE)
+			values = max32(values, min32(r->length_max, PATH_MTU_MAX));
+		return RETH_BYTES + IMM_BYTES + values;
 	case MT_RULE_INDEX: /* anywhere in a packet of the longest path MTU */
 		return RETH_BYTES + IMM_BYTES + PATH_MTU_MAX;
 	default:

@@ -203,6 +203,36 @@ static void test_defaults(void **unused)
 	free(b);
 }
 
+/** Rows of a message of @p length bytes, of 3 experts. */
+static uint32_t snap_of_rows(const char *length)
+{
+	struct mt_bank *b;
+	uint32_t snap;
+	char *text;
+
+	assert_true(asprintf(&text,
+			    "moetap-map: 1\njob: d\npattern: inference\nlayers: 1\n"
+			    "experts-per-rank: 3\nranks: [{rank: 0, address: 1.1.1.1},\n"
+			    "  {rank: 1, address: 1.1.1.2}]\n"
+			    "rules: [{name: r, rule: payload-dense, phase: dispatch,\n"
+			    "  length: %s, payload: {width: 4, of: dst}}]\n",
+			    length) > 0);
+	b = good(text);
+	snap = b->snap;
+	free(b);
+	free(text);
+	return snap;
+}
+
+/** One row, 7 of them, more than a packet of the longest path MTU has. */
+static void test_snap_of_rows(void **unused)
+{
+	(void)unused;
+	assert_int_equal(snap_of_rows("12"), 22 + 40 + 20 + 20 + 12);
+	assert_int_equal(snap_of_rows("[12, 84]"), 22 + 40 + 20 + 20 + 84);
+	assert_int_equal(snap_of_rows("[12, 6000]"), 22 + 40 + 20 + 20 + 4096);
+}
+
 static char *read_file(const char *path)
 {
 	char *text = NULL;
@@ -1176,6 +1206,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_good_map),
 		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_snap_of_rows),
 		cmocka_unit_test(test_files),
 		cmocka_unit_test(test_documented_examples),
 		cmocka_unit_test(test_addresses),
