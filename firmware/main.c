@@ -334,7 +334,7 @@ static int serve(const struct options *o, struct mt_bank *bank, struct mt_error 
 	ret = make_plane(&plane, o, err);
 	if (ret < 0)
 		goto out;
-	ret = fw_ports_start(&plane, err);
+	ret = fw_ports_start(&plane, mt_bank_snap(bank), err);
 	if (ret < 0)
 		goto out;
 	ret = open_page(&control, o, bank, err);

@@ -12,6 +12,9 @@
 #define DESCRIPTORS 4096u
 #define BUFFERS_PER_CORE 2048u /* on their way from core to core */
 #define FRAME_MTU 9000u
+#define PACKET_BYTES 4224u /* a path MTU of 4096, and the headers before it */
+#define VXLAN_BYTES                                                                                \
+	78u /* that a VXLAN puts before them: Ethernet with two tags, IPv6, UDP, VXLAN */
 #define DRIVER_PCAP "net_pcap"
 /* net_pcap stamps in ns from this version on, before in µs (its release notes) */
 #define PCAP_NS_VERSION RTE_VERSION_NUM(26, 7, 0, 0)
@@ -21,6 +24,25 @@ static uint16_t queues_of(const struct fw_plane *plane, const struct rte_eth_dev
 	return (uint16_t)RTE_MIN(plane->cores, (uint32_t)info->max_rx_queues);
 }
 
+static bool is_pcap(const struct rte_eth_dev_info *info)
+{
+	return strcmp(info->driver_name, DRIVER_PCAP) == 0;
+}
+
+/**
+ * Bytes of a buffer. Only what lies in the first one of a frame is read, so a map of lists in
+ * payloads wants a packet in it. Drivers that cannot scatter may have no larger ones (net_af_xdp: a
+ * page).
+ */
+static uint16_t buffer_bytes(const struct rte_eth_dev_info *info, uint32_t snap)
+{
+	bool any = is_pcap(info) || (info->rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER);
+	uint32_t most = RTE_PKTMBUF_HEADROOM + VXLAN_BYTES + RTE_MIN(snap, PACKET_BYTES);
+
+	return (uint16_t)(any ? RTE_MAX(most, (uint32_t)RTE_MBUF_DEFAULT_BUF_SIZE)
+			      : RTE_MBUF_DEFAULT_BUF_SIZE);
+}
+
 /** Frames longer than a buffer are wanted too: their headers are in its first bytes. */
 static void wish(const struct rte_eth_dev_info *info, uint16_t queues, struct rte_eth_conf *conf)
 {
@@ -28,7 +50,7 @@ static void wish(const struct rte_eth_dev_info *info, uint16_t queues, struct rt
 		conf->rxmode.offloads |= RTE_ETH_RX_OFFLOAD_SCATTER;
 		conf->rxmode.mtu = RTE_MIN(FRAME_MTU, (uint32_t)info->max_mtu);
 	}
-	if (strcmp(info->driver_name, DRIVER_PCAP) == 0)
+	if (is_pcap(info))
 		conf->rxmode.offloads |= info->rx_offload_capa & RTE_ETH_RX_OFFLOAD_TIMESTAMP;
 	if (queues > 1 && info->flow_type_rss_offloads != 0) {
 		conf->rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
@@ -61,7 +83,8 @@ static int set_up_queues(uint16_t port, uint16_t queues, uint16_t rx, uint16_t t
 	return ret;
 }
 
-static int start(struct fw_plane *plane, uint16_t port, uint32_t *turn, struct mt_error *err)
+static int start(
+	struct fw_plane *plane, uint16_t port, uint32_t snap, uint32_t *turn, struct mt_error *err)
 {
 	struct rte_eth_conf conf = {0};
 	struct rte_eth_dev_info info;
@@ -86,7 +109,7 @@ static int start(struct fw_plane *plane, uint16_t port, uint32_t *turn, struct m
 			err, ret, "port %s cannot be configured: %s", name, rte_strerror(-ret));
 	snprintf(pool_name, sizeof(pool_name), "moetap-%u", port);
 	pool = rte_pktmbuf_pool_create(pool_name, queues * rx + plane->cores * BUFFERS_PER_CORE,
-		256, FW_PRIV_BYTES, RTE_MBUF_DEFAULT_BUF_SIZE, rte_eth_dev_socket_id(port));
+		256, FW_PRIV_BYTES, buffer_bytes(&info, snap), rte_eth_dev_socket_id(port));
 	if (pool == NULL)
 		return mt_fail(err, -ENOMEM,
 			"port %s: no memory for packet buffers: more huge pages "
@@ -114,12 +137,12 @@ static void find_stamps(struct fw_plane *plane)
 	plane->stamp_flag = 0;
 	plane->stamp_ns = RTE_VERSION >= PCAP_NS_VERSION ? 1 : 1000;
 	RTE_ETH_FOREACH_DEV(port)
-	if (rte_eth_dev_info_get(port, &info) != 0 || strcmp(info.driver_name, DRIVER_PCAP) != 0)
+	if (rte_eth_dev_info_get(port, &info) != 0 || !is_pcap(&info))
 		return;
 	rte_mbuf_dyn_rx_timestamp_register(&plane->stamp_offset, &plane->stamp_flag);
 }
 
-int fw_ports_start(struct fw_plane *plane, struct mt_error *err)
+int fw_ports_start(struct fw_plane *plane, uint32_t snap, struct mt_error *err)
 {
 	uint32_t turn = 0;
 	uint16_t port;
@@ -134,7 +157,7 @@ int fw_ports_start(struct fw_plane *plane, struct mt_error *err)
 			"there");
 	RTE_ETH_FOREACH_DEV(port)
 	{
-		ret = start(plane, port, &turn, err);
+		ret = start(plane, port, snap, &turn, err);
 		if (ret < 0)
 			return ret;
 	}

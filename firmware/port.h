@@ -9,9 +9,10 @@
 /**
  * Open and start every port that DPDK found, and give their queues to the poll cores in turn.
  *
+ * @param snap  bytes of a frame that are read, see mt_bank_snap(): buffers are made for them
  * @return 0; -ENODEV: there is none; another negative errno of the driver
  */
-int fw_ports_start(struct fw_plane *plane, struct mt_error *err);
+int fw_ports_start(struct fw_plane *plane, uint32_t snap, struct mt_error *err);
 void fw_ports_stop(void);
 
 /** Packets that ports dropped or had no buffer for, since they were started. */
