@@ -14,7 +14,8 @@ COUNT_WIDTH = 8     # bytes of one count cell
 
 def preamble(name, layers, experts_per_rank, ranks, pattern="inference", micro_batches=1, tap="all",
              idle_gap_us=None):
-    """Everything of a map before its rules. ranks: list of (rank, [addresses], base or None)."""
+    """Everything of a map before its rules. ranks: list of (rank, [addresses], base or None), and where
+    there are other bases, {name: base} as well."""
     lines = ["# SPDX-License-Identifier: BSD-3-Clause", "moetap-map: 1", f"job: {name}",
              f"pattern: {pattern}", f"layers: {layers}"]
     if micro_batches != 1:
@@ -23,11 +24,13 @@ def preamble(name, layers, experts_per_rank, ranks, pattern="inference", micro_b
     if idle_gap_us:
         lines.append(f"idle-gap-us: {idle_gap_us}")
     lines += [f"experts-per-rank: {experts_per_rank}", "ranks:"]
-    for rank, addresses, base in ranks:
+    for rank, addresses, base, *bases in ranks:
         shown = addresses[0] if len(addresses) == 1 else "[" + ", ".join(addresses) + "]"
         if ":" in shown:
             shown = shown if shown.startswith("[") else f'"{shown}"'
         tail = "" if base is None else f", base: {base:#x}"
+        if bases and bases[0]:
+            tail += ", bases: {" + ", ".join(f"{name}: {at:#x}" for name, at in bases[0].items()) + "}"
         lines.append(f"  - {{rank: {rank}, address: {shown}{tail}}}")
     return lines
 

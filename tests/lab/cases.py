@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The cases of the lab: which programs run in which machines, and what moetap must count of them."""
+import glob
+import os
 import shutil
 
 import jobs
 import mpi
 import perftest
-from moetap import Skip
+from moetap import Failure, Skip
 
 NAMES = {**perftest.CASES, **jobs.CASES, **mpi.CASES}
+# Case → preset whose rules count it, of the modules that have such cases (test_presets.py: all presets have some).
+PRESETS = {}
+for _module in (perftest, jobs, mpi):
+    PRESETS.update(getattr(_module, "PRESETS", {}))
 
 # What tools/check runs: every kind of program, each condition with some of them.
 CHECK = perftest.CHECK + jobs.CHECK + mpi.CHECK
@@ -32,13 +38,18 @@ class Case:
         if self.name not in NAMES:
             raise SystemExit(f"no such case: {self.name}; there are {' '.join(NAMES)}")
         self.function, self.machines = NAMES[self.name]
+        self.preset = PRESETS.get(self.name)
 
     def __str__(self):
         return self.name + ("/ipv6" if self.version == 6 else "") + \
             (f"/loss{self.loss:g}" if self.loss else "") + (f"/mtu{self.path_mtu}" if self.path_mtu else "")
 
     def run(self, lab, folder):
-        return self.function(lab, self, folder)
+        said = self.function(lab, self, folder)
+        if self.preset and not any(f"preset: {self.preset}\n" in open(path, encoding="utf-8").read()
+                                   for path in glob.glob(os.path.join(folder, "*.yaml"))):
+            raise Failure(f"{self}: no map with 'preset: {self.preset}'")
+        return said
 
 
 def wanted(a):

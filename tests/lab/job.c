@@ -195,6 +195,7 @@ void job_post(struct job *job, const struct post *post)
 		[WRITE] = IBV_WR_RDMA_WRITE,
 		[WRITE_IMM] = IBV_WR_RDMA_WRITE_WITH_IMM,
 		[FETCH_ADD] = IBV_WR_ATOMIC_FETCH_AND_ADD,
+		[SWAP] = IBV_WR_ATOMIC_CMP_AND_SWP,
 		[SEND] = IBV_WR_SEND,
 	};
 	struct engine *g = job->engine;
@@ -210,12 +211,13 @@ void job_post(struct job *job, const struct post *post)
 	wr.wr_id = post->peer * MAX_QPS + post->qp;
 	wr.opcode = opcodes[post->kind];
 	wr.imm_data = htonl(post->imm);
-	if (post->kind == FETCH_ADD) {
+	if (post->kind == FETCH_ADD || post->kind == SWAP) {
 		sge = (struct ibv_sge){(uintptr_t)g->rooms, 8, g->room->lkey};
 		wr.num_sge = 1;
 		wr.wr.atomic.remote_addr = g->peers[post->peer].base + post->at;
 		wr.wr.atomic.rkey = g->peers[post->peer].rkey;
-		wr.wr.atomic.compare_add = post->add;
+		wr.wr.atomic.compare_add = post->kind == SWAP ? 0 : post->add;
+		wr.wr.atomic.swap = post->add;
 	} else {
 		wr.wr.rdma.remote_addr = g->peers[post->peer].base + post->at;
 		wr.wr.rdma.rkey = g->peers[post->peer].rkey;
@@ -344,10 +346,11 @@ static void *memory(size_t bytes)
 	return p;
 }
 
-static struct ibv_mr *registered(struct engine *g, void *p, size_t bytes)
+/* Peers see it from address `at` on. */
+static struct ibv_mr *registered(struct engine *g, void *p, size_t bytes, uint64_t at)
 {
-	struct ibv_mr *mr = ibv_reg_mr(
-		g->pd, p, bytes, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC);
+	struct ibv_mr *mr = ibv_reg_mr_iova(
+		g->pd, p, bytes, at, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC);
 
 	if (!mr)
 		die("ibv_reg_mr of %zu bytes: %s", bytes, strerror(errno));
@@ -371,10 +374,13 @@ static void open_device(struct job *job, struct peer *me)
 	g->receive_cq = ibv_create_cq(g->context, depth, NULL, NULL, 0);
 	if (!g->pd || !g->send_cq || !g->receive_cq)
 		die("no completion queue of %d", depth);
-	g->region = registered(g, g->base = memory(job->region), job->region);
-	g->room = registered(g, g->rooms = memory(ROOM), ROOM);
-	g->landing = registered(g, g->lands = memory(LANDING), LANDING);
-	me->base = (uintptr_t)g->base;
+	g->base = memory(job->region);
+	g->rooms = memory(ROOM);
+	g->lands = memory(LANDING);
+	me->base = job->window_at_0 ? 0 : (uintptr_t)g->base;
+	g->region = registered(g, g->base, job->region, me->base);
+	g->room = registered(g, g->rooms, ROOM, (uintptr_t)g->rooms);
+	g->landing = registered(g, g->lands, LANDING, (uintptr_t)g->lands);
 	me->rkey = g->region->rkey;
 	find_gid(g, g->address[job->rank], &me->gid);
 }
@@ -459,6 +465,7 @@ static void read_spec(struct job *job, const char *path)
 		{"tokens", &job->tokens, 1, 4096},
 		{"top-k", &job->top_k, 1, MAX_K},
 		{"hidden", &job->hidden, 128, 16384},
+		{"fp8", &job->fp8, 0, 1},
 		{"qps", &job->qps, 1, MAX_QPS},
 		{"batch", &job->batch, 0, 4096},
 		{"window", &job->window, 1, 4096},
@@ -525,9 +532,9 @@ static void tell_job(struct job *job, const char *folder, const char *said)
 		die("%s: %s", path, strerror(errno));
 	fprintf(f,
 		"{\"layout\": \"%s\", \"num_ranks\": %u, \"gpus_per_node\": %u, \"experts_per_rank\": %u, "
-		"\"layers\": %u,\n \"micro_batches\": %u, \"tokens\": %u, \"top_k\": %u, \"hidden\": %u, \"mtu\": %u,\n %s",
+		"\"layers\": %u,\n \"micro_batches\": %u, \"tokens\": %u, \"top_k\": %u, \"hidden\": %u, \"fp8\": %u, \"mtu\": %u,\n %s",
 		job->layout->name, job->ranks, job->gpus, job->experts, job->layers, job->micro_batches, job->tokens,
-		job->top_k, job->hidden, g->mtu, said);
+		job->top_k, job->hidden, job->fp8, g->mtu, said);
 	fprintf(f, "\"ranks\": [");
 	for (unsigned int r = 0; r < job->ranks; r++)
 		fprintf(f, "%s\n  {\"rank\": %u, \"address\": \"%s\", \"base\": %llu, \"rkey\": %u}", r ? "," : "", r,
@@ -553,8 +560,9 @@ static void one_round(struct job *job, const struct round *r)
 		job->layout->emit(job, r, phase);
 		flush(job->engine);
 		barrier(job);
-		usleep(job->layout->pause_ms * 1000);
+		usleep(job->layout->phase_pause_ms * 1000);
 	}
+	usleep(job->layout->pause_ms * 1000);
 }
 
 static void micro_batch(struct job *job, struct round r)
@@ -574,7 +582,7 @@ int main(int argc, char **argv)
 {
 	struct engine engine = {.port = 7471, .mtu = 1024, .timeout = 14, .device = "rxe0"};
 	struct job job = {.gpus = 1, .experts = 4, .layers = 2, .steps = 2, .micro_batches = 1, .tokens = 16, .top_k = 4,
-		.hidden = 512, .qps = 4, .batch = 8, .window = 16, .seed = 1, .engine = &engine};
+		.hidden = 512, .fp8 = 1, .qps = 4, .batch = 8, .window = 16, .seed = 1, .engine = &engine};
 	char path[4096], *said = NULL;
 	struct peer me = {0};
 	size_t size = 0;

@@ -7,23 +7,29 @@
 
 #include "layout.h"
 
-static uint64_t round_up(uint64_t n, uint64_t to)
+uint64_t round_up(uint64_t n, uint64_t to)
 {
 	return (n + to - 1) / to * to;
 }
 
-static unsigned int all_experts(const struct job *job)
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+unsigned int all_experts(const struct job *job)
 {
 	return job->ranks * job->experts;
 }
 
-/* deepep-ll: DeepEP's low-latency mode; uccl-ep: the same addresses, other messages */
+/* deepep-ll: DeepEP's low-latency mode; uccl-ep: nearly the same addresses, other messages */
 
-enum { LL_COUNTS, LL_TOKENS }; /* job->at, where buffer 0 is; buffer 1 lies a stride on */
+enum { LL_COUNTS, LL_TOKENS, LL_COUNTS_STRIDE, LL_TOKENS_STRIDE }; /* job->at, where buffer 0 is; 1 lies a stride on */
+enum { UCCL_APART = 128 }; /* the atomic buffer of each rank lies that much further on */
 
 static uint32_t ll_message(const struct job *job)
 {
-	return 16 + job->hidden + 4 * (job->hidden / 128);
+	return 16 + (job->fp8 ? job->hidden + 4 * (job->hidden / 128) : 2 * job->hidden);
 }
 
 static uint64_t ll_combine_stride(const struct job *job, bool packed)
@@ -31,68 +37,75 @@ static uint64_t ll_combine_stride(const struct job *job, bool packed)
 	return 2 * job->hidden + (packed ? 0 : 4 * (job->hidden / 128));
 }
 
-static uint64_t ll_counts_stride(const struct job *job)
+/* A receive buffer has room for the larger of both kinds of messages, in bf16. */
+static void ll_strides(struct job *job, uint64_t combine_stride, unsigned int cells)
 {
-	return round_up(8 * all_experts(job), 128);
+	uint64_t largest = 16 + 2 * job->hidden;
+
+	job->at[LL_TOKENS_STRIDE] = (uint64_t)all_experts(job) * job->tokens * larger(largest, combine_stride);
+	job->at[LL_COUNTS_STRIDE] = round_up(8ull * cells, 128);
 }
 
-static uint64_t ll_tokens_stride(const struct job *job)
-{
-	uint64_t message = 16 + 2 * job->hidden, stride = ll_combine_stride(job, false);
-
-	return (uint64_t)all_experts(job) * job->tokens * (message > stride ? message : stride);
-}
-
-static void ll_tell(struct job *job, FILE *json, bool packed)
+static void ll_tell(struct job *job, FILE *json, uint64_t combine_stride)
 {
 	fprintf(json,
 		"\"message\": %u, \"combine_message\": %u, \"combine_stride\": %llu, \"counts\": %llu, \"counts_stride\": %llu,\n"
 		" \"tokens_at\": %llu, \"tokens_stride\": %llu, ",
-		ll_message(job), 2 * job->hidden, (unsigned long long)ll_combine_stride(job, packed),
-		(unsigned long long)job->at[LL_COUNTS], (unsigned long long)ll_counts_stride(job),
-		(unsigned long long)job->at[LL_TOKENS], (unsigned long long)ll_tokens_stride(job));
+		ll_message(job), 2 * job->hidden, (unsigned long long)combine_stride,
+		(unsigned long long)job->at[LL_COUNTS], (unsigned long long)job->at[LL_COUNTS_STRIDE],
+		(unsigned long long)job->at[LL_TOKENS], (unsigned long long)job->at[LL_TOKENS_STRIDE]);
 }
 
 /* Counts of two buffers, two buffers to send from, two to receive into. */
 static void ll_prepare(struct job *job, FILE *json)
 {
-	uint64_t stride = ll_combine_stride(job, false), send = job->tokens * (16 + 2ull * job->hidden);
+	uint64_t stride = ll_combine_stride(job, false), all = all_experts(job);
 
-	if (send < all_experts(job) * job->tokens * stride)
-		send = all_experts(job) * job->tokens * stride;
+	ll_strides(job, stride, all_experts(job));
 	job->at[LL_COUNTS] = 0;
-	job->at[LL_TOKENS] = 2 * ll_counts_stride(job) + 2 * send;
-	job->region = job->at[LL_TOKENS] + 2 * ll_tokens_stride(job);
-	ll_tell(job, json, false);
+	job->at[LL_TOKENS] = 2 * job->at[LL_COUNTS_STRIDE] +
+			     2 * larger(job->tokens * (16 + 2ull * job->hidden), all * job->tokens * stride);
+	job->region = job->at[LL_TOKENS] + 2 * job->at[LL_TOKENS_STRIDE];
+	ll_tell(job, json, stride);
 }
 
-/* Counts lie behind the tokens. */
+/* Counts lie in a buffer of their own, and no other rank has it at the same distance. */
 static void uccl_prepare(struct job *job, FILE *json)
 {
-	job->at[LL_TOKENS] = 0;
-	job->at[LL_COUNTS] = 2 * ll_tokens_stride(job);
-	job->region = job->at[LL_COUNTS] + 2 * ll_counts_stride(job);
-	ll_tell(job, json, true);
+	uint64_t largest = 16 + 2ull * job->hidden, result = ll_combine_stride(job, true), all = all_experts(job);
+	bool batches = job->batch == 0; /* a build with PER_EXPERT_BATCHING */
+	unsigned int cells = all_experts(job);
+
+	if (batches && cells < job->ranks * job->ranks)
+		cells = job->ranks * job->ranks;
+	ll_strides(job, result, cells);
+	job->at[LL_TOKENS] = 2 * round_up(4ull * cells, 128) +
+			     2 * larger((batches ? all + 1 : 1) * job->tokens * largest, all * job->tokens * result);
+	job->at[LL_COUNTS] = round_up(job->at[LL_TOKENS] + 2 * job->at[LL_TOKENS_STRIDE], 4096);
+	job->apart = UCCL_APART;
+	job->region = job->at[LL_COUNTS] + (uint64_t)job->ranks * UCCL_APART + 2 * job->at[LL_COUNTS_STRIDE];
+	fprintf(json, "\"apart\": %u, \"batching\": %d, ", UCCL_APART, batches);
+	ll_tell(job, json, result);
 }
 
-static uint64_t ll_count_at(const struct job *job, uint64_t cell)
+static uint64_t ll_count_at(const struct job *job, unsigned int peer, uint64_t cell)
 {
-	return job->at[LL_COUNTS] + job->buffer * ll_counts_stride(job) + 8 * cell;
+	return job->at[LL_COUNTS] + (uint64_t)peer * job->apart + job->buffer * job->at[LL_COUNTS_STRIDE] + 8 * cell;
 }
 
 static uint64_t ll_at(const struct job *job, uint64_t offset)
 {
-	return job->at[LL_TOKENS] + job->buffer * ll_tokens_stride(job) + offset;
+	return job->at[LL_TOKENS] + job->buffer * job->at[LL_TOKENS_STRIDE] + offset;
 }
 
 static void ll_dispatch_count(struct job *job, unsigned int expert, unsigned int tokens)
 {
-	unsigned int local = expert % job->experts;
+	unsigned int local = expert % job->experts, peer = expert / job->experts;
 
 	job_post(job, &(struct post){.kind = FETCH_ADD,
-			      .peer = expert / job->experts,
+			      .peer = peer,
 			      .qp = local % job->qps,
-			      .at = ll_count_at(job, (uint64_t)local * job->ranks + job->rank),
+			      .at = ll_count_at(job, peer, (uint64_t)local * job->ranks + job->rank),
 			      .add = (uint64_t)(-(int64_t)tokens - 1)});
 }
 
@@ -101,12 +114,11 @@ static void ll_combine_flag(struct job *job, unsigned int expert, unsigned int s
 	job_post(job, &(struct post){.kind = FETCH_ADD,
 			      .peer = source,
 			      .qp = expert % job->experts % job->qps,
-			      .at = ll_count_at(job, expert),
+			      .at = ll_count_at(job, source, expert),
 			      .add = 1});
 }
 
-/* Calls f for every (token, expert) of a rank for one expert; how many there are. */
-static unsigned int tokens_for(struct job *job, const struct round *r, unsigned int rank, unsigned int expert,
+unsigned int tokens_for(struct job *job, const struct round *r, unsigned int rank, unsigned int expert,
 	void (*f)(struct job *, unsigned int token, unsigned int n, unsigned int expert, unsigned int rank))
 {
 	unsigned int n = 0;
@@ -166,6 +178,29 @@ static void ll_emit(struct job *job, const struct round *r, unsigned int phase)
 	job->buffer ^= 1; /* with every dispatch and every combine */
 }
 
+/* All tokens of an expert in one message. */
+static void ll_emit_bulk(struct job *job, const struct round *r, unsigned int phase)
+{
+	for (unsigned int e = 0; phase == 0 && e < all_experts(job); e++) {
+		unsigned int n = tokens_for(job, r, job->rank, e, NULL), local = e % job->experts;
+		uint32_t length = n * ll_message(job);
+
+		if (n > 0)
+			job_post(job, &(struct post){.kind = WRITE,
+					      .peer = e / job->experts,
+					      .qp = local % job->qps,
+					      .at = ll_at(job, ((uint64_t)local * job->ranks + job->rank) * job->tokens *
+								       ll_message(job)),
+					      .data = job_room(job, length),
+					      .length = length});
+		ll_dispatch_count(job, e, n);
+	}
+	if (phase == 0)
+		job->buffer ^= 1;
+	else
+		ll_emit(job, r, phase);
+}
+
 /* A buffer for each round: what a combine writes lies where its dispatch wrote, flags in the cells of counts. */
 static void ll_emit_shared(struct job *job, const struct round *r, unsigned int phase)
 {
@@ -216,18 +251,6 @@ static unsigned int uccl_combine(struct job *job, const struct round *r, unsigne
 	return n;
 }
 
-static void uccl_emit(struct job *job, const struct round *r, unsigned int phase)
-{
-	for (unsigned int e = 0; phase == 0 && e < all_experts(job); e++)
-		ll_dispatch_count(job, e, uccl_dispatch(job, r, e));
-	for (unsigned int i = 0; phase == 1 && i < job->experts; i++)
-		for (unsigned int s = 0; s < job->ranks; s++) {
-			uccl_combine(job, r, job->rank * job->experts + i, s);
-			ll_combine_flag(job, job->rank * job->experts + i, s);
-		}
-	job->buffer ^= 1;
-}
-
 /* uccl-ep-imm: of a NIC without atomics; what would be added to a cell is in an immediate */
 
 enum { IMM_ATOMIC = 1u << 31, IMM_DONE = 1u << 30, IMM_BUFFER_SHIFT = 29, IMM_VALUE_SHIFT = 13 };
@@ -238,9 +261,29 @@ static void imm_post(struct job *job, unsigned int peer, unsigned int qp, uint32
 	job_post(job, &(struct post){.kind = WRITE_IMM, .peer = peer, .qp = qp, .imm = imm});
 }
 
+/* Every proxy tells every other how far it is, at the start of the buffer. */
+static void uccl_barrier(struct job *job)
+{
+	for (unsigned int peer = 0; peer < job->ranks; peer++)
+		imm_post(job, peer, 0, IMM_SYNC | (job->requests & 0xffff) << IMM_SYNC_SHIFT | job->rank);
+}
+
+static void uccl_emit(struct job *job, const struct round *r, unsigned int phase)
+{
+	uccl_barrier(job);
+	for (unsigned int e = 0; phase == 0 && e < all_experts(job); e++)
+		ll_dispatch_count(job, e, uccl_dispatch(job, r, e));
+	for (unsigned int i = 0; phase == 1 && i < job->experts; i++)
+		for (unsigned int s = 0; s < job->ranks; s++) {
+			uccl_combine(job, r, job->rank * job->experts + i, s);
+			ll_combine_flag(job, job->rank * job->experts + i, s);
+		}
+	job->buffer ^= 1;
+}
+
 static void imm_add(struct job *job, unsigned int peer, unsigned int qp, uint64_t cell, int value, uint32_t bits)
 {
-	cell += job->buffer * ll_counts_stride(job) / 8;
+	cell += job->buffer * job->at[LL_COUNTS_STRIDE] / 8;
 	imm_post(job, peer, qp,
 		IMM_ATOMIC | bits | job->buffer << IMM_BUFFER_SHIFT | ((uint32_t)value & IMM_VALUES) << IMM_VALUE_SHIFT |
 			(uint32_t)cell);
@@ -262,8 +305,7 @@ static void imm_flag(struct job *job, unsigned int expert, unsigned int source, 
 
 static void uccl_emit_imm(struct job *job, const struct round *r, unsigned int phase)
 {
-	for (unsigned int peer = 0; peer < job->ranks; peer++)
-		imm_post(job, peer, 0, IMM_SYNC | (job->requests & 0xffff) << IMM_SYNC_SHIFT | job->rank);
+	uccl_barrier(job);
 	for (unsigned int e = 0; phase == 0 && e < all_experts(job); e++)
 		imm_count(job, e, uccl_dispatch(job, r, e));
 	for (unsigned int i = 0; phase == 1 && i < job->experts; i++)
@@ -664,6 +706,7 @@ static void direct_prepare(struct job *job, FILE *json)
 {
 	uint64_t tokens = (uint64_t)job->ranks * job->tokens * v2_token(job);
 
+	job->window_at_0 = true;
 	job->at[V2_COMBINED] = V2_DATA;
 	job->region = V2_DATA + (v2_results(job, job->ranks) > tokens ? v2_results(job, job->ranks) : tokens);
 	v2_tell(job, json, V2_DIRECT_COUNTS + 8ull * job->ranks, V2_DATA, tokens);
@@ -675,6 +718,7 @@ static void hybrid_prepare(struct job *job, FILE *json)
 	uint64_t at = V2_DATA + ((uint64_t)job->ranks + 1) * job->tokens * v2_token(job), end;
 	uint64_t tokens = (uint64_t)nodes(job) * job->qps * v2_per_channel(job) * v2_token(job);
 
+	job->window_at_0 = true;
 	job->at[V2_COMBINED] = V2_DATA + (job->gpus < job->top_k ? job->gpus : job->top_k) * (uint64_t)nodes(job) *
 						 job->tokens * v2_result(job);
 	end = job->at[V2_COMBINED] + v2_results(job, nodes(job));
@@ -848,85 +892,262 @@ static void hybrid_emit(struct job *job, const struct round *r, unsigned int pha
 	}
 }
 
-/* fastmoe, megatron: messages of NCCL, in steps into the slots of a buffer that say nothing */
+/* pplx-kernels: one buffer for dispatched tokens, one for results; a signal behind every message */
 
-enum { NCCL_STEP = 32768, NCCL_SLOTS = 8, NCCL_CLEAR = 64 };
+enum { P_NUM_TOKENS, P_NUM_RECV, P_COMBINE_SIGNAL, P_COMBINE_SYNC, P_X_OUT, P_C_OUT };
 
-static void nccl_prepare(struct job *job, FILE *json)
+static uint32_t pplx_token(const struct job *job)
 {
-	job->region = NCCL_SLOTS * NCCL_STEP + (uint64_t)job->ranks * NCCL_CLEAR;
-	fprintf(json, "\"token\": %u, \"step\": %u, \"clear_to_send\": %u, ", 2 * job->hidden, NCCL_STEP, NCCL_CLEAR);
+	return (uint32_t)round_up((job->fp8 ? job->hidden + 4 * (job->hidden / 128) : 2 * job->hidden) + 4, 16);
 }
 
-/* A step: the receiver's slot is free, says it (here: this rank says it of a slot of its own), and it is filled. */
-static void nccl_step(struct job *job, unsigned int peer, const void *data, uint32_t length)
+/* The heap in the order in which its buffers are allocated; those to send from are left out. */
+static void pplx_prepare(struct job *job, FILE *json)
 {
+	uint64_t slots = (uint64_t)all_experts(job) * job->tokens;
+	const uint64_t sizes[] = {8ull * all_experts(job), 8ull * all_experts(job), 8ull * job->tokens, 8ull * job->ranks,
+		slots * pplx_token(job), slots * 2 * job->hidden};
+
+	for (unsigned int i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+		job->at[i] = job->region;
+		job->region = round_up(job->region + sizes[i], 512);
+	}
+	fprintf(json, "\"hidden_bytes\": %u, \"scale_bytes\": %u, \"x_out\": %llu, \"c_out\": %llu, ",
+		job->fp8 ? job->hidden : 2 * job->hidden, job->fp8 ? 4 * (job->hidden / 128) : 0,
+		(unsigned long long)job->at[P_X_OUT], (unsigned long long)job->at[P_C_OUT]);
+}
+
+static void pplx_signal(struct job *job, unsigned int peer, unsigned int qp, uint64_t at)
+{
+	job_post(job, &(struct post){.kind = FETCH_ADD, .peer = peer, .qp = qp, .at = at, .add = 1});
+}
+
+/* What NVSHMEM stores by a compare-and-swap that is masked so that it compares nothing. Nobody reads it here. */
+static void pplx_set(struct job *job, unsigned int peer, unsigned int qp, uint64_t at, uint64_t value)
+{
+	job_post(job, &(struct post){.kind = SWAP, .peer = peer, .qp = qp, .at = at, .add = value});
+}
+
+static void pplx_send(struct job *job, unsigned int token, unsigned int n, unsigned int expert, unsigned int rank)
+{
+	unsigned int local = expert % job->experts, peer = expert / job->experts;
+	uint64_t cell = (uint64_t)local * job->ranks + rank;
+	uint32_t length = pplx_token(job);
+	char *data = job_room(job, length);
+
+	memcpy(data + (job->fp8 ? job->hidden + 4 * (job->hidden / 128) : 2 * job->hidden), &token, 4);
 	job_post(job, &(struct post){.kind = WRITE,
 			      .peer = peer,
-			      .at = NCCL_SLOTS * NCCL_STEP + (uint64_t)job->rank * NCCL_CLEAR,
-			      .data = job_room(job, NCCL_CLEAR),
-			      .length = NCCL_CLEAR});
-	job_post(job, &(struct post){.kind = WRITE_IMM,
-			      .peer = peer,
-			      .at = (uint64_t)(job->requests++ % NCCL_SLOTS) * NCCL_STEP,
+			      .qp = local % job->qps,
+			      .at = job->at[P_X_OUT] + (cell * job->tokens + n) * length,
 			      .data = data,
-			      .length = length,
-			      .imm = length});
+			      .length = length});
+	pplx_signal(job, peer, local % job->qps, job->at[P_NUM_RECV] + 8 * cell);
 }
 
-/* Tokens in steps; PyTorch also sends none of them, FastMoE does not. */
-static void nccl_tokens(struct job *job, unsigned int peer, unsigned int tokens, bool empty)
+static void pplx_back(struct job *job, unsigned int token, unsigned int n, unsigned int expert, unsigned int rank)
 {
-	uint64_t bytes = 2ull * job->hidden * tokens, n;
+	uint32_t length = 2 * job->hidden;
 
-	for (uint64_t at = 0; at < bytes || (empty && bytes == 0 && at == 0); at += n ? n : 1) {
-		n = bytes - at < NCCL_STEP ? bytes - at : NCCL_STEP;
-		nccl_step(job, peer, job_room(job, (uint32_t)n), (uint32_t)n);
+	(void)n;
+	job_post(job, &(struct post){.kind = WRITE,
+			      .peer = rank,
+			      .qp = expert % job->qps,
+			      .at = job->at[P_C_OUT] + ((uint64_t)expert * job->tokens + token) * length,
+			      .data = job_room(job, length),
+			      .length = length});
+	pplx_signal(job, rank, expert % job->qps, job->at[P_COMBINE_SIGNAL] + 8ull * token);
+}
+
+/* Counts are another warp's, on another queue pair than their tokens: before some expert's. */
+static void pplx_emit(struct job *job, const struct round *r, unsigned int phase)
+{
+	unsigned int all = all_experts(job);
+	unsigned int when = (unsigned int)(job_hash(job->seed, 50, r->step, r->layer, job->rank, 0) % (all + 1));
+
+	for (unsigned int e = 0; phase == 0 && e <= all; e++) {
+		for (unsigned int c = 0; e == when && c < all; c++)
+			pplx_set(job, c / job->experts, (c + 1) % job->qps,
+				job->at[P_NUM_TOKENS] + 8ull * (c % job->experts * job->ranks + job->rank),
+				tokens_for(job, r, job->rank, c, NULL) + 1);
+		if (e < all)
+			tokens_for(job, r, job->rank, e, pplx_send);
+	}
+	for (unsigned int i = 0; phase == 1 && i < job->experts; i++)
+		for (unsigned int s = 0; s < job->ranks; s++)
+			tokens_for(job, r, s, job->rank * job->experts + i, pplx_back);
+	for (unsigned int s = 0; phase == 1 && s < job->ranks; s++)
+		pplx_set(job, s, 0, job->at[P_COMBINE_SYNC] + 8ull * job->rank, 1);
+}
+
+/* hybrid-ep: DeepEP's branch of that name; with each token a row of weights of the experts of the node */
+
+enum { H_PROB, H_CPROB, H_TOKEN, H_SCALES, H_RESULT, H_FLAGS, H_CFLAGS, H_AREAS };
+enum { H_CHUNK = 64, H_BATCH = 32, H_LEAST = 512 };
+
+struct hybrid {
+	unsigned int node, peer, there; /**< the other node, its GPU, what place it is in there */
+	unsigned int stride;            /**< tokens of an area, of each source */
+	unsigned int experts;           /**< of a node */
+	bool runs;                      /**< tokens that follow each other are one message (builds with NIXL) */
+};
+
+static unsigned int hep_stride(const struct job *job)
+{
+	return (unsigned int)round_up(job->tokens > H_LEAST ? job->tokens : H_LEAST, H_CHUNK);
+}
+
+/* Bytes of a token in an area. */
+static uint32_t hep_size(const struct job *job, unsigned int area)
+{
+	switch (area) {
+	case H_PROB:
+	case H_CPROB:
+		return 4 * job->gpus * job->experts;
+	case H_TOKEN:
+		return job->fp8 ? job->hidden : 2 * job->hidden;
+	case H_SCALES:
+		return job->fp8 ? 4 * (job->hidden / 128) : 0;
+	default:
+		return 2 * job->hidden;
 	}
 }
 
-/* Counts for the experts of a peer, then the tokens for each, then back; a backward pass knows the counts. */
-static void fastmoe_emit(struct job *job, const struct round *r, unsigned int phase)
+/* Seven areas; DeepEP registers each on its own. Flags: of each chunk, and one more a source. */
+static void hep_prepare(struct job *job, FILE *json)
 {
-	for (unsigned int p = 0; phase == 0 && r->pass != BACKWARD && p < job->ranks; p++) {
-		int64_t *counts = job_room(job, 8 * job->experts);
+	uint64_t others = nodes(job) - 1, flags = 8 * others * (hep_stride(job) / H_CHUNK + 1);
 
-		for (unsigned int i = 0; i < job->experts; i++)
-			counts[i] = tokens_for(job, r, job->rank, p * job->experts + i, NULL);
-		nccl_step(job, p, counts, 8 * job->experts);
+	for (unsigned int i = 0; i < H_AREAS; i++) {
+		job->at[i] = job->region;
+		job->region += i < H_FLAGS ? others * hep_stride(job) * hep_size(job, i) : flags;
+		job->region = round_up(job->region, 4096);
 	}
-	for (unsigned int i = 0; phase > 0 && i < job->experts; i++)
-		for (unsigned int p = 0; p < job->ranks; p++)
-			nccl_tokens(job, p,
-				phase == 1 ? tokens_for(job, r, job->rank, p * job->experts + i, NULL)
-					   : tokens_for(job, r, p, job->rank * job->experts + i, NULL),
-				false);
+	fprintf(json, "\"nodes\": %u, \"row\": %u, \"rows_at\": %llu, \"rows_size\": %llu, \"others_at\": %llu, ",
+		nodes(job), hep_size(job, H_PROB), (unsigned long long)job->at[H_PROB],
+		(unsigned long long)(others * hep_stride(job) * hep_size(job, H_PROB)),
+		(unsigned long long)job->at[H_CPROB]);
 }
 
-/* One message with the tokens for all experts of a peer, and one back. */
-static void megatron_emit(struct job *job, const struct round *r, unsigned int phase)
+/* The weights of a token of `source` for the experts of node `to`. */
+static void hep_row(
+	struct job *job, const struct round *r, unsigned int source, unsigned int token, unsigned int to, char *row)
 {
-	for (unsigned int p = 0; p < job->ranks; p++) {
-		unsigned int n = 0;
+	unsigned int per_node = job->gpus * job->experts;
+	const int32_t *route = job_route(job, r, source, token);
 
-		for (unsigned int i = 0; i < job->experts; i++)
-			n += phase == 0 ? tokens_for(job, r, job->rank, p * job->experts + i, NULL)
-					: tokens_for(job, r, p, job->rank * job->experts + i, NULL);
-		nccl_tokens(job, p, n, true);
+	memset(row, 0, 4 * per_node);
+	for (unsigned int k = 0; k < job->top_k; k++)
+		if (route[k] >= 0 && (unsigned int)route[k] / per_node == to)
+			memcpy(row + 4 * ((unsigned int)route[k] % per_node),
+				&(float){1.0f / (float)(k + 1) / (float)job->top_k}, 4);
+}
+
+/* `n` tokens of `source` from `first` on, in an area; node `to` has the experts. */
+static void hep_write(struct job *job, const struct round *r, const struct hybrid *h, unsigned int area,
+	unsigned int source, unsigned int to, unsigned int first, unsigned int n)
+{
+	uint32_t size = hep_size(job, area);
+	char *data;
+
+	if (size == 0)
+		return;
+	data = job_room(job, n * size);
+	for (unsigned int i = 0; (area == H_PROB || area == H_CPROB) && i < n; i++)
+		hep_row(job, r, source, first + i, to, data + (size_t)i * size);
+	job_post(job, &(struct post){.kind = WRITE,
+			      .peer = h->peer,
+			      .qp = first / H_CHUNK % job->qps,
+			      .at = job->at[area] + ((uint64_t)h->there * h->stride + first) * size,
+			      .data = data,
+			      .length = n * size});
+}
+
+/* The tokens of a batch in one area: each a message, or each run of them. */
+static void hep_batch(struct job *job, const struct round *r, const struct hybrid *h, unsigned int area,
+	unsigned int source, unsigned int to, unsigned int first, unsigned int end)
+{
+	unsigned int n;
+
+	for (unsigned int t = first; t < end; t += n ? n : 1) {
+		for (n = 0; t + n < end && (n == 0 || h->runs); n++)
+			if (!goes_to(job, job_route(job, r, source, t + n), to * h->experts, h->experts))
+				break;
+		if (n > 0)
+			hep_write(job, r, h, area, source, to, t, n);
 	}
+}
+
+/* Tokens of `source` in chunks, with a flag behind each. Areas end with H_AREAS. */
+static void hep_chunks(struct job *job, const struct round *r, const struct hybrid *h, unsigned int source,
+	unsigned int to, const unsigned int *areas, unsigned int flags)
+{
+	unsigned int all = job_tokens(job, r, source), chunks = h->stride / H_CHUNK;
+
+	for (unsigned int c = 0; c * H_CHUNK < all; c++) {
+		for (unsigned int t = c * H_CHUNK; t < (c + 1) * H_CHUNK && t < all; t += H_BATCH)
+			for (unsigned int i = 0; areas[i] != H_AREAS; i++)
+				hep_batch(job, r, h, areas[i], source, to, t, t + H_BATCH < all ? t + H_BATCH : all);
+		job_post(job, &(struct post){.kind = FETCH_ADD,
+				      .peer = h->peer,
+				      .qp = c % job->qps,
+				      .at = job->at[flags] + 8ull * (h->there * chunks + c),
+				      .add = 1});
+	}
+}
+
+/* Weights go there in a forward pass, and their gradients come back in a backward pass. */
+static void hep_emit_as(struct job *job, const struct round *r, unsigned int phase, bool runs)
+{
+	static const unsigned int there[] = {H_TOKEN, H_PROB, H_SCALES, H_AREAS}, bare[] = {H_TOKEN, H_SCALES, H_AREAS},
+				  back[] = {H_RESULT, H_AREAS}, gradients[] = {H_RESULT, H_CPROB, H_AREAS};
+	unsigned int me = job->rank / job->gpus;
+	struct hybrid h = {.stride = hep_stride(job), .experts = job->gpus * job->experts, .runs = runs};
+
+	for (h.node = 0; h.node < nodes(job); h.node++) {
+		if (h.node == me)
+			continue;
+		h.peer = h.node * job->gpus + job->rank % job->gpus;
+		h.there = me < h.node ? me : me - 1;
+		if (phase == 0) {
+			hep_chunks(job, r, &h, job->rank, h.node, r->pass == BACKWARD ? bare : there, H_FLAGS);
+			job_post(job, &(struct post){.kind = FETCH_ADD, /* it has read all */
+					      .peer = h.peer,
+					      .at = job->at[H_FLAGS] +
+						    8ull * (h.stride / H_CHUNK * (nodes(job) - 1) + h.there),
+					      .add = 1});
+		} else {
+			hep_chunks(job, r, &h, h.peer, me, r->pass == BACKWARD ? gradients : back, H_CFLAGS);
+		}
+	}
+}
+
+static void hep_emit(struct job *job, const struct round *r, unsigned int phase)
+{
+	hep_emit_as(job, r, phase, false);
+}
+
+static void hep_emit_runs(struct job *job, const struct round *r, unsigned int phase)
+{
+	hep_emit_as(job, r, phase, true);
 }
 
 const struct layout layouts[] = {
-	{"deepep-ll", ll_prepare, 2, ll_emit, 0},
-	{"uccl-ep", uccl_prepare, 2, uccl_emit, 0},
-	{"deepep-normal", normal_prepare, 3, normal_emit, 0},
-	{"pplx-garden", garden_prepare, 3, garden_emit, 0},
-	{"queue-pairs", qp_prepare, 2, qp_emit, 0},
-	{"deepep-ll-shared", ll_prepare, 2, ll_emit_shared, 0},
-	{"uccl-ep-imm", uccl_prepare, 2, uccl_emit_imm, 0},
-	{"deepep-v2-direct", direct_prepare, 2, direct_emit, 0},
-	{"deepep-v2-hybrid", hybrid_prepare, 2, hybrid_emit, 0},
-	{"fastmoe", nccl_prepare, 3, fastmoe_emit, 0},
-	{"megatron", nccl_prepare, 2, megatron_emit, 1200},
+	{"deepep-ll", ll_prepare, 2, ll_emit, 0, 0},
+	{"deepep-ll-bulk", ll_prepare, 2, ll_emit_bulk, 0, 0},
+	{"deepep-ll-shared", ll_prepare, 2, ll_emit_shared, 0, 0},
+	{"uccl-ep", uccl_prepare, 2, uccl_emit, 0, 0},
+	{"uccl-ep-imm", uccl_prepare, 2, uccl_emit_imm, 0, 0},
+	{"deepep-normal", normal_prepare, 3, normal_emit, 0, 0},
+	{"pplx-garden", garden_prepare, 3, garden_emit, 0, 0},
+	{"pplx-kernels", pplx_prepare, 2, pplx_emit, 0, 0},
+	{"queue-pairs", qp_prepare, 2, qp_emit, 0, 0},
+	{"deepep-v2-direct", direct_prepare, 2, direct_emit, 0, 0},
+	{"deepep-v2-hybrid", hybrid_prepare, 2, hybrid_emit, 0, 0},
+	{"hybrid-ep", hep_prepare, 2, hep_emit, 0, SILENCE_MS},
+	{"hybrid-ep-runs", hep_prepare, 2, hep_emit_runs, 0, SILENCE_MS},
+	{"nccl", nccl_prepare, 2, nccl_emit, SILENCE_MS, 0},
+	{"fastmoe", nccl_prepare, 3, fastmoe_emit, 0, 0},
+	{"megatron", nccl_prepare, 3, megatron_emit, SILENCE_MS, 0},
 	{0},
 };

@@ -115,7 +115,24 @@ def pplx_garden(job, sent):
     return counted, counted
 
 
-READERS = {"deepep-normal": deepep_normal, "pplx-garden": pplx_garden}
+def hybrid_ep(job, sent):
+    """Rows of weights, one or several in a message, where those of a forward pass lie."""
+    counted = collections.Counter()
+    row, gpus = job["row"], job["gpus_per_node"]
+    base = {r["rank"]: r["base"] for r in job["ranks"]}
+    for m in sent:
+        if m.va is None or not 0 <= m.va - base[m.dst] - job["rows_at"] < job["rows_size"]:
+            continue
+        if m.length % row:
+            raise Failure(f"{m.length} bytes are no rows of {row}")
+        weights = struct.unpack(f"<{m.length // 4}f", m.data)
+        first = m.dst // gpus * (row // 4)
+        counted.update((m.src, first + i % (row // 4)) for i, w in enumerate(weights) if w)
+    return counted, counted
+
+
+READERS = {"deepep-normal": deepep_normal, "pplx-garden": pplx_garden, "hybrid-ep": hybrid_ep,
+           "hybrid-ep-runs": hybrid_ep}
 
 
 def check(job, path, truth, times):
