@@ -84,6 +84,9 @@ TCP = {
     "everything": lambda p, rng: tcpmod.repeat(
         tcpmod.swap(tcpmod.wrap(tcpmod.split(p, rng, 700), rng), rng), rng),
 }
+# Captures whose maps name a preset, or lists in payloads: packets of one message must keep their order.
+PRESET_CAPTURES = ("rxe-hybrid-ep", "rxe-nccl", "rxe-pplx-kernels", "rxe-lists")
+PRESET_VARIANTS = ("plain", "qinq", "vxlan", "congestion", "psn-wrap", "duplicate")
 TCP_CAPTURES = ("tcp-gloo", "tcp-mpi", "tcp-ucx")
 
 GENERATED = {
@@ -123,12 +126,18 @@ def changed(name, changes, seed, where):
     return map_path, moetap.read_truth(os.path.join(data, "truth.csv")), capture
 
 
+def loads(counts):
+    """Only forward rounds are loads, and have a truth."""
+    counts.tokens = {k: n for k, n in counts.tokens.items() if k.phase == "dispatch"}
+    return counts
+
+
 def exact(name, variant, seed):
     changes, options = EXACT[variant]
     with tempfile.TemporaryDirectory() as where:
         map_path, truth, capture = changed(name, changes, seed, where)
         for cores in ("1", "2"):
-            counts = moetap.count(map_path, capture, "--cores", cores, *options)
+            counts = loads(moetap.count(map_path, capture, "--cores", cores, *options))
             moetap.must_equal(counts, truth, f"{name} {variant}, {cores} poll cores")
 
 
@@ -224,7 +233,7 @@ def lossy(name, variant, seed, ended=False):
     with tempfile.TemporaryDirectory() as where:
         map_path, truth, capture = changed(name, changes, seed, where)
         for cores in ("1", "2"):
-            counts = moetap.count(map_path, capture, "--cores", cores, *options)
+            counts = loads(moetap.count(map_path, capture, "--cores", cores, *options))
             moetap.must_not_be_silent(counts, truth, f"{name} {variant}, {cores} poll cores", ended)
 
 
@@ -373,6 +382,10 @@ def cases():
         out[f"estimate {name}"] = lambda s, n=name: estimate(n)
         out[f"totals {name}"] = lambda s, n=name: totals(n)
         out[f"exact {name} one-half"] = lambda s, n=name: one_half(n)
+    for name in PRESET_CAPTURES:
+        for variant in PRESET_VARIANTS:
+            out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: exact(n, v, s)
+        out[f"lossy {name} remove-1-percent"] = lambda s, n=name: lossy(n, "remove-1-percent", s)
     for name in TCP_CAPTURES:
         for variant in TCP:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)
