@@ -185,7 +185,8 @@ static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 		return false;
 	if (r->parity_count != 0 && r->size > r->parity_stride)
 		return false;
-	if (r->length_min > r->length_max || r->expert_fixed >= MT_MAX_EXPERTS)
+	if (r->length_min > r->length_max || r->expert_fixed >= MT_MAX_EXPERTS ||
+		r->length_step > MT_MAX_LENGTH_STEP || (r->length_step != 0 && r->size != 0))
 		return false;
 	if (r->value_scale < -MT_MAX_SCALE || r->value_scale > MT_MAX_SCALE ||
 		r->value_add < INT32_MIN || r->value_add > INT32_MAX)
@@ -283,7 +284,91 @@ int mt_rule_way(const struct mt_rule *r)
 	}
 }
 
-/** All rules of phase dispatch count in one way, and there is one. */
+const char *mt_rule_type_name(unsigned int type)
+{
+	static const char *const names[MT_RULE_TYPES] = {"va", "atomic", "qp", "length",
+		"payload-counts", "imm", "payload-index", "payload-dense", "flow"};
+
+	return type < MT_RULE_TYPES ? names[type] : "?";
+}
+
+const char *mt_witness_name(unsigned int witness)
+{
+	static const char *const names[MT_WITNESSES] = {
+		"none", "absent", "agreed", "gap", "disagreed"};
+
+	return witness < MT_WITNESSES ? names[witness] : "?";
+}
+
+/** Of several signals that tell the same, which goes first: what is told, then what is seen. */
+static int precedence(const struct mt_rule *r)
+{
+	static const int by_type[MT_RULE_TYPES] = {[MT_RULE_COUNTS] = 5,
+		[MT_RULE_ATOMIC] = 4,
+		[MT_RULE_INDEX] = 3,
+		[MT_RULE_DENSE] = 3,
+		[MT_RULE_VA] = 3,
+		[MT_RULE_IMM] = 2,
+		[MT_RULE_QP] = 1,
+		[MT_RULE_LENGTH] = 1,
+		[MT_RULE_FLOW] = 1};
+
+	if (r->phase != MT_PHASE_DISPATCH && r->phase != MT_PHASE_COUNT)
+		return 0;
+	return by_type[r->type];
+}
+
+/** The rule that goes first, of those that are not as @p but is. */
+static const struct mt_rule *first_rule(const struct mt_bank *b, const struct mt_rule *but)
+{
+	const struct mt_rule *best = NULL;
+
+	for (uint32_t i = 0; i < b->rules; i++) {
+		const struct mt_rule *r = &mt_bank_rules(b)[i];
+
+		if (precedence(r) > (best != NULL ? precedence(best) : 0) &&
+			(but == NULL || r->phase != but->phase ||
+				(but->type == MT_RULE_COUNTS && r->type != MT_RULE_COUNTS)))
+			best = r;
+	}
+	return best;
+}
+
+const struct mt_rule *mt_bank_load(const struct mt_bank *b)
+{
+	return first_rule(b, NULL);
+}
+
+const struct mt_rule *mt_bank_witness(const struct mt_bank *b)
+{
+	return first_rule(b, mt_bank_load(b));
+}
+
+bool mt_rule_tells(const struct mt_rule *r)
+{
+	return precedence(r) != 0;
+}
+
+/** Counts in payloads have one witness, and phases to compare it by. */
+static bool witness_sane(const struct mt_bank *b)
+{
+	const struct mt_rule *load = mt_bank_load(b), *witness = mt_bank_witness(b);
+	bool combine = false;
+
+	if (!mt_rule_is_load(load) || witness == NULL)
+		return true;
+	for (uint32_t i = 0; i < b->rules; i++) {
+		const struct mt_rule *r = &mt_bank_rules(b)[i];
+
+		combine |= r->phase == MT_PHASE_COMBINE;
+		if (mt_rule_tells(r) && !mt_rule_is_load(r) &&
+			(r->type != witness->type || r->token_bytes != witness->token_bytes))
+			return false;
+	}
+	return combine;
+}
+
+/** Rules of phase dispatch count in one way, beside counts in payloads; and there is one. */
 static bool rules_sane(const struct mt_bank *b)
 {
 	const struct mt_rule *first = NULL;
@@ -299,10 +384,12 @@ static bool rules_sane(const struct mt_bank *b)
 			continue;
 		if (first == NULL)
 			first = r;
-		if (mt_rule_way(r) != mt_rule_way(first))
+		if (mt_rule_is_load(first))
+			first = r;
+		if (mt_rule_way(r) != mt_rule_way(first) && !mt_rule_is_load(r))
 			return false;
 	}
-	return first != NULL;
+	return first != NULL && witness_sane(b);
 }
 
 int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)

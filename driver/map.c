@@ -284,20 +284,25 @@ static yaml_node_t *find(struct build *b, yaml_node_t *n, const char *key)
 }
 
 /** Two numbers in a list, as in [first, count]. */
-static int get_two(struct build *b, yaml_node_t *n, uint32_t max, uint32_t two[2])
+static int get_some(struct build *b, yaml_node_t *n, uint32_t max, uint32_t *two, int count)
 {
 	int ret;
 
 	if (n->type != YAML_SEQUENCE_NODE ||
-		n->data.sequence.items.top - n->data.sequence.items.start != 2)
+		n->data.sequence.items.top - n->data.sequence.items.start != count)
 		return map_bad(b, line_of(n), "two numbers are expected, as in [0, 4]");
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < count; i++) {
 		ret = get_u32(b, yaml_document_get_node(&b->doc, n->data.sequence.items.start[i]),
 			0, max, &two[i]);
 		if (ret < 0)
 			return ret;
 	}
 	return 0;
+}
+
+static int get_two(struct build *b, yaml_node_t *n, uint32_t max, uint32_t two[2])
+{
+	return get_some(b, n, max, two, 2);
 }
 
 /** Room for one more in a growing array; keeps what is there. */
@@ -594,13 +599,19 @@ static int rule_phase(struct build *b, yaml_node_t *n, void *object)
 static int rule_length(struct build *b, yaml_node_t *n, void *object)
 {
 	struct mt_rule *r = &((struct line_rule *)object)->r;
-	uint32_t two[2] = {0};
+	uint32_t two[3] = {0};
 	int ret;
 
 	if (n->type == YAML_SEQUENCE_NODE) {
-		ret = get_two(b, n, INT32_MAX, two);
+		bool step = n->data.sequence.items.top - n->data.sequence.items.start == 3;
+
+		ret = get_some(b, n, INT32_MAX, two, step ? 3 : 2);
 		if (ret == 0 && two[0] > two[1])
 			ret = map_bad(b, line_of(n), "the first length is above the second");
+		if (ret == 0 && step && (two[2] == 0 || two[2] > MT_MAX_LENGTH_STEP))
+			ret = map_bad(b, line_of(n), "lengths are 1 to %u bytes apart",
+				MT_MAX_LENGTH_STEP);
+		r->length_step = two[2];
 	} else {
 		ret = get_u32(b, n, 0, INT32_MAX, &two[0]);
 		two[1] = two[0];
@@ -1062,6 +1073,15 @@ static int rule_place(struct build *b, yaml_node_t *n, void *object)
 	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
 }
 
+/** Seen by is_left_out(). */
+static int rule_if(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	(void)n;
+	(void)object;
+	return 0;
+}
+
 static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_RULE] = {"rule", rule_type, true},
 	[KEY_PHASE] = {"phase", rule_phase, true},
@@ -1080,6 +1100,7 @@ static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_PLACE] = {"place", rule_place, false},
 	[KEY_ANNOUNCERS] = {"announcers", rule_announcers, false},
 	[KEY_FRAME] = {"frame", rule_frame, false},
+	[KEY_IF] = {"if", rule_if, false},
 	{NULL, NULL, false}};
 
 const char *map_rule_key(unsigned int key)
@@ -1087,10 +1108,35 @@ const char *map_rule_key(unsigned int key)
 	return rule_keys[key].name;
 }
 
+/** A rule whose 'if' is 0 is not read: what it says need not make sense. */
+static int is_left_out(struct build *b, const yaml_node_t *n, bool *out)
+{
+	mt_number v = 0;
+	int ret = 0;
+
+	if (n->type != YAML_MAPPING_NODE)
+		return 0; /* said later */
+	for (yaml_node_pair_t *p = n->data.mapping.pairs.start;
+		p < n->data.mapping.pairs.top && ret == 0 && !*out; p++) {
+		const yaml_node_t *key = yaml_document_get_node(&b->doc, p->key);
+
+		if (key->type != YAML_SCALAR_NODE || strcmp(scalar(key), "if") != 0)
+			continue;
+		ret = get_number(b, yaml_document_get_node(&b->doc, p->value), "whole number", &v);
+		*out = ret == 0 && v == 0;
+	}
+	return ret;
+}
+
 static int take_rule(struct build *b, yaml_node_t *n)
 {
-	struct line_rule *r = &b->rules[b->head.rules++];
+	struct line_rule *r = &b->rules[b->head.rules];
+	bool out = false;
+	int ret = is_left_out(b, n, &out);
 
+	if (ret < 0 || out)
+		return ret;
+	b->head.rules++;
 	r->line = line_of(n);
 	r->r.length_max = UINT32_MAX;
 	r->r.value_width = 8;
@@ -1959,14 +2005,6 @@ int mt_preset_load(const char *name, struct mt_preset *preset, struct mt_error *
 	if (ret == 0)
 		yaml_document_delete(&b.doc);
 	return ret;
-}
-
-const char *mt_rule_type_name(unsigned int type)
-{
-	static const char *const names[MT_RULE_TYPES] = {"va", "atomic", "qp", "length",
-		"payload-counts", "imm", "payload-index", "payload-dense", "flow"};
-
-	return type < MT_RULE_TYPES ? names[type] : "?";
 }
 
 const char *mt_when_name(unsigned int when)

@@ -16,6 +16,7 @@
 #define MT_MAP_FILE_MAX (256u << 20)
 
 #define MT_MAX_SCALE 1000000 /* of announced counts, and as a negative */
+#define MT_MAX_LENGTH_STEP (1u << 20)
 #define MT_MAX_ANNOUNCERS 4096u
 #define MT_MAX_PAYLOAD_AT 65536u
 #define MT_SNAP_WHOLE 65535u		  /* headers of frames lie anywhere in a stream's packets */
@@ -93,9 +94,32 @@ static inline bool mt_rule_has_integers(const struct mt_rule *r)
 	return r->phase == MT_PHASE_DISPATCH && r->token_bytes == 0;
 }
 
+/** Whether a rule is the load wherever it stands, whatever else tells the same tokens. */
+static inline bool mt_rule_is_load(const struct mt_rule *r)
+{
+	return r->type == MT_RULE_COUNTS && r->phase == MT_PHASE_DISPATCH;
+}
+
+/** Whether a rule tells tokens: of phase dispatch or count. */
+bool mt_rule_tells(const struct mt_rule *r);
+
 /** How a rule of phase dispatch counts: by messages, by integers, or by bytes a token. */
 int mt_rule_way(const struct mt_rule *r);
 
+/**
+ * The rule that the tokens of a round are from: of phase dispatch, the one that goes first where
+ * there are several kinds.
+ */
+const struct mt_rule *mt_bank_load(const struct mt_bank *b);
+
+/**
+ * A rule that sees the same tokens, to be compared with them; all of these are of one type. NULL:
+ * there is none.
+ */
+const struct mt_rule *mt_bank_witness(const struct mt_bank *b);
+
+/** What the witness of a round says, as users see it; NULL: no such. */
+const char *mt_witness_name(unsigned int witness);
 const char *mt_rule_type_name(unsigned int type);
 const char *mt_when_name(unsigned int when);
 const char *mt_encoding_name(unsigned int encoding);

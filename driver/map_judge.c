@@ -184,7 +184,7 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN},
 		[MT_RULE_FLOW] = {
 			1 << KEY_FRAME, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES | 1 << KEY_PAYLOAD}};
-	uint32_t always = 1 << KEY_NAME | 1 << KEY_RULE | 1 << KEY_PHASE;
+	uint32_t always = 1 << KEY_NAME | 1 << KEY_RULE | 1 << KEY_PHASE | 1 << KEY_IF;
 	uint32_t need = by_type[l->r.type].need, may = by_type[l->r.type].may | need | always;
 
 	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_VA)
@@ -390,6 +390,10 @@ static int judge_rule(struct build *b, const struct line_rule *l)
 			l->frame_has_bytes ? "rule '%s': 'bytes' of a frame go with 'token-bytes'"
 					   : "rule '%s': the frame needs 'bytes'",
 			r->name);
+	if (r->length_step != 0 && (r->size != 0 || r->type == MT_RULE_IMM))
+		return map_bad(b, l->line,
+			"rule '%s': lengths so many bytes apart are for rules without 'size'",
+			r->name);
 	if (r->parity_count != 0 && r->size > r->parity_stride)
 		return map_bad(b, l->line,
 			"rule '%s': a region of %llu bytes does not fit in a parity "
@@ -447,6 +451,21 @@ static bool regions_meet(const struct mt_rule *r, const struct mt_rule *s, uint6
 	return false;
 }
 
+/** Whether some length is one of both rules. Steps are short, so that few lengths are tried. */
+static bool lengths_meet(const struct mt_rule *r, const struct mt_rule *s)
+{
+	uint32_t rs = r->length_step ? r->length_step : 1, ss = s->length_step ? s->length_step : 1;
+	uint32_t least = r->length_min > s->length_min ? r->length_min : s->length_min;
+	uint32_t most = r->length_max < s->length_max ? r->length_max : s->length_max;
+	uint64_t at = least - r->length_min;
+
+	at = r->length_min + (at + rs - 1) / rs * rs;
+	for (uint32_t i = 0; i < ss && at <= most; i++, at += rs)
+		if ((at - s->length_min) % ss == 0)
+			return true;
+	return false;
+}
+
 /** Where the offsets of a rule count from at a rank. */
 static uint64_t base_of(const struct mt_rule *r, const struct line_rank *rank)
 {
@@ -460,7 +479,7 @@ static bool rules_meet(const struct build *b, const struct mt_rule *r, const str
 		return false; /* their order says which comes first */
 	if ((r->type == MT_RULE_ATOMIC) != (s->type == MT_RULE_ATOMIC))
 		return false;
-	if (r->length_min > s->length_max || s->length_min > r->length_max)
+	if (!lengths_meet(r, s))
 		return false;
 	if (operands_part(r, s))
 		return false;
@@ -491,6 +510,43 @@ static int judge_qp_flows(struct build *b)
 		if (l->r.type == MT_RULE_QP)
 			return map_bad(b, l->line,
 				"rule '%s' (qp) needs 'flows' with their experts", l->r.name);
+	return 0;
+}
+
+/**
+ * Counts in payloads go before all else that tells tokens, which is their witness: of one kind, so
+ * that it is one number, and with combines, which part its rounds.
+ */
+static int judge_witness(struct build *b)
+{
+	const struct line_rule *load = NULL, *witness = NULL, *l = b->rules;
+	bool combine = false;
+
+	for (uint32_t i = 0; i < b->head.rules; i++) {
+		combine |= l[i].r.phase == MT_PHASE_COMBINE;
+		if (load == NULL && mt_rule_is_load(&l[i].r))
+			load = &l[i];
+	}
+	for (uint32_t i = 0; i < b->head.rules && load != NULL; i++) {
+		if (!mt_rule_tells(&l[i].r) || mt_rule_is_load(&l[i].r))
+			continue;
+		if (l[i].r.type == MT_RULE_COUNTS)
+			return map_bad(b, l[i].line,
+				"rules '%s' and '%s' both read the load; phase control?",
+				load->r.name, l[i].r.name);
+		if (witness != NULL && (witness->r.type != l[i].r.type ||
+					       witness->r.token_bytes != l[i].r.token_bytes))
+			return map_bad(b, l[i].line,
+				"rules '%s' and '%s' are both to be compared with '%s': one kind "
+				"of rule, with the same 'token-bytes'",
+				witness->r.name, l[i].r.name, load->r.name);
+		witness = &l[i];
+	}
+	if (witness != NULL && !combine)
+		return map_bad(b, witness->line,
+			"rule '%s' is compared with '%s': that needs a rule of phase combine, "
+			"which parts rounds",
+			witness->r.name, load->r.name);
 	return 0;
 }
 
@@ -532,20 +588,21 @@ static int judge_rules(struct build *b)
 		}
 		if (l->r.phase != MT_PHASE_DISPATCH)
 			continue;
-		if (first == NULL)
+		if (first == NULL || mt_rule_is_load(&first->r))
 			first = l;
-		else if (mt_rule_way(&first->r) != mt_rule_way(&l->r))
+		else if (mt_rule_way(&first->r) != mt_rule_way(&l->r) && !mt_rule_is_load(&l->r))
 			return map_bad(b, l->line,
 				"rules '%s' and '%s' count tokens in different ways", first->r.name,
 				l->r.name);
 	}
-	if (b->rules->r.type == MT_RULE_FLOW && b->head.tap == MT_TAP_HEADS)
+	if (b->head.rules != 0 && b->rules->r.type == MT_RULE_FLOW && b->head.tap == MT_TAP_HEADS)
 		return map_bad(b, b->rules->line,
 			"rule '%s' (flow) needs 'tap: all': TCP packets have no RDMA headers",
 			b->rules->r.name);
 	if (first == NULL)
 		return map_bad(b, 1, "no rule of phase dispatch: nothing would be counted");
-	return judge_qp_flows(b);
+	ret = judge_witness(b);
+	return ret < 0 ? ret : judge_qp_flows(b);
 }
 
 int map_judge(struct build *b)

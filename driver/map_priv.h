@@ -80,7 +80,8 @@ enum rule_key {
 	KEY_IMM,
 	KEY_PLACE,
 	KEY_ANNOUNCERS,
-	KEY_FRAME
+	KEY_FRAME,
+	KEY_IF
 };
 
 /** What is wrong in a line of the file @p name. @return -EINVAL */

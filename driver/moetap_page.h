@@ -139,10 +139,23 @@ enum mt_outcome {
 	MT_OUTCOMES
 };
 
+/**
+ * What the witness of a round says: rules of the map that see the same tokens as those that its
+ * load comes from.
+ */
+enum mt_witness {
+	MT_WITNESS_NONE,      /**< the map has none */
+	MT_WITNESS_ABSENT,    /**< there was nothing to compare */
+	MT_WITNESS_AGREED,    /**< all that was compared is the same */
+	MT_WITNESS_GAP,	      /**< some differ, but packets are missing: that says nothing */
+	MT_WITNESS_DISAGREED, /**< some differ */
+	MT_WITNESSES
+};
+
 /** Quality of a round, as bits. Any of MT_Q_INEXACT: do not trust the counts blindly. */
 enum mt_quality {
 	MT_Q_GAP = 1 << 0,	  /**< packets of the round never seen (PSN, or count not seen) */
-	MT_Q_DISAGREE = 1 << 1,	  /**< tokens counted differ from tokens announced */
+	MT_Q_DISAGREE = 1 << 1,	  /**< the load and its witness differ */
 	MT_Q_STALE = 1 << 2,	  /**< packets too old to tell from retransmissions */
 	MT_Q_TRUNCATED = 1 << 3,  /**< frames cut before a needed field, while the round was open */
 	MT_Q_NIC_DROP = 1 << 4,	  /**< the port dropped packets while the round was open */
@@ -258,7 +271,8 @@ struct mt_rule {
 	struct mt_match match[MT_MAX_MATCHES]; /**< all of them must hold */
 	uint8_t header;			       /**< bytes of a frame that the rule reads */
 	uint8_t matches;
-	uint8_t reserved3[6];
+	uint8_t reserved3[2];
+	uint32_t length_step; /**< lengths are length_min and so many bytes more each; 0: any */
 };
 
 /**
@@ -326,9 +340,17 @@ struct mt_round {
 	uint32_t gaps;		 /**< packets never seen, all pairs */
 	uint32_t duplicates;	 /**< retransmissions left out */
 	uint32_t counts_missing; /**< cells whose announced count never came */
-	uint32_t disagreements;	 /**< cells whose announced and counted tokens differ */
+	uint32_t disagreements;	 /**< cells whose announced and counted tokens differ, and
+				  *   witness_differ */
 	uint64_t tokens_unseen;	 /**< tokens announced and not seen, in those cells */
 	uint32_t unmatched, truncated, stale, nic_drops, contradictions, late;
+	uint8_t load_from;    /**< enum mt_rule_type: which rules the tokens are from */
+	uint8_t witness_from; /**< enum mt_rule_type, where there is a witness */
+	uint8_t witness;      /**< enum mt_witness */
+	uint8_t reserved;
+	/* cells, or where the witness knows no experts pairs: compared with the witness; of those,
+	 * that differ; that differ, but packets are missing */
+	uint32_t witness_compared, witness_differ, witness_gaps;
 };
 
 /* ---- the page ---------------------------------------------------------------------------- */
@@ -393,6 +415,7 @@ _Static_assert(sizeof(struct mt_rule) == 248, "ABI");
 _Static_assert(offsetof(struct mt_rule, frame_length) == 144, "ABI");
 _Static_assert(offsetof(struct mt_rule, match) == 168, "ABI");
 _Static_assert(offsetof(struct mt_rule, header) == 240, "ABI");
+_Static_assert(offsetof(struct mt_rule, length_step) == 244, "ABI");
 _Static_assert(offsetof(struct mt_rule, offset) == 32, "ABI");
 _Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
 _Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");
@@ -402,9 +425,10 @@ _Static_assert(offsetof(struct mt_bank, pattern) == 80, "ABI");
 _Static_assert(offsetof(struct mt_bank, bases) == 144, "ABI");
 _Static_assert(offsetof(struct mt_bank, checksum) == 152, "ABI");
 _Static_assert(sizeof(struct mt_pair) == 24, "ABI");
-_Static_assert(sizeof(struct mt_round) == 144, "ABI");
+_Static_assert(sizeof(struct mt_round) == 160, "ABI");
 _Static_assert(offsetof(struct mt_round, first_ns) == 48, "ABI");
 _Static_assert(offsetof(struct mt_round, unmatched) == 120, "ABI");
+_Static_assert(offsetof(struct mt_round, load_from) == 144, "ABI");
 _Static_assert(sizeof(struct mt_page_state) == 56, "ABI");
 _Static_assert(offsetof(struct mt_page, bank_bytes) == 88, "ABI");
 _Static_assert(offsetof(struct mt_page, state) == 256, "ABI");

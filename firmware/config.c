@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config.h"
+#include "flow.h"
 #include "map.h"
 
 #define V4_TRIES 16u /* multipliers, for one size of the table */
@@ -103,6 +103,12 @@ static void add_flow_rule(struct fw_config *c, const struct mt_rule *r)
 		c->split = FW_SPLIT_AGAIN;
 }
 
+/** Whether a rule is a witness: counts in payloads are the load, all else is compared with them. */
+static bool is_witness(const struct fw_config *c, const struct mt_rule *r)
+{
+	return c->witness && !mt_rule_is_load(r) && mt_rule_tells(r);
+}
+
 static void add_rule(struct fw_config *c, const struct mt_rule *r)
 {
 	struct fw_rule f = {.offset = r->offset,
@@ -119,6 +125,8 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.value_scale = r->value_scale,
 		.length_min = r->length_min,
 		.length_span = r->length_max - r->length_min,
+		.length_step = r->length_step,
+		.step_wrap = rte_reciprocal_value(RTE_MAX(r->length_step, 1u)),
 		.parity_count = r->parity_count,
 		.expert_count = r->expert_count,
 		.source_count = r->source_count,
@@ -140,16 +148,20 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.imm_mask = r->imm_mask,
 		.imm_value = r->imm_value,
 		.place_unit = r->place_unit,
-		.payload = mt_rule_reads_payload(r),
+		.payload = mt_rule_reads_payload(r) || is_witness(c, r),
+		.witness = is_witness(c, r),
+		.count_what = is_witness(c, r) ? FW_WITNESS : FW_COUNT,
 		.payload_at = r->payload_at,
 		.payload_count = r->payload_count,
 		.payload_stride = r->payload_stride};
 
 	c->announcers = RTE_MAX(c->announcers, r->announcers);
 	c->values |= mt_rule_reads_payload(r);
+	if (f.witness)
+		c->witness_type = r->type;
 	if (r->phase == MT_PHASE_DISPATCH && !f.region && r->token_bytes != 0) {
 		f.by_bytes = true;
-		c->by_bytes = r->token_bytes;
+		*(f.witness ? &c->witness_bytes : &c->by_bytes) = r->token_bytes;
 	}
 	if (r->phase == MT_PHASE_COUNT || r->type == MT_RULE_COUNTS)
 		c->by_source = false;
@@ -166,7 +178,7 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		return;
 	}
 	c->write[c->writes++] = f;
-	if (!f.region && !f.payload)
+	if (!f.region && !mt_rule_reads_payload(r))
 		c->send[c->sends++] = f;
 }
 
@@ -190,6 +202,8 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	for (uint32_t i = 0; i < copy->addrs; i++)
 		if (!is_v4(mt_bank_addrs(copy)[i].ip))
 			add_v6(c, &mt_bank_addrs(copy)[i]);
+	c->witness = mt_rule_is_load(mt_bank_load(copy)) && mt_bank_witness(copy) != NULL;
+	c->announced_first = mt_bank_load(copy)->phase == MT_PHASE_COUNT;
 	for (uint32_t i = 0; i < copy->rules; i++)
 		if (mt_bank_rules(copy)[i].type == MT_RULE_FLOW)
 			add_flow_rule(c, &mt_bank_rules(copy)[i]);
@@ -197,6 +211,8 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 			add_rule(c, &mt_bank_rules(copy)[i]);
 	for (uint32_t i = 0; i < copy->ranks; i++)
 		c->max_experts = RTE_MAX(c->max_experts, mt_bank_ranks(copy)[i].experts);
+	c->body_adds = c->witness ? FW_WITNESS : FW_BYTES;
+	c->source_labels = c->by_source || c->witness;
 	c->heads = copy->tap == MT_TAP_HEADS;
 	if (!c->by_source) /* heads: a first packet takes the PSNs of the whole message */
 		c->hit_kinds = 1u << FW_KIND_WRITE | (c->heads ? 0 : 1u << FW_KIND_WRITE_FIRST);

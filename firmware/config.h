@@ -19,16 +19,20 @@ struct fw_rule {
 	uint64_t parity_stride, expert_stride, source_stride;
 	struct rte_reciprocal_u64 parity_div, expert_div, source_div;
 	struct rte_reciprocal expert_wrap, source_wrap; /**< of the counts, to take remainders */
+	struct rte_reciprocal step_wrap;		/**< of length_step */
 	int64_t value_add;
 	int32_t value_scale;
 	uint32_t length_min, length_span; /**< matches when length - min <= span */
+	uint32_t length_step; /**< and, without a region, is a multiple of this; 0: any */
 	uint32_t parity_count, expert_count, source_count, expert_fixed;
 	uint32_t token_bytes;
 	const uint64_t *bases; /**< by rank, where offsets count from; NULL: from the rank's base */
 	uint8_t type, phase, value_width;
 	bool region, by_bytes; /**< by_bytes: tokens are made of bytes when the round closes */
 	uint8_t when, encoding, of;
-	bool payload; /**< read by values.h */
+	bool payload;	    /**< read by values.h */
+	uint8_t count_what; /**< enum fw_what of a message of phase count */
+	bool witness;	    /**< not the load, but compared with it: read by values.h too */
 	bool operand_signed;
 	uint8_t operand_shift, place_shift;
 	uint32_t operand_mask, place_mask; /**< of an immediate, shifted */
@@ -71,10 +75,16 @@ struct fw_config {
 	bool tcp_combine;    /**< and there is one of phase combine */
 	uint8_t tcp_header;  /**< bytes of the shortest header among them */
 	bool heads;
-	bool by_source;	      /**< no counts are announced: epochs are a source's, see flow.h */
-	uint8_t split;	      /**< enum fw_split, where epochs are a source's */
-	uint32_t by_bytes;    /**< bytes a token where tokens are made of bytes, else 0 */
-	uint32_t max_experts; /**< largest number of experts at a rank */
+	bool by_source;	    /**< no counts are announced: epochs are a source's, see flow.h */
+	bool witness;	    /**< counts in payloads are the load, and there is a witness of them */
+	bool source_labels; /**< one of both: a source's packets are counted by one core */
+	bool announced_first; /**< of counted and announced tokens the load is what was announced */
+	uint8_t witness_type; /**< enum mt_rule_type */
+	uint8_t body_adds;    /**< enum fw_what of a packet that adds its bytes to a message's */
+	uint32_t witness_bytes; /**< bytes a token where the witness is bytes, else 0 */
+	uint8_t split;		/**< enum fw_split, where epochs are a source's */
+	uint32_t by_bytes;	/**< bytes a token where tokens are made of bytes, else 0 */
+	uint32_t max_experts;	/**< largest number of experts at a rank */
 	uint64_t idle_gap_ns;
 	const struct mt_bank *bank; /**< a private copy, owned by this struct */
 };

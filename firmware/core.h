@@ -48,7 +48,8 @@ struct fw_tables {
 	uint32_t banks_touched; /**< banks from this one on were never used */
 	uint32_t *free_banks;	/**< stack of banks given back, [banks_max] */
 	uint32_t free_count;
-	struct fw_source *sources;	  /**< [ranks], where labels are a source's */
+	struct fw_source *sources; /**< [ranks], where sources have labels */
+	uint64_t *witness;	   /**< [ranks][FW_EPOCHS][experts of all ranks]; witness.h */
 	struct fw_congestion *congestion; /**< [ranks * ranks], source * ranks + destination */
 	struct fw_block *blocks;	  /**< [FW_BLOCKS] */
 	uint32_t free_block;		  /**< 1 + first free one, 0: none */

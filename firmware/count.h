@@ -13,6 +13,7 @@
 
 #include "core.h"
 #include "values.h"
+#include "witness.h"
 
 /**
  * A packet that is not the next one of its flow, or of a flow in which others wait.
@@ -60,6 +61,12 @@ void fw_window_set(struct fw_flow *f, const struct fw_rule *r, uint64_t va, uint
 
 /* ---- what a packet means ------------------------------------------------------------------- */
 
+/** a modulo n, by the reciprocal of n. */
+static inline uint32_t fw_wrap(uint32_t a, uint32_t n, struct rte_reciprocal reciprocal)
+{
+	return a - rte_reciprocal_divide(a, reciprocal) * n;
+}
+
 /** Does the region or length of a rule match? Then *inside is the offset in the parity's area. */
 static inline bool fw_rule_matches(const struct fw_rule *r, uint64_t offset, uint32_t length,
 	uint64_t *inside, uint8_t *parity)
@@ -70,7 +77,8 @@ static inline bool fw_rule_matches(const struct fw_rule *r, uint64_t offset, uin
 		return false;
 	*parity = FW_NO_PARITY;
 	if (!r->region)
-		return true;
+		return r->length_step == 0 ||
+		       fw_wrap(length - r->length_min, r->length_step, r->step_wrap) == 0;
 	if (r->parity_count != 0) {
 		area = rte_reciprocal_divide_u64(o, &r->parity_div);
 		if (area >= r->parity_count)
@@ -80,12 +88,6 @@ static inline bool fw_rule_matches(const struct fw_rule *r, uint64_t offset, uin
 	}
 	*inside = o;
 	return o < r->size;
-}
-
-/** a modulo n, by the reciprocal of n. */
-static inline uint32_t fw_wrap(uint32_t a, uint32_t n, struct rte_reciprocal reciprocal)
-{
-	return a - rte_reciprocal_divide(a, reciprocal) * n;
 }
 
 static inline const struct mt_rank *fw_rank_of(const struct fw_tables *t, const struct fw_flow *f)
@@ -177,7 +179,7 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 			    &inside, &it->parity))
 			continue;
 		if (r->payload)
-			return fw_values_begin(t, f, r, p, it);
+			return fw_values_begin(t, f, r, p, inside, it);
 		if (r->phase == MT_PHASE_DISPATCH)
 			return fw_as_dispatch(t, f, r, dst, va, inside, it);
 		it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
@@ -213,7 +215,7 @@ static inline unsigned int fw_as_count(const struct fw_tables *t, const struct f
 		it->what = FW_CONTRADICT;
 		return MT_OUT_CONTRADICT;
 	}
-	it->what = FW_COUNT;
+	it->what = r->count_what;
 	it->value = (uint32_t)tokens;
 	return MT_OUT_COUNT;
 }
@@ -319,7 +321,9 @@ static inline unsigned int fw_classify_send(const struct fw_tables *t, struct fw
 
 	it->bytes = p->payload;
 	out = fw_match(t, t->config->send, t->config->sends, f, p, 0, it);
-	f->message = !more ? FW_MSG_NONE : it->what == FW_DISPATCH ? FW_MSG_ADDS : FW_MSG_OPEN;
+	f->message = !more						 ? FW_MSG_NONE
+		     : it->what == FW_DISPATCH || it->what == FW_WITNESS ? FW_MSG_ADDS
+									 : FW_MSG_OPEN;
 	return out;
 }
 
@@ -336,7 +340,7 @@ static inline unsigned int fw_classify_body(
 	if (message == FW_MSG_NONE)
 		return MT_OUT_ORPHAN;
 	if (message == FW_MSG_ADDS) {
-		it->what = FW_BYTES;
+		it->what = t->config->body_adds;
 		it->bytes = p->payload;
 		it->expert = f->expert;
 	}
@@ -463,6 +467,8 @@ static inline void fw_apply_other(struct fw_tables *t, struct fw_flow *f, const 
 {
 	struct fw_epoch *e = fw_epoch_of(t, f);
 
+	if (unlikely(t->config->witness) && fw_witness_apply(t, f, it))
+		return;
 	if (f->label == 0) {
 		fw_mark(t, f, it);
 		return;
@@ -491,6 +497,8 @@ static inline void fw_apply(struct fw_core *core, struct fw_flow *f, const struc
 	case FW_COMBINE:
 		if (t->config->by_source)
 			fw_source_combines(t->config, &t->sources[fw_cold_of(t, f)->src], it);
+		else if (t->config->witness)
+			t->sources[fw_cold_of(t, f)->src].combined = true;
 		break;
 	case FW_VALUES:
 		fw_values_apply(core, f, it);
@@ -551,7 +559,7 @@ static inline unsigned int fw_take(
 	out = fw_classify(core->tables, f, p, &it);
 	fw_apply(core, f, &it);
 	f->next = (it.psn + it.span) & FW_PSN_MASK;
-	if (core->tables->config->by_source)
+	if (core->tables->config->source_labels)
 		fw_cold_of(core->tables, f)->passed =
 			core->tables->sources[fw_cold_of(core->tables, f)->src].label;
 	return out;

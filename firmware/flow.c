@@ -61,6 +61,7 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->banks = fw_reserve(banks_bytes(t));
 	t->free_banks = fw_reserve(t->banks_max * sizeof(*t->free_banks));
 	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
+	t->witness = fw_reserve(fw_witness_room(config));
 	t->congestion = fw_reserve(congestion_bytes(t));
 	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
 	if (config->values) {
@@ -71,9 +72,9 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->kept = fw_reserve((size_t)t->kept_max * t->kept_bytes + 1);
 	t->kept_free = fw_reserve(t->kept_max * sizeof(*t->kept_free) + 1);
 	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
-		t->free_banks == NULL || t->sources == NULL || t->congestion == NULL ||
-		t->blocks == NULL || t->kept == NULL || t->kept_free == NULL ||
-		!fw_tcp_reserve(t)) {
+		t->free_banks == NULL || t->sources == NULL || t->witness == NULL ||
+		t->congestion == NULL || t->blocks == NULL || t->kept == NULL ||
+		t->kept_free == NULL || !fw_tcp_reserve(t)) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -91,6 +92,7 @@ void fw_tables_free(struct fw_tables *t)
 	fw_release(t->banks, banks_bytes(t));
 	fw_release(t->free_banks, t->banks_max * sizeof(*t->free_banks));
 	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
+	fw_release(t->witness, fw_witness_room(t->config));
 	fw_release(t->congestion, congestion_bytes(t));
 	fw_release(t->blocks, FW_BLOCKS * sizeof(*t->blocks));
 	fw_release(t->kept, (size_t)t->kept_max * t->kept_bytes + 1);
@@ -206,6 +208,15 @@ static void go_on_with(const struct fw_tables *t, struct fw_flow *f, const struc
 	f->window_bytes = 0;
 }
 
+/** Whether the message that is open in a flow is one of the witness. */
+static bool is_of_witness(const struct fw_tables *t, const struct fw_flow *f)
+{
+	if (!t->config->witness)
+		return false;
+	return f->message == FW_MSG_ADDS ||
+	       (f->message == FW_MSG_VALUES && t->config->write[f->window >> 32].witness);
+}
+
 /**
  * A packet of a message whose first packet was not seen when it came: now it is known whether its
  * payload counts. If its source went on since then, its epoch is not to be had any more: a gap.
@@ -215,20 +226,23 @@ static void apply_unknown(struct fw_core *core, struct fw_flow *f, const struct 
 	const struct fw_tables *t = core->tables;
 	struct fw_source *s = &t->sources[fw_cold_of(t, f)->src];
 
-	if (f->message == FW_MSG_VALUES) {
+	if (is_of_witness(t, f)) {
+		fw_witness_miss(t, f, it->value, s->label);
+	} else if (f->message == FW_MSG_VALUES) {
 		if (t->config->by_source)
 			fw_gap_in_phases(s, it->value, s->label, 1);
 		else if (f->label != 0)
 			fw_epoch_of(t, f)->gaps++;
 		else
 			fw_cold_of(t, f)->early++;
-		f->window += it->bytes;
 	} else if (f->message == FW_MSG_ADDS && f->label != 0) {
 		if (!t->config->by_source || (f->label == it->value && s->label == it->value))
 			fw_epoch_of(t, f)->cell[f->expert].bytes += it->bytes;
 		else
 			fw_gap_in_phases(s, it->value, s->label, 1);
 	}
+	if (f->message == FW_MSG_VALUES)
+		f->window += it->bytes;
 	if (it->message != FW_MSG_UNKNOWN)
 		f->message = it->message;
 }
@@ -250,7 +264,7 @@ static void apply_waiting(struct fw_core *core, struct fw_flow *f, const struct 
 	if (f->label == label && last_ns > f->last_ns)
 		f->last_ns = last_ns;
 	f->next = (f->next + it->span) & FW_PSN_MASK;
-	if (core->tables->config->by_source)
+	if (core->tables->config->source_labels)
 		fw_cold_of(core->tables, f)->passed = it->value;
 }
 
@@ -288,6 +302,7 @@ static void skip_to(
 		fw_epoch_of(t, f)->gaps += missing;
 	else
 		cold->early = (uint16_t)RTE_MIN(cold->early + missing, (uint32_t)UINT16_MAX);
+	fw_witness_miss(t, f, cold->passed, label + 1);
 	cold->gap_psn = (psn - 1) & FW_PSN_MASK;
 	f->next = psn;
 }
@@ -378,7 +393,8 @@ static void fill_flow(struct fw_core *core, struct fw_flow *f, const struct mt_f
 		.dst = want->dst,
 		.expert = mapped_expert(t->config->bank, want),
 		.index = t->used,
-		.born = t->sources[want->src].label};
+		.passed = t->config->witness ? t->sources[want->src].label : 0,
+		.born = t->config->witness ? 0 : t->sources[want->src].label};
 	if (!t->config->by_source && !t->started && block_take(core, f) != NULL)
 		f->flags = FW_FLOW_STARTING;
 }
@@ -616,6 +632,8 @@ static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint
 	bool stale =
 		fw_psn_ahead(f->next, cold->gap_psn) > 0 && fw_psn_ahead(cold->gap_psn, psn) >= 0;
 
+	if (stale)
+		fw_witness_miss(t, f, cold->passed, cold->passed);
 	if (has_epoch(t, f)) {
 		fw_epoch_of(t, f)->stale += stale;
 		fw_epoch_of(t, f)->duplicates += !stale;
@@ -639,6 +657,7 @@ static void resync(struct fw_core *core, struct fw_flow *f, uint32_t psn)
 	give_up_flow(core, f);
 	if (t->config->by_source)
 		fw_gap_in_phases(s, cold->passed, s->label, 0);
+	fw_witness_miss(t, f, cold->passed, s->label);
 	f->next = psn;
 	cold->gap_psn = (psn - 1) & FW_PSN_MASK;
 	f->message = FW_MSG_NONE;
@@ -654,7 +673,7 @@ static unsigned int take_next(struct fw_core *core, struct fw_flow *f, const str
 
 	fw_apply(core, f, &it);
 	f->next = (it.psn + it.span) & FW_PSN_MASK;
-	if (t->config->by_source)
+	if (t->config->source_labels)
 		fw_cold_of(t, f)->passed = t->sources[fw_cold_of(t, f)->src].label;
 	if (f->block != 0)
 		block_drain(core, f, &t->blocks[f->block - 1]);
@@ -732,12 +751,13 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 		return MT_OUT_DUPLICATE;
 	}
 	out = classify_early(core, f, b, at, p, &it);
-	if (t->config->by_source) {
+	if (t->config->by_source || fw_witness_at_once(t, &it)) {
 		fw_apply(core, f, &it);
 		it.counted = it.what == FW_DISPATCH || it.what == FW_VALUES;
 		it.what = FW_NOTHING;
-		it.value = t->sources[fw_cold_of(t, f)->src].label;
 	}
+	if (t->config->source_labels)
+		it.value = t->sources[fw_cold_of(t, f)->src].label;
 	if (it.what == FW_VALUES)
 		fw_values_keep(core->tables, &it);
 	block_insert(b, at, &it);

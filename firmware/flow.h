@@ -73,9 +73,10 @@ struct fw_epoch {
 	uint32_t gaps; /**< PSNs given up after its first packet and before the next epoch */
 	uint32_t duplicates;
 	uint32_t stale, truncated, contradict, unmatched;
+	uint32_t phase; /**< of its source, to find the witness of it; witness.h */
 	uint8_t parity;
 	uint8_t flags; /**< enum fw_epoch_flag */
-	uint8_t reserved[14];
+	uint8_t reserved[10];
 	struct fw_cell cell[]; /**< [experts at the destination] */
 };
 _Static_assert(sizeof(struct fw_epoch) == 64, "one cache line, then cells");
@@ -125,9 +126,10 @@ _Static_assert(sizeof(struct fw_flow) == 64, "one cache line");
 /** What of a flow few packets need. */
 struct fw_cold {
 	uint32_t gap_psn; /**< highest PSN that was given up, or the one before the first */
-	uint32_t passed; /**< label of its source at its last packet, where labels are a source's */
-	uint32_t born;	 /**< label of its source at its first packet */
-	uint32_t index;	 /**< name of the flow in words to the control core */
+	uint32_t passed;  /**< label of its source at its last packet, where sources have labels */
+	uint32_t born;	  /**< label of its source at its first packet; with a witness, when it told
+			   *   counts last */
+	uint32_t index;	  /**< name of the flow in words to the control core */
 	uint32_t src, dst; /**< ranks */
 	uint16_t early;	   /**< PSNs not counted before the first epoch, at most so many */
 	uint16_t expert;   /**< rule qp: index at the destination, FW_NO_EXPERT none */
@@ -155,9 +157,10 @@ enum fw_what {
 	FW_DISPATCH,
 	FW_COUNT,
 	FW_COMBINE,
-	FW_BYTES,  /**< goes on with a dispatch message whose bytes are counted as they come */
-	FW_VALUES, /**< has integers in its payload, see values.c */
-	FW_LOST,   /**< had some, but there was no room to keep them until its turn */
+	FW_WITNESS, /**< tokens or bytes to be compared with the load, see witness.h */
+	FW_BYTES,   /**< goes on with a dispatch message whose bytes are counted as they come */
+	FW_VALUES,  /**< has integers in its payload, see values.c */
+	FW_LOST,    /**< had some, but there was no room to keep them until its turn */
 	FW_UNMATCHED,
 	FW_CONTRADICT,
 	FW_TRUNCATED,
@@ -199,14 +202,18 @@ struct fw_block {
 	uint32_t next_free;
 };
 
-/** What a source rank does, where labels are a source's. Phases are its epochs. */
+/**
+ * What a source rank does, where labels are a source's, or where its witness is counted by them
+ * (witness.h). Phases are its epochs.
+ */
 struct fw_source {
 	uint64_t last_ns;
 	uint32_t label;
 	uint8_t parity;
 	bool combined; /**< since its last dispatch; see fw_source_combines() */
 	bool turns;    /**< another parity was dispatched than the one before */
-	uint8_t reserved;
+	bool told : 1; /**< counts, in this phase: somebody will ask for its witness */
+	bool used : 1; /**< there is some of the witness in it */
 	uint32_t round; /**< number of its epoch, where frames of a stream have one */
 	uint32_t carry; /**< PSNs given up that may be of the phase to come */
 	uint32_t read;	/**< highest label that the control core has read; its word */
@@ -215,6 +222,7 @@ struct fw_source {
 		uint8_t parity;
 		bool jumped;   /**< a flow jumped to other PSNs, perhaps in this phase */
 		uint32_t gaps; /**< PSNs given up in this phase, or in a stretch that touches it */
+		uint32_t witness; /**< label that its cells of the witness are of, 0: none */
 	} phase[FW_EPOCHS];
 };
 

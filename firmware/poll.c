@@ -96,7 +96,7 @@ static inline unsigned int parse(
 static inline uint32_t owner_of(
 	const struct fw_plane *plane, const struct fw_config *c, const struct fw_packet *p)
 {
-	if (c->by_source)
+	if (c->source_labels)
 		return fw_key_src(c, p->ips, p->qpn) % plane->cores;
 	return (uint32_t)((uint64_t)p->hash * plane->cores >> 32);
 }

@@ -163,6 +163,7 @@ static void clear_round(struct fw_rounds *r)
 	memset(m, 0, r->slot_bytes);
 	memset(r->announced, 0, (size_t)ranks * experts * sizeof(uint32_t));
 	memset(r->counts, 0, (size_t)ranks * experts * sizeof(uint32_t));
+	memset(r->phase, 0, (size_t)ranks * ranks * sizeof(*r->phase));
 	m->ranks = ranks;
 	m->experts = experts;
 	m->first_ns = UINT64_MAX;
@@ -185,6 +186,15 @@ static void add_cells(struct fw_rounds *r, const struct flow *f, const struct fw
 	}
 }
 
+/** Counts of a pair came in a phase of their source: all of them in the same, as a rule. */
+static void add_phase(struct fw_rounds *r, const struct flow *f, uint32_t label)
+{
+	struct phase *p = &r->phase[f->src * ranks_of(r) + f->dst];
+
+	p->core = f->core;
+	p->label = p->label == 0 || p->label == label ? label : FW_PHASES;
+}
+
 static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct flow *f)
 {
 	const struct fw_epoch *e = epoch_of(r, f, l->next);
@@ -199,6 +209,8 @@ static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct fl
 	last = RTE_MAX(last, 1u);
 	first = RTE_MAX(e->first_ns, 1u);
 	add_cells(r, f, e);
+	if (e->phase != 0)
+		add_phase(r, f, e->phase);
 	p->first_ns = p->first_ns == 0 ? first : RTE_MIN(p->first_ns, first);
 	p->last_ns = RTE_MAX(p->last_ns, last);
 	p->gaps += e->gaps;
@@ -251,21 +263,6 @@ static void add_lanes(struct fw_rounds *r)
 	}
 }
 
-/** Compare counted with announced tokens, of one cell. */
-static void judge_cell(struct fw_rounds *r, size_t cell)
-{
-	struct mt_round *m = r->round;
-	uint32_t tokens = mt_round_tokens(m)[cell];
-
-	if (r->counts[cell] < r->config->announcers) {
-		m->counts_missing++;
-	} else if (r->announced[cell] != tokens || r->counts[cell] > r->config->announcers) {
-		m->disagreements++;
-		if (r->announced[cell] > tokens)
-			m->tokens_unseen += r->announced[cell] - tokens;
-	}
-}
-
 /** Tokens from bytes, where messages do not say how many they are. */
 static void judge_bytes(struct fw_rounds *r, size_t cell)
 {
@@ -290,12 +287,13 @@ static void judge(struct fw_rounds *r)
 
 			if (mt_round_pairs(m)[s * b->ranks + d].last_ns == 0)
 				continue;
+			for (uint32_t e = 0; e < dst->experts; e++)
+				judge_bytes(r, (size_t)s * b->experts + dst->first_expert + e);
+			if (!r->config->by_source)
+				fw_compare_pair(r, s, d);
 			for (uint32_t e = 0; e < dst->experts; e++) {
 				size_t cell = (size_t)s * b->experts + dst->first_expert + e;
 
-				judge_bytes(r, cell);
-				if (!r->config->by_source)
-					judge_cell(r, cell);
 				m->tokens += mt_round_tokens(m)[cell];
 				m->bytes += mt_round_bytes(m)[cell];
 			}
@@ -589,6 +587,7 @@ void fw_close_lost(struct fw_rounds *r)
 {
 	clear_round(r);
 	judge(r);
+	fw_compare_end(r);
 	r->round->quality |= MT_Q_GAP;
 	publish(r, false);
 	/* its parity stays open: the lanes' last rounds are moved along, so that they are judged as
@@ -630,6 +629,7 @@ static void close_round(struct fw_rounds *r, bool timeout)
 {
 	add_lanes(r);
 	judge(r);
+	fw_compare_end(r);
 	if (any_starting(r))
 		r->round->quality |= MT_Q_GAP;
 	r->align |= began_before(r);
@@ -776,13 +776,16 @@ struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish
 	r->announced = calloc(cells, sizeof(uint32_t));
 	r->counts = calloc(cells, sizeof(uint32_t));
 	r->pair_last = calloc(ranks * ranks, sizeof(uint64_t));
+	r->phase = calloc(ranks * ranks, sizeof(*r->phase));
+	r->witnessed = calloc(ranks * ranks, sizeof(*r->witnessed));
 	r->fix.last_ns = calloc(ranks, sizeof(uint64_t));
 	r->fix.next_ns = calloc(ranks, sizeof(uint64_t));
 	r->spans = calloc(ranks, sizeof(*r->spans));
 	good = r->lanes != NULL && r->flows != NULL && r->back != NULL && r->back_count != NULL &&
 	       r->flows_known != NULL && r->lanes_known != NULL && r->round != NULL &&
-	       r->announced != NULL && r->counts != NULL && r->pair_last != NULL &&
-	       r->fix.last_ns != NULL && r->fix.next_ns != NULL && r->spans != NULL;
+	       r->announced != NULL && r->counts != NULL && r->phase != NULL &&
+	       r->witnessed != NULL && r->pair_last != NULL && r->fix.last_ns != NULL &&
+	       r->fix.next_ns != NULL && r->spans != NULL;
 	for (uint32_t c = 0; good && c < n; c++)
 		good = reserve_core(r, c);
 	if (!good) {
@@ -818,6 +821,8 @@ void fw_rounds_free(struct fw_rounds *r, struct fw_tables *const *tables)
 	free(r->round);
 	free(r->announced);
 	free(r->counts);
+	free(r->phase);
+	free(r->witnessed);
 	free(r->pair_last);
 	free(r->fix.last_ns);
 	free(r->fix.next_ns);

@@ -56,6 +56,14 @@ struct fix {
 	bool other_life;   /* lanes that are new cannot be of this round: see is_other_life() */
 };
 
+/** In which phase of its source a pair's counts of the round at hand came; witness.h. */
+struct phase {
+	uint32_t label; /* 0: none, FW_PHASES: in several */
+	uint32_t core;
+};
+
+#define FW_PHASES UINT32_MAX
+
 struct fw_rounds {
 	const struct fw_plane *plane;
 	const struct fw_config *config;
@@ -67,6 +75,8 @@ struct fw_rounds {
 	uint32_t **back, *back_count; /* by core: banks read, to be given back */
 	struct mt_round *round;	      /* the one being assembled */
 	uint32_t *announced, *counts; /* its cells' */
+	struct phase *phase;	      /* [ranks][ranks], its pairs' */
+	bool *witnessed;	      /* [ranks][ranks]: the witness of a pair was seen once */
 	uint64_t *pair_last;	      /* [ranks][ranks]: last dispatch ever seen, ns */
 	struct fix fix;
 	struct span *spans; /* [ranks], where lanes are of sources */
@@ -147,6 +157,14 @@ bool fw_lane_breaks(const struct fw_rounds *r, const struct lane *l);
 
 /** PSNs that are missing in a phase of a source, or around it. */
 uint32_t fw_gaps_of_phase(const struct fw_rounds *r, const struct lane *l, uint32_t label);
+
+/* ---- compare.c ------------------------------------------------------------------------------- */
+
+/** Compare announced with counted tokens, of a pair. */
+void fw_compare_pair(struct fw_rounds *r, uint32_t src, uint32_t dst);
+
+/** What the round says of its witness. Once, when it is closed. */
+void fw_compare_end(struct fw_rounds *r);
 
 /* ---- rounds.c -------------------------------------------------------------------------------- */
 

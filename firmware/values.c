@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "count.h"
 #include "map.h"
+#include "witness.h"
 
 /** The list of a token in a message of rule @p r to rank @p dst: its values, and from list to list.
  */
@@ -75,17 +76,25 @@ static unsigned int find_part(const struct fw_tables *t, struct fw_flow *f, uint
 }
 
 unsigned int fw_values_begin(const struct fw_tables *t, struct fw_flow *f, const struct fw_rule *r,
-	const struct fw_packet *p, struct fw_item *it)
+	const struct fw_packet *p, uint64_t inside, struct fw_item *it)
 {
 	if (f->hits != 0)
 		fw_add_hits(t, f);
 	f->window_bytes = 0;
+	if (r->type != MT_RULE_COUNTS && r->type != MT_RULE_INDEX && r->type != MT_RULE_DENSE)
+		return fw_witness_begin(t, f, r, inside, it);
+	if (r->witness)
+		fw_witness_follow(t, f);
+	else if (t->config->witness)
+		fw_witness_told(t, f);
+	it->value = t->sources[fw_cold_of(t, f)->src].label;
 	return find_part(t, f, (uint32_t)(r - t->config->write), 0, p, it);
 }
 
 unsigned int fw_values_go_on(
 	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
 {
+	it->value = t->sources[fw_cold_of(t, f)->src].label;
 	return find_part(t, f, (uint32_t)(f->window >> 32), (uint32_t)f->window, p, it);
 }
 
@@ -132,6 +141,7 @@ static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct f
 	first.expert = (uint16_t)((v->from - begin) / r->value_width);
 	fw_cell_of(core, f, &first);
 	f->last_ns = it->ns;
+	fw_epoch_of(t, f)->phase = it->value;
 	for (uint32_t i = 0; i < n; i++)
 		add(r, fw_epoch_of(t, f), &fw_epoch_of(t, f)->cell[first.expert + i],
 			fw_values_tokens(v->at + i * r->value_width, r->value_width, r->encoding));
@@ -140,10 +150,15 @@ static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct f
 }
 
 /** A token for an expert of the destination. */
-static void add_token(struct fw_core *core, struct fw_flow *f, uint32_t expert, struct fw_item *it)
+static void add_token(struct fw_core *core, struct fw_flow *f, const struct fw_rule *r,
+	uint32_t expert, struct fw_item *it)
 {
 	struct fw_cell *cell;
 
+	if (r->witness) {
+		fw_witness_add(core->tables, f, expert, 1);
+		return;
+	}
 	it->expert = (uint16_t)expert;
 	cell = fw_cell_of(core, f, it);
 	cell->tokens++;
@@ -167,7 +182,7 @@ static void add_list(struct fw_core *core, struct fw_flow *f, const struct fw_ru
 		if (r->type == MT_RULE_DENSE)
 			value = (value & INT32_MAX) != 0 ? i + k : UINT32_MAX;
 		if (value - first < experts)
-			add_token(core, f, value - first, it);
+			add_token(core, f, r, value - first, it);
 	}
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /**
  * @file values.h: messages whose payload says how many tokens each expert gets (rule
- * payload-counts), or which experts each token goes to (payload-index, payload-dense).
+ * payload-counts), or which experts each token goes to (payload-index, payload-dense); and messages
+ * of other rules that are a witness.
  *
  * A message may be several packets; integers are read from each as it comes. A packet that waits
  * for an earlier one is freed meanwhile, so the integers of its destination's experts are kept.
@@ -15,9 +16,9 @@
 #define FW_KEPT_BYTES (1ul << 32) /* of address space, for integers of packets that wait */
 #define FW_KEPT_LEAST 4096u	  /* of a packet: lists may fill one of the longest path MTU */
 
-/** A message of rule @p r begins with @p p. @return outcome */
+/** A message of rule @p r begins with @p p, @p inside its region. @return outcome */
 unsigned int fw_values_begin(const struct fw_tables *t, struct fw_flow *f, const struct fw_rule *r,
-	const struct fw_packet *p, struct fw_item *it);
+	const struct fw_packet *p, uint64_t inside, struct fw_item *it);
 
 /** @p p goes on with the message that is open in @p f. @return outcome */
 unsigned int fw_values_go_on(const struct fw_tables *t, struct fw_flow *f,

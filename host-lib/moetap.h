@@ -212,6 +212,18 @@ enum moetap_pass {
 #define MOETAP_QUALITY_UNMATCHED (1u << 13) /**< packets that no rule of the map knows */
 #define MOETAP_QUALITY_TIMEOUT (1u << 14)   /**< closed by silence, not by the traffic */
 
+/** Whether the load of a round is what its witness says. */
+enum moetap_witness {
+	MOETAP_WITNESS_NONE,	 /**< the map has none */
+	MOETAP_WITNESS_ABSENT,	 /**< nothing was there to compare */
+	MOETAP_WITNESS_AGREED,	 /**< all that was compared is the same */
+	MOETAP_WITNESS_GAP,	 /**< some differ, where packets are missing: that says nothing */
+	MOETAP_WITNESS_DISAGREED /**< some differ */
+};
+
+/** The name of a witness' word: "none", "absent", "agreed", "gap", "disagreed". */
+MOETAP_EXPORT const char *moetap_witness_name(enum moetap_witness witness);
+
 /** What passed from one rank to another in a round. */
 struct moetap_pair {
 	uint64_t first_ns;   /**< first packet of the dispatch; 0: nothing was sent in this round */
@@ -235,7 +247,7 @@ struct moetap_round {
 	uint32_t gaps;		    /**< packets never seen, all pairs */
 	uint32_t duplicates;	    /**< retransmissions left out */
 	uint32_t counts_missing;    /**< cells whose announced count never came */
-	uint32_t disagreements;	    /**< cells whose announced and counted tokens differ */
+	uint32_t disagreements;	    /**< cells whose load and witness differ */
 	uint32_t unmatched, truncated, stale, nic_drops, contradictions, late; /**< packets */
 	uint32_t ranks, experts;
 	const struct moetap_pair *pairs; /**< [ranks][ranks], source first */
@@ -248,6 +260,14 @@ struct moetap_round {
 	uint64_t lost;	  /**< rounds that were overwritten before they were read */
 	bool restarted;	  /**< the firmware restarted: steps count from 0 again */
 	bool map_assumed; /**< its map was replaced twice since: ranks are those of a later one */
+
+	/* Other rules of the map that see the same tokens as those that are the load. */
+	const char *load_from;	      /**< kind of rule that the tokens are from, as maps name it */
+	const char *witness_from;     /**< kind of rule that they are compared with, NULL: none */
+	enum moetap_witness witness;  /**< what that says */
+	uint32_t witness_compared;    /**< cells compared; pairs, where bytes alone are known */
+	uint32_t witness_differ;      /**< of those, that differ */
+	uint32_t witness_gaps;	      /**< that differ or were not compared: packets are missing */
 };
 
 /** What a map says of the job. Lives until the next call with its source. */

@@ -19,6 +19,7 @@ _Static_assert(MOETAP_QUALITY_INEXACT == MT_Q_INEXACT, "quality is given as it i
 _Static_assert((int)MOETAP_QUALITY_ALIGN == (int)MT_Q_ALIGN, "same");
 _Static_assert(MOETAP_QUALITY_TIMEOUT == MT_Q_TIMEOUT, "same");
 _Static_assert((int)MOETAP_PASS_RECOMPUTE == (int)MT_PASS_RECOMPUTE, "passes too");
+_Static_assert((int)MOETAP_WITNESS_DISAGREED == (int)MT_WITNESS_DISAGREED, "and witnesses");
 
 struct moetap_source {
 	struct mt_page_map page;
@@ -265,7 +266,14 @@ static void fill_round(struct moetap_source *s)
 		.crosses = s->crosses,
 		.lost = s->lost,
 		.restarted = s->restarted,
-		.map_assumed = s->map_assumed};
+		.map_assumed = s->map_assumed,
+		.load_from = mt_rule_type_name(r->load_from),
+		.witness_from = r->witness != MT_WITNESS_NONE ? mt_rule_type_name(r->witness_from)
+							      : NULL,
+		.witness = (enum moetap_witness)r->witness,
+		.witness_compared = r->witness_compared,
+		.witness_differ = r->witness_differ,
+		.witness_gaps = r->witness_gaps};
 	s->lost = 0;
 	s->restarted = false;
 }
@@ -353,6 +361,11 @@ void moetap_source_stats(const struct moetap_source *s, struct moetap_stats *sta
 const char *moetap_outcome_name(uint32_t i)
 {
 	return i < MT_OUTCOMES ? mt_outcome_name(i) : NULL;
+}
+
+const char *moetap_witness_name(enum moetap_witness witness)
+{
+	return mt_witness_name(witness);
 }
 
 /* ---- into a series ---- */

@@ -54,6 +54,8 @@ struct count {
 	struct sums sums;
 	struct met met;
 	uint64_t rounds, dispatch, exact;
+	uint64_t witness[MOETAP_WITNESS_DISAGREED + 1]; /**< rounds, by enum moetap_witness */
+	const char *load_from, *witness_from;
 	bool told_assumed;
 	bool progress; /**< shown right now */
 	uint64_t progress_ns;
@@ -112,7 +114,7 @@ static void write_figures(const struct moetap_round *r, char *text, size_t size)
 		uint64_t n;
 		const char *what;
 	} figures[] = {{r->gaps, "packets never seen"}, {r->counts_missing, "counts missing"},
-		{r->disagreements, "cells disagree with their announced count"},
+		{r->disagreements, "cells differ from their witness"},
 		{r->tokens_unseen, "tokens announced and not seen"},
 		{r->stale, "packets too old to tell"}, {r->truncated, "frames cut too short"},
 		{r->nic_drops, "packets dropped by the port"},
@@ -323,6 +325,22 @@ static void report_nothing(struct count *c, const struct moetap_stats *stats)
 			stats->outcome[MT_OUT_CONTRADICT]);
 }
 
+/** Whether what tells the same tokens in another way agrees. */
+static void report_witness(struct count *c)
+{
+	char text[256];
+	size_t used = 0;
+
+	if (c->witness_from == NULL)
+		return;
+	for (int w = MOETAP_WITNESS_DISAGREED; w > MOETAP_WITNESS_NONE; w--)
+		used += (size_t)snprintf(text + used, sizeof(text) - used,
+			"%s%" PRIu64 " %s", used > 0 ? ", " : "", c->witness[w],
+			moetap_witness_name((enum moetap_witness)w));
+	say(c, "tokens are from %s; rounds by what the witness (%s) says: %s", c->load_from,
+		c->witness_from, text);
+}
+
 /** Returns an exit status: a capture of which nothing could be counted is a failure. */
 static int report_end(struct count *c)
 {
@@ -332,6 +350,7 @@ static int report_end(struct count *c)
 	report_packets(c, &stats);
 	say(c, "%" PRIu64 " rounds, %" PRIu64 " of them dispatch; %" PRIu64 " exact", c->rounds,
 		c->dispatch, c->exact);
+	report_witness(c);
 	if (c->dispatch > 0) {
 		report_seen(c);
 		report_ranks(c, &stats);
@@ -429,6 +448,20 @@ static void print_json_cell(
 	*first = false;
 }
 
+/** Which signal the load is from, and what the other one says of it. */
+static void print_json_witness(const struct moetap_round *r)
+{
+	printf("\"load_from\":\"%s\",\"witness\":", r->load_from);
+	if (r->witness_from == NULL)
+		printf("null");
+	else
+		printf("{\"from\":\"%s\",\"result\":\"%s\",\"compared\":%u,\"differ\":%u,"
+		       "\"gaps\":%u}",
+			r->witness_from, moetap_witness_name(r->witness), r->witness_compared,
+			r->witness_differ, r->witness_gaps);
+	printf(",\"cells\":[");
+}
+
 /** One object, one line. */
 static void print_json(const struct moetap_round *r)
 {
@@ -445,7 +478,8 @@ static void print_json(const struct moetap_round *r)
 		r->last_ns, r->ranks, r->experts);
 	for (uint32_t e = 0; e < r->experts; e++)
 		printf("%s%u", e > 0 ? "," : "", sources_of(r, e));
-	printf("],\"cells\":[");
+	printf("],");
+	print_json_witness(r);
 	for (uint32_t src = 0; src < r->ranks; src++)
 		for (uint32_t e = 0; e < r->experts; e++) {
 			size_t cell = (size_t)src * r->experts + e;
@@ -546,6 +580,9 @@ static int take(struct count *c, const struct moetap_round *r)
 	c->rounds++;
 	c->dispatch += r->pass == MOETAP_PASS_FORWARD;
 	c->exact += !(r->quality & MOETAP_QUALITY_INEXACT);
+	c->witness[r->witness <= MOETAP_WITNESS_DISAGREED ? r->witness : 0]++;
+	c->load_from = r->load_from;
+	c->witness_from = r->witness_from;
 	if (met_add(&c->met, r) != CLI_DONE)
 		return CLI_FAILED;
 	if (c->total)

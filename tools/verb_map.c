@@ -319,7 +319,8 @@ static void show_rule(const struct mt_bank *b, const struct mt_rule *r)
 	if (r->length_min == r->length_max)
 		printf("    length: %u\n", r->length_min);
 	else if (r->length_max != UINT32_MAX)
-		printf("    length: [%u, %u]\n", r->length_min, r->length_max);
+		printf(r->length_step != 0 ? "    length: [%u, %u, %u]\n" : "    length: [%u, %u]\n",
+			r->length_min, r->length_max, r->length_step);
 	if (r->base > 0)
 		show_text("    base", mt_bank_base(b, r->base - 1u)->name);
 	if (r->size > 0)

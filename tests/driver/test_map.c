@@ -544,7 +544,7 @@ static void test_rules(void **unused)
 		"counts are announced by rules atomic");
 	refused_with("phase: dispatch", "phase: combine", 16, "has no use for 'expert'");
 	refused_with("length: 544", "length: [545, 544]", 19, "above the second");
-	refused_with("length: 544", "length: [1, 2, 3]", 19, "two numbers");
+	refused_with("length: 544", "length: [1, 2, 3, 4]", 19, "two numbers");
 	refused_with("length: 544", "length: 2147483648", 19, "out of range");
 	refused_with("length: 544", "length: -1", 19, "out of range");
 	refused_with("offset: 0", "offset: -8", 20, "0 or more");
@@ -769,6 +769,80 @@ static void test_bases(void **unused)
 
 #define LENGTH(name, length, more)                                                                 \
 	"- {name: " name ", rule: length, phase: dispatch, length: " length ", " more "}\n"
+
+#define TOLD "- {name: t, rule: payload-counts, phase: dispatch, length: 4, payload: {width: 4}}\n"
+#define DONE(name, length) "- {name: " name ", rule: length, phase: combine, length: " length "}\n"
+#define ADDED(name, more)                                                                          \
+	"- {name: " name ", rule: atomic, phase: count, value: {scale: 1}, " more "}\n"
+#define LIST(name, length)                                                                         \
+	"- {name: " name ", rule: payload-index, phase: dispatch, length: " length                 \
+	", payload: {width: 4, count: 1, stride: 8}}\n"
+
+static void good_witness(const char *rules, unsigned int load, int witness)
+{
+	char *text = with_rules(false, rules);
+	struct mt_bank *bank = good(text);
+
+	assert_int_equal(mt_bank_load(bank)->type, load);
+	if (witness < 0)
+		assert_null(mt_bank_witness(bank));
+	else
+		assert_int_equal(mt_bank_witness(bank)->type, witness);
+	free(bank);
+	free(text);
+}
+
+/** Where several rules tell the same tokens: which is the load, and which is compared with it. */
+static void test_witness(void **unused)
+{
+	(void)unused;
+	good_witness(TOLD, MT_RULE_COUNTS, -1);
+	good_witness(TOLD DONE("d", "5") LIST("l", "16"), MT_RULE_COUNTS, MT_RULE_INDEX);
+	good_witness(LIST("l", "16") DONE("d", "5") TOLD, MT_RULE_COUNTS, MT_RULE_INDEX);
+	good_witness(TOLD DONE("d", "5") VA("a", "length: 8, size: 8, " EXPERT), MT_RULE_COUNTS,
+		MT_RULE_VA);
+	good_witness(TOLD DONE("d", "5") LENGTH("b", "6", "expert: {fixed: 0}, token-bytes: 2"),
+		MT_RULE_COUNTS, MT_RULE_LENGTH);
+	good_witness(VA("a", "size: 8, " EXPERT) ADDED("c", "offset: 16, size: 8, " EXPERT),
+		MT_RULE_ATOMIC, MT_RULE_VA);
+	rules_refused(false, TOLD LIST("l", "16"), 10, "needs a rule of phase combine");
+	rules_refused(false,
+		TOLD DONE("d", "5") LIST("l", "16") VA("a", "length: 8, size: 8, " EXPERT), 12,
+		"'l' and 'a' count tokens in different ways");
+	rules_refused(false, TOLD DONE("d", "5") LIST("l", "16") ADDED("c", "size: 8, " EXPERT), 12,
+		"are both to be compared with 't'");
+	rules_refused(false,
+		TOLD DONE("d", "5") LENGTH("b", "6", "expert: {fixed: 0}, token-bytes: 2")
+			LENGTH("c", "7", "expert: {fixed: 0}, token-bytes: 3"),
+		12, "count tokens in different ways");
+	rules_refused(false,
+		TOLD "- {name: u, rule: payload-counts, phase: count, length: 6, payload: {width: "
+		     "4}}\n",
+		10, "both read the load");
+}
+
+/** Lengths that lie so many bytes apart, and rules that are left out. */
+static void test_steps(void **unused)
+{
+	(void)unused;
+	rules_ok(false, DONE("d", "[6, 60, 12]") LIST("l", "[8, 32, 8]") DONE("e", "[7, 61, 6]"));
+	rules_refused(false, DONE("d", "[6, 60, 6]") LIST("l", "[8, 24, 8]"), 10, "could be read");
+	rules_ok(false, DONE("d", "[6, 23, 6]") LIST("l", "[8, 24, 8]"));
+	rules_refused(false, DONE("d", "[10, 20, 5]") LIST("l", "15"), 10, "could be read");
+	rules_ok(false, DONE("d", "[10, 20, 5]") LIST("l", "16"));
+	rules_refused(false, DONE("d", "[6, 60, 0]"), 9, "1 to 1048576 bytes apart");
+	rules_refused(false, DONE("d", "[6, 60, 1048577]"), 9, "1 to 1048576 bytes apart");
+	rules_refused(false, DONE("d", "[6, 60, 6, 6]"), 9, "two numbers are expected");
+	rules_refused(false, VA("a", "length: [8, 80, 8], size: 8, " EXPERT), 9,
+		"are for rules without 'size'");
+	rules_ok(false, TOLD "- {if: 0, name: t, rule: qp, phase: dispatch}\n");
+	rules_ok(false,
+		TOLD "- {if: ranks == 2, name: d, rule: length, phase: combine, length: 5}\n");
+	rules_refused(false, "- {if: 0, name: t, rule: qp, phase: dispatch}\n", 1,
+		"no rule of phase dispatch");
+	rules_ok(false, TOLD "- {if: 0, name: t, rule: x, length: [9, 8]}\n");
+	rules_refused(false, TOLD "- {if: x, name: t, rule: qp, phase: dispatch}\n", 10, "x");
+}
 
 static void test_ways_to_count(void **unused)
 {
@@ -1217,6 +1291,8 @@ int main(void)
 		cmocka_unit_test(test_rules),
 		cmocka_unit_test(test_overlaps),
 		cmocka_unit_test(test_bases),
+		cmocka_unit_test(test_witness),
+		cmocka_unit_test(test_steps),
 		cmocka_unit_test(test_ways_to_count),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_yaml),

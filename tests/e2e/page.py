@@ -15,7 +15,7 @@ RUNNING = 1                 # MT_STATE_RUNNING
 
 # struct mt_round up to `experts`
 ROUND = struct.Struct("<3Q2IQ2I5Q2I")
-ROUND_BYTES = 144
+ROUND_BYTES = 160
 
 Round = collections.namedtuple("Round", "round step layer boot_id quality tokens")
 

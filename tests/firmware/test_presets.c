@@ -173,6 +173,75 @@ static void test_deepep_normal(void **state)
 	path_drop(&path);
 }
 
+/* Notify of node 1, then tokens with the numbers of their experts: those of node 0 are told. */
+static void test_deepep_normal_witness(void **state)
+{
+	int32_t notify[17] = {[9] = 2, [11] = 1};
+	int32_t ids[3][2] = {{1, 3}, {-1, 1}, {9, -1}}; /* of tokens; 9 is the other node's */
+	uint8_t tokens[3 * 2144] = {0};
+
+	(void)state;
+	for (uint32_t i = 0; i < 3; i++)
+		memcpy(tokens + i * 2144 + 2120, ids[i], sizeof(ids[i]));
+	for (uint32_t lie = 0; lie < 2; lie++) {
+		use("deepep-normal", 2, 8, 0, "hidden: 2048, topk: 2, gpus: 1, witness: witness");
+		for (uint32_t n = 0; n < 5; n++) {
+			notify[8] = n == 2 && lie; /* a token that nobody sends */
+			write_one(1, 0, BASE, (const uint8_t *)notify, sizeof(notify));
+			write_one(1, 0, BASE, filling, 72);
+			write_one(1, 0, BASE, tokens, 2144);
+			write_one(1, 0, BASE, tokens + 2144, 2144);
+			write_one(1, 0, BASE, tokens + 2 * 2144, 2144);
+			fetch_add(1, 0, BASE + 12009440, 3);
+			write_one(1, 0, BASE, filling, 2128); /* of a cached dispatch */
+			fetch_add(1, 0, BASE + 21711520, 1);
+		}
+		path_end(&path);
+		assert_int_equal(path.published, 5);
+		assert_int_equal(path_outcome(&path, MT_OUT_UNMATCHED), 0);
+		for (uint32_t n = 0; n < 5; n++) {
+			assert_int_equal(path.round[n]->tokens, 3 + (n == 2 && lie));
+			assert_int_equal(path.round[n]->witness,
+				n == 2 && lie ? MT_WITNESS_DISAGREED : MT_WITNESS_AGREED);
+			assert_int_equal(path.round[n]->witness_differ, n == 2 && lie);
+		}
+		path_drop(&path);
+	}
+}
+
+/* Tokens of rank 2 to rank 1 before and behind their counts, which rank 3 gets on no wire. */
+static void test_deepep_v2_witness(void **state)
+{
+	const int64_t counts[2] = {-4, -2};
+	const int32_t ids[3][2] = {{2, 3}, {2, 7}, {0, 2}};
+	uint8_t token[2144] = {0};
+
+	(void)state;
+	use("deepep-v2-direct", 4, 2, 0, "hidden: 2048, topk: 2, witness: witness");
+	for (uint32_t n = 0; n < 4; n++) {
+		for (uint32_t i = 0; i < 3; i++) {
+			memcpy(token + 2112, ids[i], sizeof(ids[i]));
+			if (i == n % 3) {
+				write_one(2, 1, 49232, (const uint8_t *)counts, sizeof(counts));
+				write_one(2, 3, 49232, (const uint8_t *)counts, sizeof(counts));
+			}
+			write_one(2, 1, 15239648 + i * 2144, token, 2144);
+		}
+		write_one(2, 1, 14680064, filling, 4096);
+	}
+	path_end(&path);
+	assert_int_equal(path.published, 4);
+	assert_int_equal(path_outcome(&path, MT_OUT_UNMATCHED), 0);
+	for (uint32_t n = 0; n < 4; n++) {
+		assert_int_equal(path.round[n]->tokens, 8);
+		assert_int_equal(path.round[n]->load_from, MT_RULE_COUNTS);
+		assert_int_equal(path.round[n]->witness_from, MT_RULE_INDEX);
+		assert_int_equal(path.round[n]->witness, MT_WITNESS_AGREED);
+		assert_int_equal(path.round[n]->witness_compared, 2);
+	}
+	path_drop(&path);
+}
+
 static void test_deepep_v2(void **state)
 {
 	const int64_t counts[2] = {-4, -1};
@@ -267,6 +336,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_uccl_ep),
 		cmocka_unit_test(test_deepep_normal),
+		cmocka_unit_test(test_deepep_normal_witness),
+		cmocka_unit_test(test_deepep_v2_witness),
 		cmocka_unit_test(test_deepep_v2),
 		cmocka_unit_test(test_hybrid_ep),
 		cmocka_unit_test(test_pplx_garden),

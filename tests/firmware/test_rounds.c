@@ -156,7 +156,10 @@ static void test_gap(void **state)
 	assert_int_equal(path.published, 4);
 	assert_int_equal(round_at(0)->gaps, 0);
 	assert_int_equal(round_at(0)->tokens, 3);
-	assert_int_equal(round_at(1)->tokens, 2);
+	/* what was announced goes before what was seen of it */
+	assert_int_equal(round_at(1)->tokens, 3);
+	assert_int_equal(round_at(1)->load_from, MT_RULE_ATOMIC);
+	assert_int_equal(round_at(1)->witness, MT_WITNESS_GAP);
 	assert_int_equal(round_at(1)->gaps, 1);
 	assert_int_equal(round_at(1)->tokens_unseen, 1);
 	assert_int_equal(round_at(1)->quality, MT_Q_GAP | MT_Q_DISAGREE);

@@ -179,6 +179,12 @@ static void write_full_round(struct mt_page_map *map)
 	r->contradictions = 12;
 	r->late = 13;
 	r->unmatched = 14;
+	r->load_from = MT_RULE_COUNTS;
+	r->witness_from = MT_RULE_INDEX;
+	r->witness = MT_WITNESS_DISAGREED;
+	r->witness_compared = 15;
+	r->witness_differ = 2;
+	r->witness_gaps = 3;
 	mt_round_pairs(r)[1] = (struct mt_pair){100, 200, 3, 4};
 	for (uint32_t i = 0; i < RANKS * EXPERTS; i++) {
 		mt_round_tokens(r)[i] = i + 1;
@@ -209,6 +215,11 @@ static void test_round(void **unused)
 	assert_int_equal(r->counts_missing + 10 * r->disagreements + 100 * r->tokens_unseen, 865);
 	assert_int_equal(r->stale + r->truncated + r->nic_drops, 30);
 	assert_int_equal(r->contradictions + r->late + r->unmatched, 39);
+	assert_string_equal(r->load_from, "payload-counts");
+	assert_string_equal(r->witness_from, "payload-index");
+	assert_int_equal(r->witness, MOETAP_WITNESS_DISAGREED);
+	assert_string_equal(moetap_witness_name(r->witness), "disagreed");
+	assert_int_equal(r->witness_compared + 10 * r->witness_differ + 100 * r->witness_gaps, 335);
 	assert_int_equal(r->pairs[1].last_ns, 200);
 	assert_int_equal(r->pairs[1].gaps, 3);
 	assert_int_equal(r->pairs[2].last_ns, 0);

@@ -180,7 +180,7 @@ class Map(Case):
         self.assertEqual([r["addresses"] for r in data["ranks"]], [["10.77.0.1"], ["10.77.0.2"]])
         self.assertEqual([r["snap_length"] for r in data["rules"]], [98, 98, 102])
         self.assertEqual(data["snap_length"], 102)
-        # A header of 144 bytes, 4 pairs of 24, 16 cells of 12, up to a multiple of 64.
+        # A header of 160 bytes, 4 pairs of 24, 16 cells of 12, up to a multiple of 64.
         self.assertEqual(data["round_bytes"], 448)
 
     def test_wrong_maps(self):
