@@ -106,6 +106,8 @@ GENERATED = {
     "8-ranks": "--ranks 8 --steps 2",
     "8-ranks-16-experts": "--ranks 8 --experts-per-rank 16 --tokens 32 --steps 2 --layers 3",
     "8-ranks-training": "--ranks 8 --pattern training --steps 2 --layers 3 --retransmit 0.005",
+    "told": "--told --layers 3",
+    "told-4-ranks": "--told --ranks 4 --no-parity --retransmit 0.01",
     "ipv6": "--ipv6 --ranks 3",
     "long-messages": "--message 7408 --combine-message 14336 --mtu 1024 --retransmit 0.01",
     "retransmit": "--retransmit 0.03 --ranks 4 --steps 4",
@@ -271,6 +273,39 @@ def generated(variant, seed):
         moetap.must_not_be_silent(moetap.count(map_path, holes), truth, f"generated {variant}, holes")
 
 
+def rounds_of(map_path, capture, cores):
+    argv = [moetap.MOETAP, "count", "--map", map_path, "--format", "json", "--cores", cores, capture]
+    done = moetap.run(argv)
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def witness(seed):
+    """Counts are the load, tokens their witness: a round in which they differ says so, no other; what
+    the tap did not see is a gap of the witness."""
+    lie, steps, layers = 6, 5, 3
+    with tempfile.TemporaryDirectory() as where:
+        gen.generate(["--out", where, "--seed", str(seed), "--told", "--ranks", "3", "--lie", str(lie),
+                      "--tokens", "48", "--steps", str(steps), "--layers", str(layers)])
+        map_path, capture = os.path.join(where, "map.yaml"), os.path.join(where, "capture.pcap.gz")
+        for cores in ("1", "2"):
+            rounds, said = rounds_of(map_path, capture, cores)
+            results = [r["witness"]["result"] for r in rounds]
+            want = ["disagreed" if n == lie else "agreed" for n in range(steps * layers)]
+            if results != want or {r["load_from"] for r in rounds} != {"payload-counts"}:
+                raise Failure(f"witness, {cores} poll cores: {results}\n{said}")
+            if rounds[lie]["witness"]["differ"] != 1 or rounds[lie]["quality"] != "disagree":
+                raise Failure(f"witness: {rounds[lie]['witness']}, {rounds[lie]['quality']}")
+            if f"says: 1 disagreed, 0 gap, {len(want) - 1} agreed" not in said:
+                raise Failure(f"witness: nothing is said of it\n{said}")
+        gen.generate(["--out", where, "--seed", str(seed), "--told", "--ranks", "3", "--tokens", "48"])
+        holes = os.path.join(where, "holes.pcap")
+        roce.write_pcap(holes, pcapmod.apply(roce.read_pcap(capture), ["remove-inside=0.01"], seed))
+        results = [r["witness"]["result"] for r in rounds_of(map_path, holes, "1")[0]]
+        if "disagreed" in results or "gap" not in results:
+            raise Failure(f"witness with holes: {results}")
+        print(f"witness: {want.count('agreed')} rounds agree, one does not; with holes {results}")
+
+
 def tcp(name, variant, seed):
     data = os.path.join(DATA, name)
     packets = TCP[variant](roce.read_pcap(os.path.join(data, "capture.pcap.gz")), random.Random(seed))
@@ -386,6 +421,7 @@ def cases():
         for variant in PRESET_VARIANTS:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: exact(n, v, s)
         out[f"lossy {name} remove-1-percent"] = lambda s, n=name: lossy(n, "remove-1-percent", s)
+    out["witness generated"] = witness
     for name in TCP_CAPTURES:
         for variant in TCP:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)

@@ -45,6 +45,13 @@ class QueuePair:
         self.qpn, self.answer_qpn, self.psn = qpn, answer_qpn, psn
         self.queue, self.sent, self.msn = collections.deque(), collections.deque(maxlen=64), 0
 
+    def post_integers(self, values):
+        """A WRITE of one packet whose payload is there: 32-bit integers."""
+        body = b"".join(v.to_bytes(4, "little") for v in values)
+        head = bytes(8) + b"\0\0\2\2" + len(body).to_bytes(4, "big") + body
+        self.queue.append((roce.WRITE_ONLY, head, 0, True, self.psn))
+        self.psn += 1
+
     def post(self, op_kind, va, length, add=0, mtu=4096, imm=False):
         """Cut a message into packets (opcode, headers after the BTH, payload, is it the last)."""
         reth = va.to_bytes(8, "big") + b"\0\0\2\2" + length.to_bytes(4, "big")
@@ -73,7 +80,7 @@ class QueuePair:
 class Traffic:
     def __init__(self, a, seed):
         self.a, self.rng = a, random.Random(seed)
-        self.packets, self.order = [], 0
+        self.packets, self.order, self.round = [], 0, -1
         prefix = "fd00:77::" if a.ipv6 else "10.77.0."
         text = (lambda r: f"{prefix}{r + 1:x}") if a.ipv6 else (lambda r: f"{prefix}{r + 1}")
         self.address = [ipaddress.ip_address(text(r)) for r in range(a.ranks)]
@@ -106,12 +113,19 @@ class Traffic:
                     loads[src, e] += 1
         return loads
 
+    def lies(self, src, dst, local):
+        """Whether a token is told and not sent: of the first expert of rank 1, in one round."""
+        return self.a.lie == self.round and (src, dst, local) == (0, 1, 0)
+
     def area(self, rank, parity):
         return self.base[rank] + (0 if self.a.no_parity else parity * self.stride)
 
     def post_dispatch(self, src, loads, parity):
         a = self.a
         for dst in range(a.ranks):
+            if a.told and dst != src:
+                self.qps[src, dst, 0].post_integers(
+                    loads[src, dst * a.experts_per_rank + e] for e in range(a.experts_per_rank))
             for local in range(a.experts_per_rank):
                 if dst == src:
                     continue
@@ -125,12 +139,14 @@ class Traffic:
                         qp.post("write", self.rng.randrange(1 << 40), size, mtu=a.mtu, imm=True)
                         left -= size
                     continue
+                if a.told and self.lies(src, dst, local):
+                    n -= 1
                 for slot in range(n):
                     va = area + (cell * a.tokens + slot) * a.message
                     if a.rule == "qp":
                         va = self.rng.randrange(1 << 40)
                     qp.post("write", va, a.message, mtu=a.mtu)
-                if a.rule == "va" and not a.no_counts:
+                if a.rule == "va" and not a.no_counts and not a.told:
                     qp.post("atomic", area + self.counts + 8 * cell, 8, add=-n - 1)
 
     def post_combine(self, src, loads, parity):
@@ -211,6 +227,7 @@ class Traffic:
                         for e in range(self.experts):
                             dst = e // a.experts_per_rank
                             truth[step, layer, kind, src, dst, e] += loads[src, e]
+                    self.round += 1
                     ready = self.all_to_all(lambda s: self.post_dispatch(s, loads, parity), ready)
                     ready = self.all_to_all(lambda s: self.post_combine(s, loads, parity), ready)
                     turn += 1
@@ -240,6 +257,12 @@ class Traffic:
              for r in range(a.ranks)],
             pattern=a.pattern, micro_batches=a.micro_batches,
             idle_gap_us=a.round_gap_us // 4 if a.round_gap_us else None)
+        if a.told:
+            lines += ["rules:", "  - name: told", "    rule: payload-counts", "    phase: dispatch",
+                      f"    length: {4 * a.experts_per_rank}", "    payload: {width: 4}"]
+            return lines + job2map.low_latency_rules(
+                a.ranks, a.experts_per_rank, a.tokens, a.message, a.combine_message,
+                None if a.no_parity else self.stride, self.counts, False)[1:]
         if a.rule == "va":
             return lines + job2map.low_latency_rules(
                 a.ranks, a.experts_per_rank, a.tokens, a.message, a.combine_message,
@@ -275,6 +298,10 @@ def options():
     ap.add_argument("--qps", type=int, help="queue pairs a (src, dst); default: one an expert")
     ap.add_argument("--no-parity", action="store_true", help="one buffer for all rounds")
     ap.add_argument("--no-counts", action="store_true", help="no atomics")
+    ap.add_argument("--told", action="store_true",
+                    help="counts in payloads before the tokens; in place of atomics")
+    ap.add_argument("--lie", type=int, default=-1,
+                    help="with --told: a round in which a token is told and not sent")
     ap.add_argument("--ipv6", action="store_true")
     ap.add_argument("--mtu", type=int, default=4096)
     ap.add_argument("--message", type=int, default=544)
