@@ -49,7 +49,10 @@ static uint32_t rule_reads(const struct mt_bank *bank, const struct mt_rule *r)
 
 	switch (r->type) {
 	case MT_RULE_ATOMIC:
-		return ATOMIC_OPERAND_BYTES;
+		if (bank->atomics == MT_ATOMICS_LEARN)
+			return MT_FORM_MOST;
+		return max32(ATOMIC_OPERAND_BYTES,
+			max32(bank->form.address + 8u, bank->form.operand + bank->form.width));
 	case MT_RULE_IMM:
 		return RETH_BYTES + IMM_BYTES;
 	case MT_RULE_COUNTS:
@@ -192,6 +195,38 @@ static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 		r->value_add < INT32_MIN || r->value_add > INT32_MAX)
 		return false;
 	return true;
+}
+
+bool mt_form_opcode(unsigned int opcode)
+{
+	return opcode == 0x15 || (opcode >= 0x18 && opcode <= 0x1b) || opcode == 0x1e ||
+	       opcode == 0x1f || opcode >= 0xe0;
+}
+
+bool mt_form_sane(const struct mt_form *f)
+{
+	bool standard = f->opcode == 0x13 || f->opcode == 0x14;
+
+	if (!standard && !mt_form_opcode(f->opcode))
+		return false;
+	return f->length >= MT_FORM_LEAST && f->length <= MT_FORM_MOST && f->length % 4 == 0 &&
+	       (!standard || f->length > 28) && (f->width == 4 || f->width == 8) &&
+	       f->address % 4 == 0 && f->operand % 4 == 0 && f->address + 8 <= f->length &&
+	       f->operand + f->width <= f->length &&
+	       (f->operand + f->width <= f->address || f->address + 8 <= f->operand) &&
+	       f->order < MT_ORDERS && f->learnt == 0 && f->reserved == 0;
+}
+
+/** A form is there when it is stated. */
+static bool atomics_sane(const struct mt_bank *b)
+{
+	static const struct mt_form none;
+
+	if (b->atomics >= MT_ATOMICS)
+		return false;
+	if (b->atomics == MT_ATOMICS_FORM)
+		return mt_form_sane(&b->form);
+	return memcmp(&b->form, &none, sizeof(none)) == 0;
 }
 
 /** Names of bases end. */
@@ -404,7 +439,7 @@ int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 		(uint64_t)b->ranks * b->experts > MT_MAX_CELLS || b->layers == 0 ||
 		b->layers > MT_MAX_LAYERS || b->micro_batches == 0 ||
 		b->micro_batches > MT_MAX_MICRO || b->pattern >= MT_PATTERNS || b->tap >= MT_TAPS ||
-		b->within_node >= MT_WITHINS || b->reserved != 0 || b->idle_gap_ns == 0 ||
+		b->within_node >= MT_WITHINS || b->idle_gap_ns == 0 ||
 		b->idle_gap_ns > MT_MAX_IDLE_GAP_NS || b->port_min > b->port_max ||
 		b->job[MT_NAME_LEN - 1] != '\0')
 		return mt_fail(err, -EINVAL, "the map in the bank is beyond a limit");
@@ -416,8 +451,8 @@ int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 		return mt_fail(err, -EINVAL, "a table of the map lies outside of the bank");
 	if (mt_bank_sum(b) != b->checksum)
 		return mt_fail(err, -EINVAL, "the map in the bank is damaged (checksum)");
-	if (!ranks_sane(b) || !addrs_sane(b) || !bases_sane(b) || !rules_sane(b) ||
-		!flows_sane(b) || b->snap != mt_bank_snap(b))
+	if (!ranks_sane(b) || !addrs_sane(b) || !bases_sane(b) || !atomics_sane(b) ||
+		!rules_sane(b) || !flows_sane(b) || b->snap != mt_bank_snap(b))
 		return mt_fail(err, -EINVAL, "a table of the map has an impossible entry");
 	return 0;
 }

@@ -1201,6 +1201,62 @@ static int map_idle_gap(struct build *b, yaml_node_t *n, void *object)
 	return ret;
 }
 
+static int form_opcode(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 0, UINT8_MAX, &((struct mt_form *)object)->opcode);
+}
+
+static int form_length(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, MT_FORM_LEAST, MT_FORM_MOST, &((struct mt_form *)object)->length);
+}
+
+static int form_address(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 0, MT_FORM_MOST, &((struct mt_form *)object)->address);
+}
+
+static int form_operand(struct build *b, yaml_node_t *n, void *object)
+{
+	return get_bits(b, n, 0, MT_FORM_MOST, &((struct mt_form *)object)->operand);
+}
+
+static int form_width(struct build *b, yaml_node_t *n, void *object)
+{
+	return width_of(b, n, &((struct mt_form *)object)->width);
+}
+
+static int form_order(struct build *b, yaml_node_t *n, void *object)
+{
+	return order_of(b, n, &((struct mt_form *)object)->order);
+}
+
+/** How atomics are known: a word, or the form that was learnt before. */
+static int map_atomic_form(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"opcode", form_opcode, true},
+		{"length", form_length, true}, {"address", form_address, true},
+		{"operand", form_operand, true}, {"width", form_width, true},
+		{"order", form_order, false}, {NULL, NULL, false}};
+	struct mt_form *f = &b->head.form;
+	int ret;
+
+	(void)object;
+	b->form_line = line_of(n);
+	b->form_name = b->name;
+	if (n->type != YAML_MAPPING_NODE)
+		return get_word(b, n, mt_atomics_name, MT_ATOMICS_FORM, &b->head.atomics);
+	b->head.atomics = MT_ATOMICS_FORM;
+	f->order = MT_ORDER_BIG;
+	ret = walk(b, n, keys, f, NULL);
+	if (ret == 0 && !mt_form_sane(f))
+		ret = map_bad(b, line_of(n),
+			"no atomic: opcode 0x15, 0x18 to 0x1b, 0x1e, 0x1f, 0xe0 to 0xff, or 0x13 "
+			"or 0x14 with a length above 28; an address of 8 bytes and an operand of "
+			"4 or 8 lie apart in the length, at multiples of 4");
+	return ret;
+}
+
 static int tcp_ports(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t two[2] = {0};
@@ -1303,6 +1359,7 @@ enum {
 	MAP_TAP,
 	MAP_IDLE_GAP,
 	MAP_WITHIN,
+	MAP_ATOMIC_FORM,
 	MAP_TCP,
 	MAP_EXPERTS,
 	MAP_LET,
@@ -1321,6 +1378,7 @@ static const struct key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version
 	[MAP_TAP] = {"tap", map_tap, false},
 	[MAP_IDLE_GAP] = {"idle-gap-us", map_idle_gap, false},
 	[MAP_WITHIN] = {"within-node", map_within, false},
+	[MAP_ATOMIC_FORM] = {"atomic-form", map_atomic_form, false},
 	[MAP_TCP] = {"tcp", map_tcp, false},
 	[MAP_EXPERTS] = {"experts-per-rank", map_experts, false},
 	[MAP_LET] = {"let", map_let, false},
@@ -1456,7 +1514,7 @@ static int judge_shape(struct build *b, const char *text, size_t len)
 /** A preset as it is read; its nodes live as long as its document. */
 struct preset_file {
 	struct mt_preset *p;
-	yaml_node_t *require, *let, *rules, *pattern, *tap, *idle_gap, *within;
+	yaml_node_t *require, *let, *rules, *pattern, *tap, *idle_gap, *within, *atomic_form;
 };
 
 /** What the map gives to a preset. */
@@ -1637,6 +1695,13 @@ static int preset_tap(struct build *b, yaml_node_t *n, void *object)
 	return 0;
 }
 
+static int preset_atomic_form(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->atomic_form = n;
+	return 0;
+}
+
 static int preset_idle_gap(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)b;
@@ -1660,6 +1725,7 @@ static int open_preset(struct build *b, struct preset_file *f, const char *text,
 		{"let", preset_let, false}, {"rules", preset_rules, true},
 		{"pattern", preset_pattern, false}, {"tap", preset_tap, false},
 		{"idle-gap-us", preset_idle_gap, false}, {"within-node", preset_within, false},
+		{"atomic-form", preset_atomic_form, false},
 		{NULL, NULL, false}};
 	yaml_parser_t parser;
 	int ret;
@@ -1788,6 +1854,8 @@ static int read_preset(
 		ret = map_idle_gap(b, f->idle_gap, NULL);
 	if (ret == 0 && f->within != NULL && (seen & 1 << MAP_WITHIN) == 0)
 		ret = get_word(b, f->within, mt_within_name, MT_WITHINS, &b->head.within_node);
+	if (ret == 0 && f->atomic_form != NULL && (seen & 1 << MAP_ATOMIC_FORM) == 0)
+		ret = map_atomic_form(b, f->atomic_form, NULL);
 	return ret < 0 ? ret : map_rules(b, f->rules, NULL);
 }
 
@@ -2062,4 +2130,11 @@ const char *mt_within_name(unsigned int within)
 	static const char *const names[MT_WITHINS] = {"unseen", "seen"};
 
 	return within < MT_WITHINS ? names[within] : "?";
+}
+
+const char *mt_atomics_name(unsigned int atomics)
+{
+	static const char *const names[MT_ATOMICS_FORM] = {"standard", "learn"};
+
+	return atomics < MT_ATOMICS_FORM ? names[atomics] : "?";
 }

@@ -120,6 +120,12 @@ const struct mt_rule *mt_bank_witness(const struct mt_bank *b);
 
 /** What the witness of a round says, as users see it; NULL: no such. */
 const char *mt_witness_name(unsigned int witness);
+/** Whether an opcode is one that no standard gives a meaning to: reserved, or a vendor's. */
+bool mt_form_opcode(unsigned int opcode);
+
+/** Whether a form can be: its fields lie in its bytes, and its opcode may be an atomic's. */
+bool mt_form_sane(const struct mt_form *form);
+
 const char *mt_rule_type_name(unsigned int type);
 const char *mt_when_name(unsigned int when);
 const char *mt_encoding_name(unsigned int encoding);
@@ -129,5 +135,8 @@ const char *mt_phase_name(unsigned int phase);
 const char *mt_pattern_name(unsigned int pattern);
 const char *mt_tap_name(unsigned int tap);
 const char *mt_within_name(unsigned int within);
+
+/** "standard", "learn"; a form that is stated has no word. */
+const char *mt_atomics_name(unsigned int atomics);
 
 #endif

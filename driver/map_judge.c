@@ -605,6 +605,30 @@ static int judge_rules(struct build *b)
 	return ret < 0 ? ret : judge_qp_flows(b);
 }
 
+/** What an atomic's form is for: counts, and to learn one, counts in atomics alone. */
+static int judge_atomic_form(struct build *b)
+{
+	bool atomic = false;
+
+	if (b->head.atomics == MT_ATOMICS_STANDARD)
+		return 0;
+	for (uint32_t i = 0; i < b->head.rules; i++) {
+		const struct mt_rule *r = &b->rules[i].r;
+
+		atomic |= r->type == MT_RULE_ATOMIC && r->phase == MT_PHASE_COUNT;
+		if (b->head.atomics == MT_ATOMICS_LEARN && r->type != MT_RULE_ATOMIC &&
+			(r->phase == MT_PHASE_COUNT || r->type == MT_RULE_COUNTS))
+			return map_bad_in(b, b->form_name, b->form_line,
+				"to learn a form, atomics alone announce counts, but rule '%s' "
+				"(%s) tells tokens too",
+				r->name, mt_rule_type_name(r->type));
+	}
+	if (!atomic)
+		return map_bad_in(b, b->form_name, b->form_line,
+			"'atomic-form' needs a rule atomic of phase count");
+	return 0;
+}
+
 int map_judge(struct build *b)
 {
 	int ret = resolve_ranks(b);
@@ -621,5 +645,5 @@ int map_judge(struct build *b)
 	if (ret == 0)
 		ret = judge_rules(b);
 	b->name = b->map_name;
-	return ret;
+	return ret == 0 ? judge_atomic_form(b) : ret;
 }

@@ -51,6 +51,8 @@ struct build {
 	unsigned int name_count;
 	bool has_pattern;
 	unsigned int within_line; /* where the map says it; 0: it does not */
+	unsigned int form_line; /* of `atomic-form`, 0: not given */
+	const char *form_name;	/* the file that has it */
 	struct mt_bank head;
 	uint32_t experts_per_rank;
 	struct line_rank *ranks;

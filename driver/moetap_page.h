@@ -34,7 +34,7 @@
 
 #define MT_PAGE_MAGIC 0x313045474150544dULL /* "MTPAGE01", little-endian */
 #define MT_BANK_MAGIC 0x3130304b4e41424dULL /* "MBANK001" */
-#define MT_PAGE_VERSION 4u
+#define MT_PAGE_VERSION 5u
 #define MT_PAGE_PREFIX "/moetap-" /* of the name in shared memory */
 #define MT_NAME_LEN 64
 #define MT_OUTCOME_ROOM 32u /* of the statistics, for enum mt_outcome */
@@ -91,6 +91,14 @@ enum mt_phase { MT_PHASE_DISPATCH, MT_PHASE_COMBINE, MT_PHASE_COUNT, MT_PHASE_CO
 /** What a round is in its step. Only forward rounds are loads. */
 enum mt_pass { MT_PASS_FORWARD, MT_PASS_BACKWARD, MT_PASS_RECOMPUTE, MT_PASSES };
 
+/** How the atomics that announce counts are known. */
+enum mt_atomics {
+	MT_ATOMICS_STANDARD, /**< AtomicETH, IBTA 9.3.5 */
+	MT_ATOMICS_LEARN,    /**< of any form, which the traffic shows */
+	MT_ATOMICS_FORM,     /**< standard ones, and those of a struct mt_form */
+	MT_ATOMICS
+};
+
 /** Order of the rounds of a step; DESIGN: 0..L-1; then L-1..0; with each layer recomputed. */
 enum mt_pattern {
 	MT_PATTERN_INFERENCE,
@@ -136,6 +144,7 @@ enum mt_outcome {
 	MT_OUT_VXLAN,	     /**< VXLAN with no RoCE inside */
 	MT_OUT_PFC,	     /**< priority flow control: the link was paused */
 	MT_OUT_NOT_ROCE,     /**< anything else on the wire */
+	MT_OUT_FORM,	     /**< most likely an atomic, of a form that is not known (yet) */
 	MT_OUTCOMES
 };
 
@@ -170,6 +179,8 @@ enum mt_quality {
 	MT_Q_DUPLICATE = 1 << 12, /**< retransmissions were seen and left out: exact */
 	MT_Q_UNMATCHED = 1 << 13, /**< packets that no rule knows: exact if they are no tokens */
 	MT_Q_TIMEOUT = 1 << 14,	  /**< closed by silence, not by the traffic */
+	MT_Q_UNWITNESSED = 1 << 15, /**< the form of its announced counts was not known: exact, as
+				     *   of a map without counts */
 };
 #define MT_Q_INEXACT ((1u << 12) - 1)
 
@@ -198,6 +209,23 @@ struct mt_flow {
 	uint32_t src, dst; /**< ranks */
 	uint32_t qpn;	   /**< destination QPN, 24 bits */
 	uint32_t expert;   /**< for rule qp: expert of dst, or MT_NO_EXPERT */
+};
+
+#define MT_FORM_LEAST 20u /* bytes behind the BTH of an atomic: address, key, operand */
+#define MT_FORM_MOST 64u  /* that are looked at */
+
+/**
+ * An atomic that is not the standard one: packets of that opcode, with so many bytes behind the
+ * BTH, have a big-endian address and an operand there. opcode 0: none.
+ */
+struct mt_form {
+	uint8_t opcode;
+	uint8_t length;		  /**< bytes behind the BTH, to the end of the packet */
+	uint8_t address, operand; /**< where they are in these bytes */
+	uint8_t width;		  /**< bytes of the operand: 4 or 8 */
+	uint8_t order;		  /**< of the operand, enum mt_order */
+	uint8_t learnt;		  /**< on the page: 1: the traffic showed it; in a bank 0 */
+	uint8_t reserved;
 };
 
 #define MT_MAX_HEADER 64u /* bytes of a frame that rules flow read */
@@ -297,7 +325,8 @@ struct mt_bank {
 	uint16_t port_min, port_max;
 	uint16_t connect_bytes, accept_bytes;
 	uint32_t within_node; /**< enum mt_within */
-	uint32_t reserved;
+	uint32_t atomics;     /**< enum mt_atomics */
+	struct mt_form form;  /**< MT_ATOMICS_FORM: the one that is stated */
 };
 
 /* ---- rounds ------------------------------------------------------------------------------ */
@@ -369,6 +398,7 @@ struct mt_page_state {
 	uint32_t bank;	     /**< which bank holds it */
 	uint32_t refused;    /**< generation asked for and refused, 0: none */
 	uint32_t starts;     /**< firmware starts on this page */
+	uint64_t form;	     /**< struct mt_form of the atomics that are read, 0: none */
 };
 
 /** What hosts ask for. Written by the holder of MT_LOCK_LOADER, and by a pacing reader. */
@@ -420,16 +450,18 @@ _Static_assert(offsetof(struct mt_rule, offset) == 32, "ABI");
 _Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
 _Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");
 _Static_assert(sizeof(struct mt_base) == 24, "ABI");
-_Static_assert(sizeof(struct mt_bank) == 176, "ABI");
+_Static_assert(sizeof(struct mt_form) == 8, "ABI");
+_Static_assert(sizeof(struct mt_bank) == 184, "ABI");
 _Static_assert(offsetof(struct mt_bank, pattern) == 80, "ABI");
 _Static_assert(offsetof(struct mt_bank, bases) == 144, "ABI");
 _Static_assert(offsetof(struct mt_bank, checksum) == 152, "ABI");
+_Static_assert(offsetof(struct mt_bank, form) == 176, "ABI");
 _Static_assert(sizeof(struct mt_pair) == 24, "ABI");
 _Static_assert(sizeof(struct mt_round) == 160, "ABI");
 _Static_assert(offsetof(struct mt_round, first_ns) == 48, "ABI");
 _Static_assert(offsetof(struct mt_round, unmatched) == 120, "ABI");
 _Static_assert(offsetof(struct mt_round, load_from) == 144, "ABI");
-_Static_assert(sizeof(struct mt_page_state) == 56, "ABI");
+_Static_assert(sizeof(struct mt_page_state) == 64, "ABI");
 _Static_assert(offsetof(struct mt_page, bank_bytes) == 88, "ABI");
 _Static_assert(offsetof(struct mt_page, state) == 256, "ABI");
 _Static_assert(offsetof(struct mt_page, ctl) == 320, "ABI");

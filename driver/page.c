@@ -430,7 +430,8 @@ const char *mt_outcome_name(unsigned int outcome)
 	static const char *const names[MT_OUTCOMES] = {"dispatch", "combine", "count", "control",
 		"body", "orphan", "response", "duplicate", "stale", "unmatched", "contradiction",
 		"unknown-rank", "no-room", "truncated", "malformed", "fragment", "uc", "rd", "ud",
-		"cnp", "xrc", "other-transport", "rocev1", "vxlan", "pfc", "not-roce"};
+		"cnp", "xrc", "other-transport", "rocev1", "vxlan", "pfc", "not-roce",
+		"atomic-form"};
 
 	return outcome < MT_OUTCOMES ? names[outcome] : "?";
 }
@@ -446,7 +447,7 @@ const char *mt_quality_names(uint32_t quality, char *buf, size_t len)
 {
 	static const char *const names[] = {"gap", "disagree", "stale", "truncated", "nic-drop",
 		"overrun", "resync", "late", "no-room", "contradiction", "fraction", "align",
-		"duplicates", "unmatched", "timeout"};
+		"duplicates", "unmatched", "timeout", "unwitnessed"};
 	size_t at = 0;
 
 	buf[0] = '\0';

@@ -142,6 +142,12 @@ void fw_compare_end(struct fw_rounds *r)
 	m->load_from = mt_bank_load(r->config->bank)->type;
 	if (witness == NULL)
 		return;
+	if (r->config->learn != NULL && !r->counted) { /* counts were there, but not to be read */
+		m->witness_from = m->load_from;
+		m->load_from = witness->type;
+		m->witness = MT_WITNESS_ABSENT;
+		return;
+	}
 	m->witness_from = witness->type;
 	for (uint32_t i = 0; r->config->witness && i < ranks_of(r) * ranks_of(r); i++)
 		compare_phase(r, i / ranks_of(r), i % ranks_of(r));

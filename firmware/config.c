@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "flow.h"
+#include "learn_atomic.h"
 #include "map.h"
 
 #define V4_TRIES 16u /* multipliers, for one size of the table */
@@ -163,7 +164,9 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		f.by_bytes = true;
 		*(f.witness ? &c->witness_bytes : &c->by_bytes) = r->token_bytes;
 	}
-	if (r->phase == MT_PHASE_COUNT || r->type == MT_RULE_COUNTS)
+	/* counts that are not to be read yet cannot end epochs */
+	if ((r->phase == MT_PHASE_COUNT && c->bank->atomics != MT_ATOMICS_LEARN) ||
+		r->type == MT_RULE_COUNTS)
 		c->by_source = false;
 	if (r->phase == MT_PHASE_COMBINE && c->split == FW_SPLIT_IDLE)
 		c->split = FW_SPLIT_COMBINE;
@@ -197,7 +200,10 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	c->split = FW_SPLIT_IDLE;
 	c->v6_mask = table_mask(copy->addrs);
 	c->v6 = calloc(c->v6_mask + 1, sizeof(*c->v6));
-	if (c->v6 == NULL || fill_v4(c, copy) < 0)
+	if (copy->atomics != MT_ATOMICS_STANDARD)
+		c->learn = fw_learn_new(copy);
+	if (c->v6 == NULL || fill_v4(c, copy) < 0 ||
+		(copy->atomics != MT_ATOMICS_STANDARD && c->learn == NULL))
 		goto fail;
 	for (uint32_t i = 0; i < copy->addrs; i++)
 		if (!is_v4(mt_bank_addrs(copy)[i].ip))
@@ -231,6 +237,7 @@ void fw_config_free(struct fw_config *c)
 {
 	if (c == NULL)
 		return;
+	fw_learn_free(c->learn);
 	free((void *)(uintptr_t)c->bank);
 	free(c->v4);
 	free(c->v6);

@@ -59,6 +59,8 @@ enum fw_split {
 	FW_SPLIT_AGAIN /**< integers of a stream: a pair is told of again */
 };
 
+struct fw_learn;
+
 struct fw_config {
 	uint32_t generation;
 	uint32_t v4_shift, v4_multiplier; /**< chosen so that no bucket overflows */
@@ -86,6 +88,7 @@ struct fw_config {
 	uint32_t by_bytes;	/**< bytes a token where tokens are made of bytes, else 0 */
 	uint32_t max_experts;	/**< largest number of experts at a rank */
 	uint64_t idle_gap_ns;
+	struct fw_learn *learn; /**< form of atomics, stated or learnt; NULL: standard ones alone */
 	const struct mt_bank *bank; /**< a private copy, owned by this struct */
 };
 

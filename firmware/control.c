@@ -8,6 +8,7 @@
 #include <rte_cycles.h>
 
 #include "control.h"
+#include "learn_atomic.h"
 #include "port.h"
 
 #define STATS_PER_S 50u	 /* updates of statistics, heartbeat and port counters */
@@ -98,6 +99,10 @@ static void update_stats(struct fw_control *c)
 	store(&s->marked, sum.marked);
 	store(&s->flows, sum.flows);
 	store(&s->nic_drops, drops);
+	if (c->config->learn != NULL)
+		store(&c->page.page->state.form, load(&c->config->learn->form));
+	else
+		store(&c->page.page->state.form, 0);
 	store(&s->packets, sum.packets);
 	store(&c->page.page->state.heartbeat_ns, wall_ns());
 	fw_rounds_dropped(c->rounds, drops > c->drops ? drops - c->drops : 0);
@@ -163,6 +168,9 @@ int fw_control_use(
 	struct fw_rounds *rounds = NULL, *old_rounds = c->rounds;
 	bool good = config != NULL;
 
+	if (good && config->learn != NULL && old_config != NULL &&
+		old_config->generation == generation)
+		config->learn->form = load(&old_config->learn->form);
 	for (uint32_t i = 0; good && i < plane->cores; i++) {
 		t[i] = fw_tables_new(config, c->max_flows);
 		good = t[i] != NULL;

@@ -67,6 +67,7 @@ struct fw_tables {
 	uint32_t segments_touched;   /**< those from this one on were never used */
 	uint32_t segments_used;	     /**< buffers that those that wait have */
 	uint32_t free_segment;	     /**< 1 + first free one, 0: none */
+	struct fw_learn_part *learn; /**< what this core has learnt of atomics; NULL: nothing to */
 	bool started; /**< flows are not held back to find their first packet any more */
 };
 

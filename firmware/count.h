@@ -12,6 +12,7 @@
 #include <rte_prefetch.h>
 
 #include "core.h"
+#include "learn_atomic.h"
 #include "values.h"
 #include "witness.h"
 
@@ -220,13 +221,13 @@ static inline unsigned int fw_as_count(const struct fw_tables *t, const struct f
 	return MT_OUT_COUNT;
 }
 
-static inline unsigned int fw_classify_atomic(
-	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
+/** What the rules say of an atomic that has the operand @p raw, signed, for @p va. */
+static inline unsigned int fw_read_atomic(const struct fw_tables *t, const struct fw_flow *f,
+	uint64_t va, uint64_t raw, struct fw_item *it)
 {
 	const struct fw_config *c = t->config;
 	const struct mt_rank *dst = fw_rank_of(t, f);
-	uint64_t va = fw_be64(p->ext), offset = va - dst->base, inside = 0;
-	uint64_t raw = fw_be64(p->ext + 12);
+	uint64_t offset = va - dst->base, inside = 0;
 
 	for (uint32_t i = 0; i < c->atomics; i++) {
 		const struct fw_rule *r = &c->atomic[i];
@@ -239,6 +240,14 @@ static inline unsigned int fw_classify_atomic(
 	}
 	it->what = FW_UNMATCHED;
 	return MT_OUT_UNMATCHED;
+}
+
+static inline unsigned int fw_classify_atomic(
+	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
+{
+	if (unlikely(p->payload != 0 && t->config->learn != NULL))
+		return fw_classify_odd(t, f, p, it);
+	return fw_read_atomic(t, f, fw_be64(p->ext), fw_be64(p->ext + 12), it);
 }
 
 /** The operand of a rule in an immediate. */
@@ -367,6 +376,8 @@ static inline unsigned int fw_classify(
 	case FW_KIND_ATOMIC:
 		f->message = FW_MSG_NONE;
 		return fw_classify_atomic(t, f, p, it);
+	case FW_KIND_ODD:
+		return fw_classify_odd(t, f, p, it);
 	case FW_KIND_SEND:
 		return fw_classify_send(t, f, p, op->more, it);
 	case FW_KIND_READ:

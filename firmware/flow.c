@@ -74,7 +74,7 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
 		t->free_banks == NULL || t->sources == NULL || t->witness == NULL ||
 		t->congestion == NULL || t->blocks == NULL || t->kept == NULL ||
-		t->kept_free == NULL || !fw_tcp_reserve(t)) {
+		t->kept_free == NULL || fw_learn_join(config->learn, t) < 0 || !fw_tcp_reserve(t)) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -389,8 +389,8 @@ static void fill_flow(struct fw_core *core, struct fw_flow *f, const struct mt_f
 	f->epoch = t->config->by_source ? FW_DUMP_BANK : FW_ZERO_BANK;
 	f->parity = FW_NO_EPOCH;
 	*fw_cold_of(t, f) = (struct fw_cold){.gap_psn = (f->next - 1) & FW_PSN_MASK,
-		.src = want->src,
-		.dst = want->dst,
+		.src = (uint16_t)want->src,
+		.dst = (uint16_t)want->dst,
 		.expert = mapped_expert(t->config->bank, want),
 		.index = t->used,
 		.passed = t->config->witness ? t->sources[want->src].label : 0,
@@ -607,8 +607,10 @@ void fw_source_open(
 	s->phase[at].parity = it->parity;
 	s->phase[at].gaps = s->carry;
 	s->phase[at].jumped = false;
+	s->phase[at].odd = s->odd;
 	s->carry = 0;
 	s->turns |= s->label != 0 && it->parity != s->parity;
+	s->odd = false;
 	s->label = label;
 	s->parity = it->parity;
 	s->combined = false;
@@ -753,7 +755,7 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 	out = classify_early(core, f, b, at, p, &it);
 	if (t->config->by_source || fw_witness_at_once(t, &it)) {
 		fw_apply(core, f, &it);
-		it.counted = it.what == FW_DISPATCH || it.what == FW_VALUES;
+		it.counted = it.what == FW_DISPATCH || it.what == FW_VALUES || it.what == FW_COUNT;
 		it.what = FW_NOTHING;
 	}
 	if (t->config->source_labels)
@@ -768,9 +770,44 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 	return out;
 }
 
+/** A packet of an opcode that nobody knows: those that wait may follow it. */
+static unsigned int take_odd(struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
+{
+	const struct fw_tables *t = core->tables;
+	struct fw_block *b = f->block != 0 ? &t->blocks[f->block - 1] : NULL;
+	struct fw_cold *cold = fw_cold_of(t, f);
+	uint32_t run = fw_odd_run(cold, f);
+	struct fw_item it;
+	unsigned int out = fw_classify(t, f, p, &it);
+
+	if (b == NULL || f->flags & FW_FLOW_STARTING || run == FW_ODD_MOST ||
+		p->psn != ((f->next + run) & FW_PSN_MASK))
+		return out;
+	cold->odd = f->next << 8 | ++run;
+	if (b->item[0].psn == ((f->next + run) & FW_PSN_MASK)) {
+		f->next = b->item[0].psn;
+		block_drain(core, f, b);
+	}
+	return out;
+}
+
+/** A request behind such packets: they were requests too. @return how far ahead it is then */
+static int32_t skip_odd(struct fw_tables *t, struct fw_flow *f, int32_t ahead)
+{
+	int32_t run = (int32_t)fw_odd_run(fw_cold_of(t, f), f);
+
+	if (run == 0 || ahead < run)
+		return ahead;
+	f->next = (f->next + (uint32_t)run) & FW_PSN_MASK;
+	return ahead - run;
+}
+
 unsigned int fw_take_slow(
 	struct fw_core *core, struct fw_flow *f, const struct fw_packet *p, int32_t ahead)
 {
+	if (p->kind == FW_KIND_ODD && !fw_odd_known(core->tables->config, p))
+		return take_odd(core, f, p);
+	ahead = skip_odd(core->tables, f, ahead);
 	if (unlikely(ahead > FW_RESYNC || ahead < -FW_RESYNC)) {
 		resync(core, f, p->psn);
 		return take_next(core, f, p);

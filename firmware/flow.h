@@ -130,7 +130,9 @@ struct fw_cold {
 	uint32_t born;	  /**< label of its source at its first packet; with a witness, when it told
 			   *   counts last */
 	uint32_t index;	  /**< name of the flow in words to the control core */
-	uint32_t src, dst; /**< ranks */
+	uint16_t src, dst; /**< ranks */
+	uint32_t odd;	   /**< a PSN expected << 8 | packets from it on that may be its own; see
+			    *   fw_odd_run() */
 	uint16_t early;	   /**< PSNs not counted before the first epoch, at most so many */
 	uint16_t expert;   /**< rule qp: index at the destination, FW_NO_EXPERT none */
 	uint32_t read;	   /**< highest label that the control core has read; its word */
@@ -210,16 +212,18 @@ struct fw_source {
 	uint64_t last_ns;
 	uint32_t label;
 	uint8_t parity;
-	bool combined; /**< since its last dispatch; see fw_source_combines() */
-	bool turns;    /**< another parity was dispatched than the one before */
-	bool told : 1; /**< counts, in this phase: somebody will ask for its witness */
-	bool used : 1; /**< there is some of the witness in it */
+	bool combined;	/**< since its last dispatch; see fw_source_combines() */
+	bool turns : 1; /**< another parity was dispatched than the one before */
+	bool odd : 1;	/**< of the phase to come: it has atomics of unknown form */
+	bool told : 1;	/**< counts, in this phase: somebody will ask for its witness */
+	bool used : 1;	/**< there is some of the witness in it */
 	uint32_t round; /**< number of its epoch, where frames of a stream have one */
 	uint32_t carry; /**< PSNs given up that may be of the phase to come */
 	uint32_t read;	/**< highest label that the control core has read; its word */
 	struct {
 		uint64_t first_ns;
 		uint8_t parity;
+		bool odd;      /**< it has atomics of unknown form */
 		bool jumped;   /**< a flow jumped to other PSNs, perhaps in this phase */
 		uint32_t gaps; /**< PSNs given up in this phase, or in a stretch that touches it */
 		uint32_t witness; /**< label that its cells of the witness are of, 0: none */
@@ -235,6 +239,17 @@ struct fw_event {
 	uint32_t reserved;
 };
 
+/**
+ * Packets of an opcode that nobody knows, from the PSN expected on. Whether they are requests that
+ * take PSNs of the flow (and not answers, or another transport's) shows only in the request that
+ * follows: it has the PSN behind them.
+ */
+static inline uint32_t fw_odd_run(const struct fw_cold *cold, const struct fw_flow *f)
+{
+	return cold->odd >> 8 == f->next ? cold->odd & 0xff : 0;
+}
+
+#define FW_ODD_MOST 0xffu /* of them in a row, more are a hole */
 #define FW_NO_BANK UINT32_MAX
 #define FW_ZERO_BANK 0u /* stays zero: of flows before their first epoch */
 #define FW_DUMP_BANK 1u /* read by nobody: of flows that got no bank for their first epoch */

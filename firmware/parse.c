@@ -49,3 +49,31 @@ const struct fw_opcode fw_opcodes[256] = {
 
 const uint8_t fw_transports[8] = {MT_OUTCOMES, MT_OUT_UC, MT_OUT_RD, MT_OUT_UD, MT_OUT_CNP,
 	MT_OUT_XRC, MT_OUT_TRANSPORT, MT_OUT_TRANSPORT};
+
+/** Reserved opcodes of reliable connections, and all of vendors' own transports. */
+static bool is_odd(uint8_t opcode)
+{
+	return fw_opcodes[opcode].kind == FW_KIND_NONE || opcode >> 5 == 7;
+}
+
+unsigned int fw_parse_odd(const uint8_t *bth, uint32_t have, uint32_t left, struct fw_packet *p)
+{
+	const struct fw_opcode *op = &fw_opcodes[bth[0]];
+	uint32_t ends = (bth[1] >> 4 & 3u) + FW_ICRC_BYTES;
+	uint64_t low = fw_be64(bth + 4);
+
+	if ((bth[1] & 0x0f) != 0 || op->kind > FW_KIND_NONE || left < FW_BTH_BYTES + op->ext + ends)
+		return MT_OUT_MALFORMED;
+	p->opcode = bth[0];
+	p->psn = (uint32_t)low & 0xffffff;
+	p->qpn = (uint32_t)(low >> 32 & 0xffffff) | FW_KEY_V4;
+	if (!is_odd(bth[0]))
+		return fw_transports[bth[0] >> 5];
+	if (left < FW_BTH_BYTES + MT_FORM_LEAST + ends)
+		return fw_unknown(bth[0]);
+	p->ext = bth + FW_BTH_BYTES;
+	p->have = (uint16_t)RTE_MIN(have - FW_BTH_BYTES, (uint32_t)UINT16_MAX);
+	p->kind = FW_KIND_ODD;
+	p->payload = left - FW_BTH_BYTES - ends;
+	return MT_OUT_FORM;
+}

@@ -56,6 +56,7 @@ enum fw_kind {
 	FW_KIND_BODY,	     /**< goes on with a WRITE or SEND */
 	FW_KIND_RESPONSE,    /**< goes back to the requester */
 	FW_KIND_TCP,	     /**< no opcode: a TCP segment, see tcp.h */
+	FW_KIND_ODD, /**< no standard knows the opcode, but the packet is as long as an atomic */
 };
 
 struct fw_opcode {
@@ -73,6 +74,12 @@ extern const struct fw_opcode fw_opcodes[256];
 /** What a packet is by the upper three bits of its opcode; MT_OUTCOMES: reliable connected. */
 extern const uint8_t fw_transports[8];
 
+/** What a packet of MT_OUT_FORM is where no map has use for atomics. */
+static inline unsigned int fw_unknown(uint8_t opcode)
+{
+	return opcode >> 5 == 0 ? MT_OUT_MALFORMED : fw_transports[opcode >> 5];
+}
+
 /** A packet on its way through a burst. */
 struct fw_packet {
 	const uint8_t *ext; /**< extension headers, as many bytes as fw_opcode.read */
@@ -81,7 +88,7 @@ struct fw_packet {
 	uint64_t tsc; /**< when it was received */
 	uint32_t qpn; /**< of the destination, and FW_KEY_V4 */
 	uint32_t psn;
-	uint32_t payload; /**< bytes of payload, by the IP length */
+	uint32_t payload; /**< bytes of payload, by the IP length; FW_KIND_ODD: behind the BTH */
 	uint32_t hash;
 	uint16_t have; /**< bytes from ext on that the frame has, at most so many */
 	uint8_t opcode;
@@ -198,6 +205,15 @@ static inline unsigned int fw_parse_ipv6(struct fw_cursor *c, uint8_t proto, str
 	return out;
 }
 
+/**
+ * Of a BTH that fw_parse_bth() does not take: another transport's, an opcode that no standard
+ * knows, lengths that do not fit.
+ *
+ * @return its outcome, and of @p p opcode, QPN and PSN are filled; MT_OUT_FORM: it may be an atomic
+ * of a NIC's own, FW_KIND_ODD, and @p p is as fw_parse_bth() leaves it
+ */
+unsigned int fw_parse_odd(const uint8_t *bth, uint32_t have, uint32_t left, struct fw_packet *p);
+
 /** BTH and what follows, UDP length already cut to; fills what of @p p is there. */
 static inline unsigned int fw_parse_bth(const struct fw_cursor *c, struct fw_packet *p)
 {
@@ -213,9 +229,7 @@ static inline unsigned int fw_parse_bth(const struct fw_cursor *c, struct fw_pac
 	tail = FW_BTH_BYTES + op->ext + (bth[1] >> 4 & 3u) + FW_ICRC_BYTES;
 	/* low bits of the second byte: transport header version, IBTA 9.2.3 */
 	if (unlikely((bth[1] & 0x0f) != 0 || op->kind <= FW_KIND_NONE || c->left < tail))
-		return (bth[1] & 0x0f) == 0 && op->kind == FW_KIND_TRANSPORT && c->left >= tail
-			       ? fw_transports[bth[0] >> 5]
-			       : MT_OUT_MALFORMED;
+		return fw_parse_odd(bth, c->have, c->left, p);
 	p->ext = bth + FW_BTH_BYTES;
 	p->have = (uint16_t)RTE_MIN(c->have - FW_BTH_BYTES, (uint32_t)UINT16_MAX);
 	p->kind = c->have < FW_BTH_BYTES + op->read ? FW_KIND_CUT : op->kind;

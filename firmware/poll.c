@@ -52,6 +52,12 @@ static void congested(
 		pairs[(size_t)(src - 1) * c->bank->ranks + dst - 1].marked++;
 }
 
+/** A packet that may be an atomic is one of its flow where the map has use for atomics. */
+static unsigned int may_be_atomic(const struct fw_config *c, const struct fw_packet *p)
+{
+	return c->atomics != 0 ? MT_OUTCOMES : fw_unknown(p->opcode);
+}
+
 /** parse() of a frame that is not plain. */
 static __rte_noinline unsigned int parse_long(
 	struct fw_core *core, const uint8_t *data, uint32_t len, struct fw_packet *p)
@@ -61,6 +67,8 @@ static __rte_noinline unsigned int parse_long(
 
 	if (out == MT_OUT_CNP || (out == MT_OUTCOMES && far.marked))
 		congested(core, out, p, far.v6);
+	if (out == MT_OUT_FORM)
+		out = may_be_atomic(core->tables->config, p);
 	if (out != MT_OUTCOMES)
 		return out;
 	if (p->kind == FW_KIND_RESPONSE)
@@ -84,7 +92,11 @@ static inline unsigned int parse(
 	if (unlikely(out != MT_OUTCOMES)) {
 		if (out == MT_OUT_CNP)
 			congested(core, out, p, NULL);
-		return out;
+		if (out != MT_OUT_FORM)
+			return out;
+		out = may_be_atomic(core->tables->config, p);
+		if (out != MT_OUTCOMES)
+			return out;
 	}
 	if (p->kind == FW_KIND_RESPONSE)
 		return MT_OUT_RESPONSE;

@@ -237,6 +237,7 @@ static void add_source(struct fw_rounds *r, const struct lane *l)
 	const struct fw_tables *t = tables_of(r, l->core);
 
 	r->round->gaps += fw_gaps_of_phase(r, l, l->next);
+	r->odd |= l->taken && t->sources[l->index].phase[l->next & (FW_EPOCHS - 1)].odd;
 	if (t->sources[l->index].phase[l->next & (FW_EPOCHS - 1)].jumped)
 		r->round->quality |= MT_Q_RESYNC;
 	FOREACH_FLOW(l, f)
@@ -248,6 +249,7 @@ static void add_source(struct fw_rounds *r, const struct lane *l)
 static void add_lanes(struct fw_rounds *r)
 {
 	clear_round(r);
+	r->odd = false;
 	FOREACH_LANE(r, l)
 	{
 		if (r->config->by_source && has_head(l))
@@ -275,12 +277,28 @@ static void judge_bytes(struct fw_rounds *r, size_t cell)
 		r->round->quality |= MT_Q_FRACTION;
 }
 
+/** Whether the round has announced counts to compare with, all of which could be read. */
+static bool has_counts(const struct fw_rounds *r)
+{
+	size_t cells = (size_t)ranks_of(r) * r->config->bank->experts;
+
+	if (!r->config->by_source)
+		return true;
+	for (size_t i = 0; r->config->learn != NULL && !r->odd && i < cells; i++)
+		if (r->counts[i] != 0)
+			return true;
+	return false;
+}
+
 /** Sums and the comparison over all cells of pairs that were ever seen. */
 static void judge(struct fw_rounds *r)
 {
 	const struct mt_bank *b = r->config->bank;
 	struct mt_round *m = r->round;
 
+	r->counted = has_counts(r);
+	if (!r->counted && r->config->learn != NULL)
+		m->quality |= MT_Q_UNWITNESSED;
 	for (uint32_t s = 0; s < b->ranks; s++)
 		for (uint32_t d = 0; d < b->ranks; d++) {
 			const struct mt_rank *dst = &mt_bank_ranks(b)[d];
@@ -289,7 +307,7 @@ static void judge(struct fw_rounds *r)
 				continue;
 			for (uint32_t e = 0; e < dst->experts; e++)
 				judge_bytes(r, (size_t)s * b->experts + dst->first_expert + e);
-			if (!r->config->by_source)
+			if (r->counted)
 				fw_compare_pair(r, s, d);
 			for (uint32_t e = 0; e < dst->experts; e++) {
 				size_t cell = (size_t)s * b->experts + dst->first_expert + e;

@@ -2,6 +2,7 @@
 /* What dpdk-telemetry.py shows: the page's own words, read from another thread. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <rte_telemetry.h>
 #include <rte_version.h>
@@ -111,6 +112,31 @@ static int show_cores(const char *cmd, const char *params, struct rte_tel_data *
 	return 0;
 }
 
+static int show_atomics(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	uint64_t word = load(&control->page.page->state.form);
+	struct mt_form f;
+
+	(void)cmd, (void)params;
+	memcpy(&f, &word, sizeof(f));
+	rte_tel_data_start_dict(d);
+	rte_tel_data_add_dict_string(d, "form",
+		f.opcode == 0 ? "standard"
+		: f.learnt    ? "learnt"
+			      : "stated");
+	rte_tel_data_add_dict_uint(
+		d, "unknown", load(&control->page.page->stats.outcome[MT_OUT_FORM]));
+	if (f.opcode == 0)
+		return 0;
+	rte_tel_data_add_dict_uint(d, "opcode", f.opcode);
+	rte_tel_data_add_dict_uint(d, "length", f.length);
+	rte_tel_data_add_dict_uint(d, "address", f.address);
+	rte_tel_data_add_dict_uint(d, "operand", f.operand);
+	rte_tel_data_add_dict_uint(d, "width", f.width);
+	rte_tel_data_add_dict_string(d, "order", mt_order_name(f.order));
+	return 0;
+}
+
 struct pair {
 	uint32_t src, dst;
 	struct fw_congestion seen;
@@ -198,6 +224,8 @@ void fw_telemetry_init(struct fw_control *c)
 	rte_telemetry_register_cmd("/moetap/stats", show_stats, "Packets by outcome, and totals.");
 	rte_telemetry_register_cmd("/moetap/rounds", show_rounds, "Rounds published; the newest.");
 	rte_telemetry_register_cmd("/moetap/map", show_map, "The map in force.");
+	rte_telemetry_register_cmd(
+		"/moetap/atomics", show_atomics, "Form of the atomics that are read.");
 	rte_telemetry_register_cmd("/moetap/cores", show_cores, "Packets received, by poll core.");
 	rte_telemetry_register_cmd(
 		"/moetap/congestion", show_congestion, "Pairs of ranks that met congestion.");

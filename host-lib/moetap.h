@@ -208,9 +208,10 @@ enum moetap_pass {
  * MOETAP_QUALITY_INEXACT masks those that do.
  */
 #define MOETAP_QUALITY_INEXACT ((1u << 12) - 1)
-#define MOETAP_QUALITY_DUPLICATE (1u << 12) /**< retransmissions were seen and left out */
-#define MOETAP_QUALITY_UNMATCHED (1u << 13) /**< packets that no rule of the map knows */
-#define MOETAP_QUALITY_TIMEOUT (1u << 14)   /**< closed by silence, not by the traffic */
+#define MOETAP_QUALITY_DUPLICATE (1u << 12)   /**< retransmissions were seen and left out */
+#define MOETAP_QUALITY_UNMATCHED (1u << 13)   /**< packets that no rule of the map knows */
+#define MOETAP_QUALITY_TIMEOUT (1u << 14)     /**< closed by silence, not by the traffic */
+#define MOETAP_QUALITY_UNWITNESSED (1u << 15) /**< its announced counts could not be read */
 
 /** Whether the load of a round is what its witness says. */
 enum moetap_witness {
@@ -280,6 +281,19 @@ struct moetap_job {
 /** Outcomes of packets that struct moetap_stats has room for. */
 #define MOETAP_OUTCOMES_MAX 32u
 
+/**
+ * Atomics that no standard tells, as the firmware reads them: packets of that opcode, with so many
+ * bytes behind the BTH, have a big-endian address of 8 bytes and an operand there.
+ */
+struct moetap_atomic_form {
+	uint8_t opcode; /**< 0: only standard ones are read */
+	uint8_t length;
+	uint8_t address, operand; /**< where they are in these bytes */
+	uint8_t width;		  /**< bytes of the operand */
+	uint8_t big_endian;	  /**< the operand */
+	uint8_t learnt;		  /**< from the traffic; else the map states it */
+};
+
 /** Counters of the firmware since it started. They are read one by one while it runs. */
 struct moetap_stats {
 	uint64_t outcome[MOETAP_OUTCOMES_MAX]; /**< packets, see moetap_outcome_name() */
@@ -287,6 +301,7 @@ struct moetap_stats {
 	uint64_t nic_drops;		       /**< packets that the port missed */
 	uint64_t flows, rounds;
 	uint64_t marked; /**< packets that met congestion (ECN) */
+	struct moetap_atomic_form atomic_form;
 };
 
 /** How to count a capture. All zero: one poll core, the tap that the map names. */

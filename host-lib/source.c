@@ -18,6 +18,7 @@ _Static_assert(offsetof(struct moetap_pair, gaps) == offsetof(struct mt_pair, ga
 _Static_assert(MOETAP_QUALITY_INEXACT == MT_Q_INEXACT, "quality is given as it is");
 _Static_assert((int)MOETAP_QUALITY_ALIGN == (int)MT_Q_ALIGN, "same");
 _Static_assert(MOETAP_QUALITY_TIMEOUT == MT_Q_TIMEOUT, "same");
+_Static_assert(MOETAP_QUALITY_UNWITNESSED == MT_Q_UNWITNESSED, "same");
 _Static_assert((int)MOETAP_PASS_RECOMPUTE == (int)MT_PASS_RECOMPUTE, "passes too");
 _Static_assert((int)MOETAP_WITNESS_DISAGREED == (int)MT_WITNESS_DISAGREED, "and witnesses");
 
@@ -346,6 +347,8 @@ double moetap_source_progress(const struct moetap_source *s)
 void moetap_source_stats(const struct moetap_source *s, struct moetap_stats *stats)
 {
 	const struct mt_page_stats *from = &s->page.page->stats;
+	struct mt_form form;
+	uint64_t word;
 
 	_Static_assert(sizeof(stats->outcome) == sizeof(from->outcome), "as many");
 	for (uint32_t i = 0; i < MOETAP_OUTCOMES_MAX; i++)
@@ -356,6 +359,15 @@ void moetap_source_stats(const struct moetap_source *s, struct moetap_stats *sta
 	stats->flows = __atomic_load_n(&from->flows, __ATOMIC_RELAXED);
 	stats->rounds = __atomic_load_n(&from->rounds, __ATOMIC_RELAXED);
 	stats->marked = __atomic_load_n(&from->marked, __ATOMIC_RELAXED);
+	word = __atomic_load_n(&s->page.page->state.form, __ATOMIC_RELAXED);
+	memcpy(&form, &word, sizeof(form));
+	stats->atomic_form = (struct moetap_atomic_form){.opcode = form.opcode,
+		.length = form.length,
+		.address = form.address,
+		.operand = form.operand,
+		.width = form.width,
+		.big_endian = form.order == MT_ORDER_BIG,
+		.learnt = form.learnt};
 }
 
 const char *moetap_outcome_name(uint32_t i)

@@ -162,6 +162,30 @@ static void report_round(struct count *c, const struct moetap_round *r)
 		pass, mt_quality_names(r->quality, quality, sizeof(quality)), figures);
 }
 
+/** Atomics that are not the standard ones. */
+static void report_form(struct count *c, const struct moetap_stats *stats)
+{
+	const struct moetap_atomic_form *f = &stats->atomic_form;
+
+	if (f->learnt)
+		say(c,
+			"masked atomic: learnt: opcode 0x%02x of %u bytes, address at %u, operand "
+			"of "
+			"%u bytes at %u, %s-endian: all counts of 3 rounds of every source agreed. "
+			"A map that says so has them from its first round on: atomic-form: "
+			"{opcode: 0x%02x, length: %u, address: %u, operand: %u, width: %u, order: "
+			"%s}",
+			f->opcode, f->length, f->address, f->width, f->operand,
+			f->big_endian ? "big" : "little", f->opcode, f->length, f->address,
+			f->operand, f->width, f->big_endian ? "big" : "little");
+	else if (stats->outcome[MT_OUT_FORM] > 0)
+		say(c,
+			"%" PRIu64 " packets are most likely atomics, of a form that is not known "
+			"(atomic-form): what they announce was not read. In a map, "
+			"'atomic-form: learn' has the form learnt from the traffic",
+			stats->outcome[MT_OUT_FORM]);
+}
+
 static void report_packets(struct count *c, const struct moetap_stats *stats)
 {
 	char text[1024];
@@ -179,6 +203,7 @@ static void report_packets(struct count *c, const struct moetap_stats *stats)
 			stats->nic_drops);
 	if (stats->marked > 0)
 		say(c, "%" PRIu64 " packets met congestion (ECN)", stats->marked);
+	report_form(c, stats);
 	if (stats->outcome[MT_OUT_TRUNCATED] == 0)
 		return;
 	if (c->snap > 0)

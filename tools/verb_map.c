@@ -16,12 +16,16 @@
 #define RANKS_SHOWN 16u /* in text; JSON has all */
 
 /** Bytes of a frame that one rule needs. */
-static uint32_t rule_snap(const struct mt_rule *rule)
+static uint32_t rule_snap(const struct mt_bank *b, const struct mt_rule *rule)
 {
 	struct {
 		struct mt_bank bank;
 		struct mt_rule rule;
-	} one = {.bank = {.rules = 1, .rule_off = sizeof(one.bank)}, .rule = *rule};
+	} one = {.bank = {.rules = 1,
+			 .rule_off = sizeof(one.bank),
+			 .atomics = b->atomics,
+			 .form = b->form},
+		.rule = *rule};
 
 	return mt_bank_snap(&one.bank);
 }
@@ -98,12 +102,26 @@ static void print_rank(const struct mt_bank *b, uint32_t rank)
 	putchar('\n');
 }
 
-static void print_rule(const struct mt_rule *r)
+static void print_rule(const struct mt_bank *b, const struct mt_rule *r)
 {
 	printf("  %-13s %s, %s: ", r->name, mt_rule_type_name(r->type), mt_phase_name(r->phase));
 	if (r->token_bytes > 0)
 		printf("%u bytes a token, ", r->token_bytes);
-	printf("needs %u bytes of a frame\n", rule_snap(r));
+	printf("needs %u bytes of a frame\n", rule_snap(b, r));
+}
+
+/** Of atomics that are not, or need not be, the standard ones. */
+static void print_form(const struct mt_bank *b)
+{
+	const struct mt_form *f = &b->form;
+
+	if (b->atomics == MT_ATOMICS_LEARN)
+		puts("atomics         of any form, to be learnt from the traffic");
+	if (b->atomics == MT_ATOMICS_FORM)
+		printf("atomics         also opcode 0x%02x of %u bytes: address at %u, operand of "
+		       "%u bytes at %u, %s-endian\n",
+			f->opcode, f->length, f->address, f->width, f->operand,
+			mt_order_name(f->order));
 }
 
 static void print_text(const struct mt_bank *b)
@@ -122,7 +140,8 @@ static void print_text(const struct mt_bank *b)
 	print_sources(b);
 	printf("rules           %u\n", b->rules);
 	for (uint32_t i = 0; i < b->rules; i++)
-		print_rule(&mt_bank_rules(b)[i]);
+		print_rule(b, &mt_bank_rules(b)[i]);
+	print_form(b);
 	printf("flows           %u named; others between the ranks are found as they come\n",
 		b->flows);
 	printf("snap length     %u bytes or more\n", mt_bank_snap(b));
@@ -176,19 +195,31 @@ static json_t *rules_json(const struct mt_bank *b)
 			rules, json_pack("{s:s, s:s, s:s, s:I, s:I}", "name", r->name, "rule",
 				       mt_rule_type_name(r->type), "phase", mt_phase_name(r->phase),
 				       "token_bytes", (json_int_t)r->token_bytes, "snap_length",
-				       (json_int_t)rule_snap(r)));
+				       (json_int_t)rule_snap(b, r)));
 	}
 	return rules;
+}
+
+static json_t *form_json(const struct mt_bank *b)
+{
+	const struct mt_form *f = &b->form;
+
+	if (b->atomics != MT_ATOMICS_FORM)
+		return json_string(mt_atomics_name(b->atomics));
+	return json_pack("{s:i, s:i, s:i, s:i, s:i, s:s}", "opcode", f->opcode, "length", f->length,
+		"address", f->address, "operand", f->operand, "width", f->width, "order",
+		mt_order_name(f->order));
 }
 
 static int print_json(const struct mt_bank *b)
 {
 	return cli_print_json("map check",
-		json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:o, s:o, s:I, s:I, s:I}", "job",
+		json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:I}", "job",
 			b->job,
 			"pattern", mt_pattern_name(b->pattern), "layers", (json_int_t)b->layers,
 			"micro_batches", (json_int_t)b->micro_batches, "tap", mt_tap_name(b->tap),
-			"within_node", mt_within_name(b->within_node), "experts", (json_int_t)b->experts, "ranks", ranks_json(b), "rules",
+			"within_node", mt_within_name(b->within_node),
+			"atomic_form", form_json(b), "experts", (json_int_t)b->experts, "ranks", ranks_json(b), "rules",
 			rules_json(b), "flows", (json_int_t)b->flows, "snap_length",
 			(json_int_t)mt_bank_snap(b), "round_bytes",
 			(json_int_t)mt_slot_bytes(b->ranks, b->experts)));
@@ -355,6 +386,13 @@ static void show(const struct mt_bank *b)
 	printf("pattern: %s\nlayers: %u\nmicro-batches: %u\ntap: %s\nidle-gap-us: %" PRIu64 "\n",
 		mt_pattern_name(b->pattern), b->layers, b->micro_batches, mt_tap_name(b->tap),
 		b->idle_gap_ns / 1000);
+	if (b->atomics == MT_ATOMICS_FORM)
+		printf("atomic-form: {opcode: 0x%02x, length: %u, address: %u, operand: %u, "
+		       "width: %u, order: %s}\n",
+			b->form.opcode, b->form.length, b->form.address, b->form.operand,
+			b->form.width, mt_order_name(b->form.order));
+	else if (b->atomics != MT_ATOMICS_STANDARD)
+		printf("atomic-form: %s\n", mt_atomics_name(b->atomics));
 	if (mt_bank_rules(b)->type == MT_RULE_FLOW)
 		printf("tcp: {ports: [%u, %u], connect: %u, accept: %u}\n", b->port_min, b->port_max,
 			b->connect_bytes, b->accept_bytes);

@@ -638,6 +638,88 @@ static void rules_ok(bool flows, const char *rules)
 #define COMBINE(name, more) "- {name: " name ", rule: va, phase: combine, " more "}\n"
 #define EXPERT "expert: {stride: 4, count: 1}"
 
+/** A map that wants to learn a form, in line 6, and has these rules. */
+static void learn_refused(const char *rules, const char *words)
+{
+	char *text;
+
+	assert_true(asprintf(&text,
+			    "moetap-map: 1\njob: d\npattern: inference\nlayers: 1\n"
+			    "experts-per-rank: 1\natomic-form: learn\nranks: [{rank: 0, address: "
+			    "1.1.1.1, base: 0}, {rank: 1, address: 1.1.1.2, base: 0}]\nrules:\n%s",
+			    rules) > 0);
+	refused(text, 6, words);
+	free(text);
+}
+
+/** How atomics are known: a word, or numbers that can be. */
+static void test_atomic_form(void **unused)
+{
+	static const struct mt_form none, form = {.opcode = 0xe1,
+		.length = 36,
+		.address = 12,
+		.operand = 28,
+		.width = 4,
+		.order = MT_ORDER_LITTLE};
+	struct mt_bank *bank;
+
+	(void)unused;
+#define FORM(text) "tap: all\natomic-form: " text
+	bank = good_with("tap: all", FORM("learn"));
+	assert_int_equal(bank->atomics, MT_ATOMICS_LEARN);
+	assert_memory_equal(&bank->form, &none, sizeof(none));
+	assert_int_equal(mt_bank_snap(bank), 22 + 40 + 8 + 12 + MT_FORM_MOST);
+	free(bank);
+	bank = good_with("tap: all", FORM("{opcode: 0xe1, length: 36, address: 12, operand: 28, width: 4, "
+				       "order: little}"));
+	assert_int_equal(bank->atomics, MT_ATOMICS_FORM);
+	assert_memory_equal(&bank->form, &form, sizeof(form));
+	assert_int_equal(mt_bank_snap(bank), 22 + 40 + 8 + 12 + 32);
+	free(bank);
+	ok_with("tap: all", FORM("standard"));
+	ok_with("tap: all", FORM("{opcode: 0x15, length: 20, address: 0, operand: 12, width: 8}"));
+	ok_with("tap: all", FORM("{opcode: 0x14, length: 32, address: 0, operand: 28, width: 4}"));
+	ok_with("tap: all", FORM("{opcode: 255, length: 64, address: 56, operand: 48, width: 8}"));
+	refused_with("tap: all", FORM("guess"), 7, "may be standard, learn");
+	refused_with("tap: all", FORM("{opcode: 0x15}"), 7, "'length' is missing");
+	refused_with("tap: all",
+		FORM("{opcode: 0x15, length: 16, address: 0, operand: 8, width: 4}"), 7,
+		"out of range");
+	refused_with("tap: all",
+		FORM("{opcode: 0x15, length: 68, address: 0, operand: 8, width: 4}"), 7,
+		"out of range");
+	refused_with("tap: all",
+		FORM("{opcode: 0x15, length: 28, address: 0, operand: 12, width: 2}"), 7, "4 or 8");
+	refused_with("tap: all",
+		FORM("{opcode: 0x15, length: 28, address: 0, operand: 12, width: 8, order: odd}"), 7,
+		"may be little, big");
+	/* a WRITE; the standard atomic; no room, shared, or at odd places */
+	for (size_t i = 0; i < 9; i++) {
+		static const char *const bad[] = {
+			FORM("{opcode: 0x0a, length: 28, address: 0, operand: 12, width: 8}"),
+			FORM("{opcode: 0x81, length: 28, address: 0, operand: 12, width: 8}"),
+			FORM("{opcode: 0x14, length: 28, address: 0, operand: 12, width: 8}"),
+			FORM("{opcode: 0x15, length: 28, address: 24, operand: 12, width: 8}"),
+			FORM("{opcode: 0x15, length: 28, address: 0, operand: 24, width: 8}"),
+			FORM("{opcode: 0x15, length: 28, address: 8, operand: 12, width: 8}"),
+			FORM("{opcode: 0x15, length: 28, address: 8, operand: 4, width: 8}"),
+			FORM("{opcode: 0x15, length: 28, address: 2, operand: 12, width: 8}"),
+			FORM("{opcode: 0x15, length: 30, address: 0, operand: 12, width: 8}")};
+
+		refused_with("tap: all", bad[i], 7, "no atomic: opcode 0x15");
+	}
+#undef FORM
+#define COUNTED(rule) "- {name: token, rule: va, phase: dispatch, size: 8, " EXPERT "}\n" rule
+#define ATOMIC_RULE                                                                                \
+	"- {name: n, rule: atomic, phase: count, size: 8, " EXPERT ", value: {scale: 1}}\n"
+	learn_refused(COUNTED("- {name: n, rule: atomic, phase: combine, size: 8}\n"),
+		"'atomic-form' needs a rule atomic of phase count");
+	learn_refused(COUNTED(ATOMIC_RULE "- {name: i, rule: imm, phase: count, imm: {mask: 1, value: "
+					  "1}, place: {shift: 0, bits: 1}, size: 8, " EXPERT
+					  ", value: {scale: 1, bits: 1}}\n"),
+		"but rule 'i' (imm) tells tokens too");
+}
+
 /* Which rules could read one message. */
 static void test_overlaps(void **unused)
 {
@@ -1286,6 +1368,7 @@ int main(void)
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_experts),
 		cmocka_unit_test(test_keys_of_the_map),
+		cmocka_unit_test(test_atomic_form),
 		cmocka_unit_test(test_ranks),
 		cmocka_unit_test(test_flows),
 		cmocka_unit_test(test_rules),

@@ -114,6 +114,11 @@ GENERATED = {
     "empty-cells": "--tokens 2 --top-k 1 --ranks 4 --layers 4",
     "restart": "--restart-at 2 --steps 4",
     "restart-odd": "--restart-at 1 --steps 3 --layers 3",
+    "masked": "--atomic 0x15,44,0,12,8,big --atomic-form learn --ranks 3 --steps 4 --layers 3",
+    "masked-no-parity": "--atomic 0xe1,36,12,28,4,big --atomic-form learn --no-parity --ranks 3 --steps 6",
+    "masked-little": "--atomic 0x18,32,24,8,4,little --atomic-form learn --steps 5 --retransmit 0.01",
+    "masked-longer": "--atomic 0x14,44,0,12,8,big --atomic-form learn --ranks 4 --qps 1 --steps 4",
+    "masked-ipv6": "--atomic 0xe1,36,12,28,4,big --atomic-form learn --ipv6 --ranks 3 --steps 4",
 }
 
 
@@ -267,7 +272,10 @@ def generated(variant, seed):
             counts = moetap.count(map_path, capture, "--cores", cores)
             moetap.must_equal(counts, truth, f"generated {variant}, {cores} poll cores")
         holes = os.path.join(where, "holes.pcap")
-        change = "remove" if "rule: atomic" in open(map_path).read() else "remove-inside"
+        with open(map_path) as f:
+            text = f.read()
+        known = "rule: atomic" in text and "atomic-form" not in text
+        change = "remove" if known else "remove-inside"
         packets = pcapmod.apply(roce.read_pcap(capture), [change + "=0.003"], seed)
         roce.write_pcap(holes, packets)
         moetap.must_not_be_silent(moetap.count(map_path, holes), truth, f"generated {variant}, holes")
@@ -304,6 +312,43 @@ def witness(seed):
         if "disagreed" in results or "gap" not in results:
             raise Failure(f"witness with holes: {results}")
         print(f"witness: {want.count('agreed')} rounds agree, one does not; with holes {results}")
+
+
+def learnt(seed):
+    """A form that is learnt is told, and a map that states it has the witness from the first round on."""
+    with tempfile.TemporaryDirectory() as where:
+        form = "--atomic 0x1e,48,0,28,8,big"
+        map_path, capture = os.path.join(where, "map.yaml"), os.path.join(where, "capture.pcap.gz")
+        told = "{opcode: 0x1e, length: 48, address: 0, operand: 28, width: 8, order: big}"
+        gen.generate(["--out", where, "--seed", str(seed), "--ranks", "3", "--steps", "5", *form.split()])
+        truth = moetap.read_truth(os.path.join(where, "truth.csv"))
+        with open(map_path) as f:
+            plain = f.read()
+
+        def unwitnessed(atomic_form):
+            with open(map_path, "w") as f:
+                f.write(plain + (f"atomic-form: {atomic_form}\n" if atomic_form else ""))
+            counts = moetap.count(map_path, capture)
+            if atomic_form:
+                moetap.must_equal(counts, truth, f"learnt {atomic_form}")
+            done = moetap.run([moetap.MOETAP, "count", "--map", map_path, "--format", "json", capture])
+            rounds = [json.loads(line) for line in done.stdout.splitlines()]
+            return counts, ["unwitnessed" in r["quality"] for r in rounds]
+
+        counts, flags = unwitnessed("learn")
+        if f"atomic-form: {told}" not in counts.stderr or "masked atomic: learnt" not in counts.stderr:
+            raise Failure(f"the form is not told:\n{counts.stderr}")
+        if not all(flags[:3]) or any(flags[6:]) or len(flags) < 8:
+            raise Failure(f"rounds without witness: {flags}")
+        counts, flags = unwitnessed(told)
+        if any(flags) or "atomic-form" in counts.outcomes():
+            raise Failure(f"a form that is stated is not read: {counts.stderr}")
+        counts, flags = unwitnessed(None)
+        if not counts.outcomes().get("atomic-form") or "'atomic-form: learn'" not in counts.stderr:
+            raise Failure(f"atomics of unknown form are not named: {counts.stderr}")
+        counts = moetap.count(map_path, capture)
+        if not counts.flagged:
+            raise Failure("counts never came, and no round says so")
 
 
 def tcp(name, variant, seed):
@@ -426,6 +471,7 @@ def cases():
         for variant in TCP:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)
     out["slow seeds"] = many_seeds
+    out["learnt"] = learnt
     for variant in GENERATED:
         out[f"generated {variant}"] = lambda s, v=variant: generated(v, s)
     return out

@@ -25,6 +25,26 @@ CHUNK = 131072      # bytes of the largest message of rule length
 SNAP = 160
 
 
+class Form:
+    """An atomic that no standard tells, from "opcode,length,address,operand,width,order", all of them
+    bytes behind the BTH. The rest of it is masks: ones, then zeros."""
+
+    def __init__(self, text):
+        *numbers, self.order = text.split(",")
+        self.opcode, self.length, self.address, self.operand, self.width = (int(n, 0) for n in numbers)
+
+    def body(self, va, add):
+        body = bytearray(b"\xff" * (self.length // 2) + bytes(self.length - self.length // 2))
+        body[self.address:self.address + 8] = va.to_bytes(8, "big")
+        operand = (add % (1 << 8 * self.width)).to_bytes(self.width, self.order)
+        body[self.operand:self.operand + self.width] = operand
+        return bytes(body)
+
+    def stated(self):
+        return (f"{{opcode: {self.opcode:#x}, length: {self.length}, address: {self.address}, operand: "
+                f"{self.operand}, width: {self.width}, order: {self.order}}}")
+
+
 def passes(pattern, layers):
     """(pass, layer) of the rounds of one micro-batch, in order."""
     forward = [("dispatch", l) for l in range(layers)]
@@ -52,12 +72,13 @@ class QueuePair:
         self.queue.append((roce.WRITE_ONLY, head, 0, True, self.psn))
         self.psn += 1
 
-    def post(self, op_kind, va, length, add=0, mtu=4096, imm=False):
+    def post(self, op_kind, va, length, add=0, mtu=4096, imm=False, form=None):
         """Cut a message into packets (opcode, headers after the BTH, payload, is it the last)."""
         reth = va.to_bytes(8, "big") + b"\0\0\2\2" + length.to_bytes(4, "big")
         if op_kind == "atomic":
             body = va.to_bytes(8, "big") + b"\0\0\2\2" + (add & (2**64 - 1)).to_bytes(8, "big") + bytes(8)
-            self.queue.append((roce.FETCH_ADD, body, 0, True, self.psn))
+            self.queue.append((roce.FETCH_ADD, body, 0, True, self.psn) if form is None else
+                              (form.opcode, form.body(va, add), 0, True, self.psn))
             self.psn += 1
             return
         count = max(1, math.ceil(length / mtu))
@@ -147,7 +168,7 @@ class Traffic:
                         va = self.rng.randrange(1 << 40)
                     qp.post("write", va, a.message, mtu=a.mtu)
                 if a.rule == "va" and not a.no_counts and not a.told:
-                    qp.post("atomic", area + self.counts + 8 * cell, 8, add=-n - 1)
+                    qp.post("atomic", area + self.counts + 8 * cell, 8, add=-n - 1, form=a.atomic)
 
     def post_combine(self, src, loads, parity):
         """Rank src gives the results of its experts back to where the tokens came from."""
@@ -170,7 +191,8 @@ class Traffic:
         self.put(ns, data, wire)
         if last:
             qp.msn += 1
-            answer = roce.ATOMIC_ACK if op == roce.FETCH_ADD else roce.ACK
+            atomic = op == roce.FETCH_ADD or (self.a.atomic and op == self.a.atomic.opcode)
+            answer = roce.ATOMIC_ACK if atomic else roce.ACK
             body = b"\x1f" + qp.msn.to_bytes(3, "big") + (bytes(8) if answer != roce.ACK else b"")
             data, wire = roce.frame(self.address[qp.dst], self.address[qp.src], qp.sport,
                                     roce.bth(answer, qp.answer_qpn, psn) + body, 0, SNAP)
@@ -256,7 +278,7 @@ class Traffic:
             [(r, [str(self.address[r])], self.base[r] if a.rule == "va" else None)
              for r in range(a.ranks)],
             pattern=a.pattern, micro_batches=a.micro_batches,
-            idle_gap_us=a.round_gap_us // 4 if a.round_gap_us else None)
+            idle_gap_us=a.round_gap_us // 4 if a.round_gap_us else None, atomic_form=a.atomic_form)
         if a.told:
             lines += ["rules:", "  - name: told", "    rule: payload-counts", "    phase: dispatch",
                       f"    length: {4 * a.experts_per_rank}", "    payload: {width: 4}"]
@@ -266,7 +288,8 @@ class Traffic:
         if a.rule == "va":
             return lines + job2map.low_latency_rules(
                 a.ranks, a.experts_per_rank, a.tokens, a.message, a.combine_message,
-                None if a.no_parity else self.stride, self.counts, not a.no_counts)
+                None if a.no_parity else self.stride, self.counts, not a.no_counts,
+                a.atomic.width if a.atomic else job2map.COUNT_WIDTH)
         if a.rule == "qp":
             lines.append("flows:")
             lines += [f"  - {{src: {s}, dst: {d}, qpn: {q:#x}, expert: {e}}}"
@@ -302,6 +325,9 @@ def options():
                     help="counts in payloads before the tokens; in place of atomics")
     ap.add_argument("--lie", type=int, default=-1,
                     help="with --told: a round in which a token is told and not sent")
+    ap.add_argument("--atomic", type=Form, metavar="OPCODE,LENGTH,ADDRESS,OPERAND,WIDTH,ORDER",
+                    help="atomics of another form than the standard one")
+    ap.add_argument("--atomic-form", help="what the map says of it")
     ap.add_argument("--ipv6", action="store_true")
     ap.add_argument("--mtu", type=int, default=4096)
     ap.add_argument("--message", type=int, default=544)

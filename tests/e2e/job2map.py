@@ -13,7 +13,7 @@ COUNT_WIDTH = 8     # bytes of one count cell
 
 
 def preamble(name, layers, experts_per_rank, ranks, pattern="inference", micro_batches=1, tap="all",
-             idle_gap_us=None):
+             idle_gap_us=None, atomic_form=None):
     """Everything of a map before its rules. ranks: list of (rank, [addresses], base or None), and where
     there are other bases, {name: base} as well."""
     lines = ["# SPDX-License-Identifier: BSD-3-Clause", "moetap-map: 1", f"job: {name}",
@@ -21,6 +21,8 @@ def preamble(name, layers, experts_per_rank, ranks, pattern="inference", micro_b
     if micro_batches != 1:
         lines.append(f"micro-batches: {micro_batches}")
     lines.append(f"tap: {tap}")
+    if atomic_form:
+        lines.append(f"atomic-form: {atomic_form}")
     if idle_gap_us:
         lines.append(f"idle-gap-us: {idle_gap_us}")
     lines += [f"experts-per-rank: {experts_per_rank}", "ranks:"]
@@ -35,7 +37,8 @@ def preamble(name, layers, experts_per_rank, ranks, pattern="inference", micro_b
     return lines
 
 
-def low_latency_rules(ranks, experts, tokens, message, combine, parity, counts, with_counts=True):
+def low_latency_rules(ranks, experts, tokens, message, combine, parity, counts, with_counts=True,
+                      width=COUNT_WIDTH):
     """Rules of the layout in docs/wire-formats: parity areas, in each tokens and combine, then counts.
 
     parity: distance of the two areas in bytes, None where one area serves all rounds.
@@ -56,7 +59,7 @@ def low_latency_rules(ranks, experts, tokens, message, combine, parity, counts, 
                   f"    size: {experts * ranks * COUNT_WIDTH}", *buffers(),
                   f"    expert: {{stride: {ranks * COUNT_WIDTH}, count: {experts}, of: dst}}",
                   f"    source: {{stride: {COUNT_WIDTH}, count: {ranks}}}",
-                  "    value: {scale: -1, add: -1}"]
+                  f"    value: {{scale: -1, add: -1, width: {width}}}"]
     return lines
 
 

@@ -15,7 +15,7 @@ CAPTURES = ("rxe-2ranks", "rxe-4ranks", "rxe-2ranks-loss")
 TIMEOUT = 120
 
 # Words of a round's quality that leave its counts exact; any other word says "do not trust them".
-EXACT_WORDS = ("duplicates", "unmatched", "timeout")
+EXACT_WORDS = ("duplicates", "unmatched", "timeout", "unwitnessed")
 
 Key = collections.namedtuple("Key", "step layer phase src dst expert")
 

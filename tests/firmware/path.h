@@ -74,6 +74,13 @@ enum {
 	OP_CNP = 0x81,
 };
 
+/** An atomic that no standard knows: what is not address and operand is made up. */
+struct form {
+	uint8_t opcode, length, address, operand, width;
+	bool little; /* the operand; the address is big-endian */
+	uint8_t again; /* where the operand stands a second time, 0: nowhere */
+};
+
 /** A packet of a job whose rank r has the address 10.0.0.(r + 1). */
 struct frame {
 	uint64_t ns;
@@ -84,6 +91,7 @@ struct frame {
 	uint32_t cut;	  /* bytes that the tap gives, 0: all heads */
 	uint8_t opcode;
 	bool marked; /* it met congestion */
+	const struct form *form;
 };
 
 static inline void frame_put(uint8_t **p, uint64_t v, uint32_t bytes)
@@ -93,11 +101,32 @@ static inline void frame_put(uint8_t **p, uint64_t v, uint32_t bytes)
 	*p += bytes;
 }
 
+static inline void form_operand(uint8_t *p, const struct form *form, uint64_t v)
+{
+	for (uint32_t i = 0; i < form->width; i++)
+		p[form->little ? i : form->width - 1u - i] = (uint8_t)(v >> 8 * i);
+}
+
+/** Masks and the like: all ones, all zeros, what looks like a counter. */
+static inline void form_put(uint8_t *p, const struct frame *f)
+{
+	const struct form *form = f->form;
+
+	for (uint32_t i = 0; i < form->length; i++)
+		p[i] = i % 12 < 4 ? 0xff : i % 12 < 8 ? 0 : (uint8_t)(f->psn >> i % 4);
+	form_operand(p + form->operand, form, f->operand);
+	if (form->again != 0)
+		form_operand(p + form->again, form, f->operand);
+	p += form->address;
+	frame_put(&p, f->va, 8);
+}
+
 /** The heads of a frame, without payload and ICRC. @return bytes */
 static inline uint32_t frame_make(uint8_t *data, const struct frame *f)
 {
 	const struct fw_opcode *op = &fw_opcodes[f->opcode];
-	uint32_t udp = 8 + 12 + op->ext + f->payload + 4;
+	uint32_t ext = f->form != NULL ? f->form->length : op->ext;
+	uint32_t udp = 8 + 12 + ext + f->payload + 4;
 	uint8_t *p = data;
 
 	memset(data, 0, PATH_FRAME);
@@ -118,7 +147,9 @@ static inline uint32_t frame_make(uint8_t *data, const struct frame *f)
 	p += 3;
 	frame_put(&p, f->qpn, 4);
 	frame_put(&p, f->psn & FW_PSN_MASK, 4);
-	if (op->ext >= 16) {
+	if (f->form != NULL) {
+		form_put(p, f);
+	} else if (op->ext >= 16) {
 		frame_put(&p, f->va, 8);
 		frame_put(&p, 0x202, 4);
 		if (op->kind == FW_KIND_ATOMIC)
@@ -126,7 +157,7 @@ static inline uint32_t frame_make(uint8_t *data, const struct frame *f)
 		else
 			frame_put(&p, f->length, 4);
 	}
-	return f->cut != 0 ? f->cut : 54u + op->ext;
+	return f->cut != 0 ? f->cut : 54u + ext;
 }
 
 /* ---- the path ---------------------------------------------------------------------------------- */
@@ -370,6 +401,8 @@ struct job {
 	bool parity, counts, combine, heads, send;
 	enum job_rule rule;
 	uint32_t idle_us; /* 0: as the map has it when it does not say */
+	const struct form *form; /* of its atomics, NULL: the standard one */
+	const char *atomic_form; /* what the map says of it, NULL: nothing */
 };
 
 #define JOB_TOKEN 512u
@@ -422,8 +455,14 @@ static inline size_t job_rules(const struct job *j, char *text, size_t room)
 		n += (size_t)snprintf(text + n, room - n,
 			"- {name: count, rule: atomic, phase: count, offset: %lu, size: %u,%s expert: "
 			"{stride: %u, count: %u, of: dst}, source: {stride: 8, count: %u}, value: {scale: "
-			"-1, add: -1}}\n", area, j->experts * j->ranks * 8, parity, j->ranks * 8, j->experts,
-			j->ranks);
+			"-1, add: -1, width: %u}, when: %s}\n", area, j->experts * j->ranks * 8, parity,
+			j->ranks * 8, j->experts, j->ranks, j->form != NULL ? j->form->width : 8,
+			j->form != NULL ? "negative" : "any");
+	if (j->counts && j->form != NULL)
+		n += (size_t)snprintf(text + n, room - n,
+			"- {name: done, rule: atomic, phase: combine, offset: %lu, size: %u,%s value: "
+			"{scale: 1, width: %u}, when: positive}\n", area, j->experts * j->ranks * 8, parity,
+			j->form->width);
 	return n + (size_t)snprintf(text + n, room - n,
 			   "- {name: barrier, rule: length, phase: %s, length: %u}\n",
 			   j->combine && j->rule != JOB_VA ? "combine" : "control", JOB_BARRIER);
@@ -439,6 +478,8 @@ static inline struct mt_bank *job_bank(const struct job *j)
 		"experts-per-rank: %u\ntap: %s\n", j->pattern ? j->pattern : "inference", j->layers,
 		j->micro_batches ? j->micro_batches : 1, j->experts, j->heads ? "heads" : "all");
 
+	if (j->atomic_form != NULL)
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "atomic-form: %s\n", j->atomic_form);
 	if (j->idle_us != 0)
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "idle-gap-us: %u\n", j->idle_us);
 	n += (size_t)snprintf(text + n, sizeof(text) - n, "ranks:\n");
@@ -473,10 +514,21 @@ static inline struct frame job_token(const struct job *j, uint32_t src, uint32_t
 static inline struct frame job_count(const struct job *j, uint32_t src, uint32_t dst, uint32_t e,
 	uint32_t tokens, uint32_t parity)
 {
-	return (struct frame){.src = src, .dst = dst, .qpn = job_qpn(src, e), .opcode = OP_FETCH_ADD,
+	return (struct frame){.src = src, .dst = dst, .qpn = job_qpn(src, e),
+		.opcode = j->form != NULL ? j->form->opcode : OP_FETCH_ADD, .form = j->form,
 		.operand = -(uint64_t)tokens - 1,
 		.va = job_base(dst) + (j->parity ? parity : 0) * 2 * job_area(j) + job_area(j) +
 		      (e * j->ranks + src) * 8};
+}
+
+/** The flag behind the results of an expert. */
+static inline struct frame job_done(
+	const struct job *j, uint32_t src, uint32_t dst, uint32_t e, uint32_t parity)
+{
+	struct frame f = job_count(j, src, dst, e, 0, parity);
+
+	f.operand = 1;
+	return f;
 }
 
 static inline struct frame job_combine(

@@ -187,7 +187,7 @@ static inline void sim_post_dispatch(
 			if (d == src)
 				continue;
 			/* one that waits for nothing would not be seen to dispatch at all */
-			if (!j->counts && n == 0 && e == 0)
+			if ((!j->counts || j->form != NULL) && n == 0 && e == 0)
 				n = 1;
 			truth[d * j->experts + e] = n;
 			if (j->rule != JOB_VA && n != 0) {
@@ -209,10 +209,13 @@ static inline void sim_post_combine(
 
 	/* a result for each token that d sent; one at least, so that no queue pair is silent */
 	for (uint32_t d = 0; d < s->j->ranks; d++)
-		for (uint32_t e = 0; e < s->j->experts; e++)
+		for (uint32_t e = 0; e < s->j->experts; e++) {
 			for (uint32_t n = truth[d * sim_experts(s) + src * s->j->experts + e], i = 0;
 				d != src && i < RTE_MAX(n, 1u); i++)
 				sim_post(s, &q[d][e], job_combine(s->j, src, d, e, parity), false);
+			if (d != src && s->j->form != NULL)
+				sim_post(s, &q[d][e], job_done(s->j, src, d, e, parity), false);
+		}
 }
 
 /** One all-to-all; after it every rank may go on when it has all that is for it. */

@@ -12,6 +12,8 @@
 
 #include "sim.h"
 
+static const struct form masked = {0x15, 44, 0, 12, 8, false, 0};
+
 static const struct job jobs[] = {
 	{.ranks = 3, .experts = 2, .layers = 3, .parity = true, .counts = true, .combine = true},
 	{.ranks = 2, .experts = 4, .layers = 2, .counts = true, .combine = true},
@@ -24,6 +26,10 @@ static const struct job jobs[] = {
 	{.ranks = 3, .experts = 1, .layers = 2, .rule = JOB_LENGTH, .idle_us = 200},
 	{.ranks = 4, .experts = 4, .layers = 4, .micro_batches = 2, .pattern = "training",
 		.parity = true, .counts = true, .combine = true},
+	{.ranks = 3, .experts = 2, .layers = 3, .counts = true, .combine = true, .form = &masked,
+		.atomic_form = "learn"},
+	{.ranks = 3, .experts = 2, .layers = 3, .parity = true, .counts = true, .combine = true,
+		.form = &masked, .atomic_form = "learn"},
 };
 
 enum damage { NONE, SHUFFLE, LOSS, LOSE_SOURCE, LOSE_ALL, RESTART, RESTART_OTHER, NOISE, DAMAGES };
@@ -53,7 +59,7 @@ static void damage(struct sim *s, enum damage d)
 
 	sim_sort(s);
 	if (d == LOSS)
-		sim_lose(s, 1 + sim_draw(s, s->j->counts ? 1300 : 650), 2, s->rounds - 3);
+		sim_lose(s, 1 + sim_draw(s, s->j->counts && s->j->form == NULL ? 1300 : 650), 2, s->rounds - 3);
 	if (d == LOSE_SOURCE)
 		sim_lose_round(s, at, sim_draw(s, s->j->ranks), sim_draw(s, 2));
 	for (uint32_t n = 1 + sim_draw(s, 3); d == LOSE_ALL && n > 0; n--)
@@ -111,7 +117,7 @@ static void run(struct path *p, uint64_t *state, struct totals *all)
 	struct sim s;
 
 	/* what moetap does not claim: see flow.h and rounds.h */
-	if (!j->counts && d == SHUFFLE)
+	if ((!j->counts || j->form != NULL) && d == SHUFFLE)
 		d = NONE;
 	if (j->rule == JOB_QP && d == RESTART_OTHER)
 		d = RESTART;

@@ -239,6 +239,9 @@ static void test_opcodes(void **unused)
 		else {
 			assert_int_equal(fw_opcodes[op].kind, FW_KIND_NONE);
 			assert_int_equal(outcome(&f), MT_OUT_MALFORMED);
+			s.payload = 20; /* with room for address, key and operand */
+			make(&f, &s);
+			assert_int_equal(outcome(&f), MT_OUT_FORM);
 		}
 	}
 }
@@ -454,14 +457,15 @@ static void test_udp_and_bth(void **unused)
 		for (unsigned int version = 1; version < 16; version++)
 			CHANGED(bth, 1, version, MT_OUT_MALFORMED);
 		CHANGED(bth, 1, 0xf0, ROCE); /* solicited, migrated, 3 bytes of padding */
-		CHANGED(bth, 0, 0x15, MT_OUT_MALFORMED);
-		CHANGED(bth, 0, 0x1f, MT_OUT_MALFORMED);
+		CHANGED(bth, 0, 0x15, MT_OUT_FORM);
+		CHANGED(bth, 0, 0x1f, MT_OUT_FORM);
 		CHANGED(bth, 0, 0x2a, MT_OUT_UC);
 		CHANGED(bth, 0, 0x44, MT_OUT_RD);
 		CHANGED(bth, 0, 0x64, MT_OUT_UD);
 		CHANGED(bth, 0, 0x81, MT_OUT_CNP);
 		CHANGED(bth, 0, 0xaa, MT_OUT_XRC);
-		CHANGED(bth, 0, 0xea, MT_OUT_TRANSPORT);
+		CHANGED(bth, 0, 0xca, MT_OUT_TRANSPORT);
+		CHANGED(bth, 0, 0xea, MT_OUT_FORM);
 	}
 	/* padding that is longer than the payload */
 	s = (struct spec){.opcode = 0x0a, .payload = 0, .pad = 1};
@@ -561,7 +565,7 @@ static void test_vxlan(void **unused)
 		INSIDE(ip, v6 ? 4 : 2, 0x10, MT_OUT_MALFORMED); /* longer than the outer one */
 		INSIDE(bth, 0, 0x2a, MT_OUT_UC);
 		INSIDE(bth, 0, 0x81, MT_OUT_CNP);
-		INSIDE(bth, 0, 0x1f, MT_OUT_MALFORMED);
+		INSIDE(bth, 0, 0x1f, MT_OUT_FORM);
 		make(&f, &s); /* one in another */
 		wrap(&f, v6, 0);
 		wrap(&f, !v6, 0);

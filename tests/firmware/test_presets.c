@@ -113,6 +113,75 @@ static void must_be(uint32_t n, uint32_t src, uint32_t dst, const uint32_t *toke
 
 static const uint8_t filling[4096];
 
+static void masked_add(uint32_t src, uint32_t dst, uint64_t va, int32_t operand)
+{
+	static const struct form form = {0x15, 36, 0, 12, 4, false, 0};
+	struct frame f = {.src = src,
+		.dst = dst,
+		.va = va,
+		.operand = (uint64_t)(int64_t)operand,
+		.opcode = form.opcode,
+		.form = &form};
+
+	send_one(f, 0, NULL, 0);
+}
+
+/** Tokens of a round of a made-up job. */
+static uint32_t load_of(uint32_t round, uint32_t src, uint32_t dst, uint32_t e)
+{
+	return src == dst ? 0 : (round * 7 + src * 3 + dst * 5 + e * 2) % 6;
+}
+
+/* The plain loop: dispatches have the first buffer, combines the second. 4 ranks with 2 experts,
+ * of 2048 elements and 128 tokens: 128 bytes of signals and 4259840 of sends a buffer, so the first
+ * token lies at 8519936, and the first result 4259840 behind it. */
+static void deepep_ll_round(uint32_t round, uint64_t base)
+{
+	for (uint32_t src = 0; src < 4; src++)
+		for (uint32_t to = 0; to < 8; to++) {
+			uint32_t dst = to / 2, cell = to % 2 * 4 + src,
+				 n = load_of(round, src, dst, to % 2);
+
+			for (uint32_t i = 0; i < n; i++)
+				write_one(src, dst, base + 8519936 + (cell * 128 + i) * 2128,
+					filling, 2128);
+			if (src != dst)
+				masked_add(src, dst, base + 4 * cell, -(int32_t)n - 1);
+		}
+	for (uint32_t src = 0; src < 4; src++)
+		for (uint32_t from = 0; from < 8; from++) {
+			uint32_t dst = from / 2, expert = src * 2 + from % 2;
+
+			for (uint32_t i = 0; i < load_of(round, dst, src, from % 2); i++)
+				write_one(src, dst, base + 12779776 + (expert * 128 + i) * 4160,
+					filling, 4096);
+			if (src != dst)
+				masked_add(src, dst, base + 128 + 4 * expert, 1);
+		}
+}
+
+static void test_deepep_ll(void **state)
+{
+	(void)state;
+	use("deepep-ll", 4, 2, BASE, "hidden: 2048, tokens: 128");
+	for (uint32_t r = 0; r < 12; r++)
+		deepep_ll_round(r, BASE);
+	path_end(&path);
+	assert_int_equal(path.published, 12);
+	for (uint32_t r = 0; r < 12; r++) {
+		struct mt_round *m = path.round[r];
+
+		assert_int_equal(m->quality, r < 3 ? MT_Q_UNWITNESSED : 0);
+		for (uint32_t src = 0; src < 4; src++)
+			for (uint32_t e = 0; e < 8; e++)
+				assert_int_equal(mt_round_tokens(m)[src * 8 + e],
+					load_of(r, src, e / 2, e % 2));
+	}
+	assert_int_equal(path_outcome(&path, MT_OUT_UNMATCHED), 0);
+	assert_int_equal(fw_learn_form(path.config->learn).operand, 12);
+	path_drop(&path);
+}
+
 /* Local expert 1, source 2, 5 tokens from slot 5 on; its results and their flag. */
 static void test_uccl_ep(void **state)
 {
@@ -334,6 +403,7 @@ static void test_fastmoe(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_deepep_ll),
 		cmocka_unit_test(test_uccl_ep),
 		cmocka_unit_test(test_deepep_normal),
 		cmocka_unit_test(test_deepep_normal_witness),

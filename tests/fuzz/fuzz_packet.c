@@ -18,6 +18,8 @@
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static const struct form forms[] = {{0x15, 44, 0, 12, 8, false, 0}, {0xe1, 36, 12, 28, 4, true, 0}};
+
 static const struct job jobs[] = {
 	{.ranks = 3, .experts = 2, .layers = 3, .parity = true, .counts = true, .combine = true},
 	{.ranks = 2, .experts = 4, .layers = 2, .counts = true, .combine = true},
@@ -27,6 +29,10 @@ static const struct job jobs[] = {
 	{.ranks = 3, .experts = 1, .layers = 2, .combine = true, .rule = JOB_LENGTH, .send = true},
 	{.ranks = 2, .experts = 3, .layers = 2, .combine = true, .rule = JOB_QP, .send = true},
 	{.ranks = 3, .experts = 1, .layers = 2, .rule = JOB_LENGTH, .idle_us = 200},
+	{.ranks = 3, .experts = 2, .layers = 2, .counts = true, .combine = true, .form = &forms[0],
+		.atomic_form = "learn"},
+	{.ranks = 2, .experts = 2, .layers = 2, .parity = true, .counts = true, .combine = true,
+		.form = &forms[1], .atomic_form = "learn"},
 };
 
 static struct path path;
@@ -212,7 +218,7 @@ static void play_job(struct path *p, const struct job *j, struct input *in)
 		sim_lose_round(&s, at, byte(in) % j->ranks, how & 16);
 	else if (how % 8 == 3)
 		sim_lose_round(&s, at, UINT32_MAX, how & 16);
-	else if (how % 8 == 4 && j->counts)
+	else if (how % 8 == 4 && !p->config->by_source)
 		sim_shuffle(&s, 1 + byte(in) % 100);
 	sim_play(&s, p, 1 + byte(in) % 64);
 	sim_check(&s, p, how % 8 == 0 || how % 8 > 3);
