@@ -50,11 +50,12 @@ struct fw_tables {
 	uint32_t free_count;
 	struct fw_source *sources; /**< [ranks], where sources have labels */
 	uint64_t *witness;	   /**< [ranks][FW_EPOCHS][experts of all ranks]; witness.h */
-	struct fw_congestion *congestion; /**< [ranks * ranks], source * ranks + destination */
-	struct fw_block *blocks;	  /**< [FW_BLOCKS] */
-	uint32_t free_block;		  /**< 1 + first free one, 0: none */
-	uint32_t blocks_touched;	  /**< blocks from this one on were never used */
-	bool has_blocks;		  /**< some may be in use: worth a sweep */
+	struct fw_congestion *congestion;     /**< [ranks * ranks], source * ranks + destination */
+	struct fw_congested_table *congested; /**< by flow, congestion.h */
+	struct fw_block *blocks;	      /**< [FW_BLOCKS] */
+	uint32_t free_block;		      /**< 1 + first free one, 0: none */
+	uint32_t blocks_touched;	      /**< blocks from this one on were never used */
+	bool has_blocks;		      /**< some may be in use: worth a sweep */
 	uint8_t *kept; /**< integers of packets that wait, kept_bytes a piece; values.c */
 	uint32_t kept_bytes, kept_max;
 	uint32_t kept_touched; /**< pieces from this one on were never used */

@@ -8,6 +8,7 @@
 #include <rte_pause.h>
 #include <rte_ring_elem.h>
 
+#include "congestion.h"
 #include "count.h"
 #include "map.h"
 #include "tcp.h"
@@ -63,6 +64,7 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->sources = fw_reserve(config->bank->ranks * sizeof(*t->sources));
 	t->witness = fw_reserve(fw_witness_room(config));
 	t->congestion = fw_reserve(congestion_bytes(t));
+	t->congested = fw_reserve(sizeof(*t->congested));
 	t->blocks = fw_reserve(FW_BLOCKS * sizeof(*t->blocks));
 	if (config->values) {
 		t->kept_bytes = RTE_MAX(t->experts * 8, FW_KEPT_LEAST);
@@ -73,8 +75,9 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->kept_free = fw_reserve(t->kept_max * sizeof(*t->kept_free) + 1);
 	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
 		t->free_banks == NULL || t->sources == NULL || t->witness == NULL ||
-		t->congestion == NULL || t->blocks == NULL || t->kept == NULL ||
-		t->kept_free == NULL || fw_learn_join(config->learn, t) < 0 || !fw_tcp_reserve(t)) {
+		t->congestion == NULL || t->congested == NULL || t->blocks == NULL ||
+		t->kept == NULL || t->kept_free == NULL || fw_learn_join(config->learn, t) < 0 ||
+		!fw_tcp_reserve(t)) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -94,6 +97,7 @@ void fw_tables_free(struct fw_tables *t)
 	fw_release(t->sources, t->config->bank->ranks * sizeof(*t->sources));
 	fw_release(t->witness, fw_witness_room(t->config));
 	fw_release(t->congestion, congestion_bytes(t));
+	fw_release(t->congested, sizeof(*t->congested));
 	fw_release(t->blocks, FW_BLOCKS * sizeof(*t->blocks));
 	fw_release(t->kept, (size_t)t->kept_max * t->kept_bytes + 1);
 	fw_release(t->kept_free, t->kept_max * sizeof(*t->kept_free) + 1);

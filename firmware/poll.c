@@ -5,6 +5,7 @@
 #include <rte_ethdev.h>
 #include <rte_pause.h>
 
+#include "congestion.h"
 #include "count.h"
 #include "poll.h"
 #include "tcp.h"
@@ -31,27 +32,6 @@ static unsigned int find_v6(const struct fw_config *c, const uint8_t *ips, struc
 	return src != 0 && dst != 0 ? MT_OUTCOMES : MT_OUT_UNKNOWN_RANK;
 }
 
-/**
- * Count a packet that tells of congestion at the pair of ranks whose data met it: a marked one
- * where it goes, a notification (@p out) where it comes from, since it goes back to the sender.
- */
-static void congested(
-	struct fw_core *core, unsigned int out, const struct fw_packet *p, const uint8_t *v6)
-{
-	const struct fw_config *c = core->tables->config;
-	uint32_t src = v6 != NULL ? fw_rank_v6(c, v6) : fw_key_src(c, p->ips, FW_KEY_V4);
-	uint32_t dst = v6 != NULL ? fw_rank_v6(c, v6 + 16) : fw_key_dst(c, p->ips, FW_KEY_V4);
-	struct fw_congestion *pairs = core->tables->congestion;
-
-	core->marked += out != MT_OUT_CNP;
-	if (src == 0 || dst == 0)
-		return;
-	if (out == MT_OUT_CNP)
-		pairs[(size_t)(dst - 1) * c->bank->ranks + src - 1].notified++;
-	else
-		pairs[(size_t)(src - 1) * c->bank->ranks + dst - 1].marked++;
-}
-
 /** A packet that may be an atomic is one of its flow where the map has use for atomics. */
 static unsigned int may_be_atomic(const struct fw_config *c, const struct fw_packet *p)
 {
@@ -65,10 +45,10 @@ static __rte_noinline unsigned int parse_long(
 	struct fw_far far;
 	unsigned int out = fw_parse_long(data, len, p, &far);
 
-	if (out == MT_OUT_CNP || (out == MT_OUTCOMES && far.marked))
-		congested(core, out, p, far.v6);
 	if (out == MT_OUT_FORM)
 		out = may_be_atomic(core->tables->config, p);
+	if (out == MT_OUT_CNP || (out == MT_OUTCOMES && far.marked))
+		fw_congested(core, out, p, far.v6);
 	if (out != MT_OUTCOMES)
 		return out;
 	if (p->kind == FW_KIND_RESPONSE)
@@ -91,7 +71,7 @@ static inline unsigned int parse(
 	out = fw_parse_plain(data, m->data_len, p);
 	if (unlikely(out != MT_OUTCOMES)) {
 		if (out == MT_OUT_CNP)
-			congested(core, out, p, NULL);
+			fw_congested(core, out, p, NULL);
 		if (out != MT_OUT_FORM)
 			return out;
 		out = may_be_atomic(core->tables->config, p);

@@ -7,6 +7,7 @@
 #include <rte_telemetry.h>
 #include <rte_version.h>
 
+#include "congestion.h"
 #include "control.h"
 
 #define SHOWN 128u /* pairs of ranks: an answer has 16 KiB */
@@ -191,6 +192,21 @@ static int find_worst(struct pair *worst)
 	return t != NULL ? (int)n : -1;
 }
 
+/** Columns of numbers, by name, to be filled row by row. @return 0, -1: out of memory */
+static int start_columns(
+	struct rte_tel_data *d, const char *const *names, struct rte_tel_data **column, uint32_t n)
+{
+	rte_tel_data_start_dict(d);
+	for (uint32_t i = 0; i < n; i++) {
+		column[i] = rte_tel_data_alloc();
+		if (column[i] == NULL)
+			return -1;
+		rte_tel_data_start_array(column[i], RTE_TEL_UINT_VAL);
+		rte_tel_data_add_dict_container(d, names[i], column[i], 0);
+	}
+	return 0;
+}
+
 static int show_congestion(const char *cmd, const char *params, struct rte_tel_data *d)
 {
 	static const char *const names[] = {"src", "dst", "marked", "notified"};
@@ -199,22 +215,109 @@ static int show_congestion(const char *cmd, const char *params, struct rte_tel_d
 	int n = find_worst(worst);
 
 	(void)cmd, (void)params;
-	if (n < 0)
+	if (n < 0 || start_columns(d, names, column, RTE_DIM(names)) < 0)
 		return -1;
-	rte_tel_data_start_dict(d);
-	for (uint32_t i = 0; i < RTE_DIM(names); i++) {
-		column[i] = rte_tel_data_alloc();
-		if (column[i] == NULL)
-			return -1;
-		rte_tel_data_start_array(column[i], RTE_TEL_UINT_VAL);
-		rte_tel_data_add_dict_container(d, names[i], column[i], 0);
-	}
 	for (int i = 0; i < n; i++) {
 		rte_tel_data_add_array_uint(column[0], worst[i].src);
 		rte_tel_data_add_array_uint(column[1], worst[i].dst);
 		rte_tel_data_add_array_uint(column[2], worst[i].seen.marked);
 		rte_tel_data_add_array_uint(column[3], worst[i].seen.notified);
 	}
+	return 0;
+}
+
+/** Flows that met congestion, those with most first. */
+struct worst_flows {
+	struct fw_congested flow[SHOWN];
+	uint32_t n;
+	uint64_t flows, others; /**< that met congestion; packets of those that are not kept */
+};
+
+/** All cores' packets of a flow that core @p c has; 0: a core before it has it too. */
+static uint64_t packets_of(uint32_t c, const struct fw_congested *f)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < control->plane->cores; i++) {
+		const struct fw_congested *same = fw_congested_find(
+			control->plane->core[i]->tables->congested, f->ips, f->qpn);
+
+		if (same != NULL && i < c)
+			return 0;
+		n += same != NULL ? load(&same->packets) : 0;
+	}
+	return n;
+}
+
+static void keep_flow(struct worst_flows *w, const struct fw_congested *f, uint64_t packets)
+{
+	uint32_t i = w->n < SHOWN ? w->n++ : SHOWN;
+
+	for (; i > 0 && w->flow[i - 1].packets < packets; i--)
+		if (i < SHOWN)
+			w->flow[i] = w->flow[i - 1];
+	if (i == SHOWN)
+		return;
+	w->flow[i] = *f;
+	w->flow[i].packets = packets;
+}
+
+/** @param src, dst of these ranks only, unless they are UINT32_MAX */
+static int find_worst_flows(struct worst_flows *w, uint32_t src, uint32_t dst)
+{
+	bool there;
+
+	rte_spinlock_lock(&control->tables_lock);
+	there = control->plane->core[0]->tables != NULL;
+	for (uint32_t c = 0; there && c < control->plane->cores; c++) {
+		const struct fw_congested_table *t = control->plane->core[c]->tables->congested;
+
+		w->others += load(&t->others);
+		for (uint32_t i = 0; i < FW_CONGESTED; i++) {
+			const struct fw_congested *f = &t->flow[i];
+			uint64_t packets;
+
+			if (__atomic_load_n(&f->qpn, __ATOMIC_ACQUIRE) == 0 ||
+				(src != UINT32_MAX && (f->src != src || f->dst != dst)))
+				continue;
+			packets = packets_of(c, f);
+			w->flows += packets != 0;
+			if (packets != 0)
+				keep_flow(w, f, packets);
+		}
+	}
+	rte_spinlock_unlock(&control->tables_lock);
+	return there ? 0 : -1;
+}
+
+/** @p params: nothing, or the ranks of a pair, "SRC,DST" */
+static int show_congested_flows(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	static const char *const names[] = {"src", "dst", "qpn", "marked", "notified"};
+	struct rte_tel_data *column[RTE_DIM(names)];
+	uint32_t src = UINT32_MAX, dst = UINT32_MAX;
+	struct worst_flows w = {.n = 0};
+	char rest;
+
+	(void)cmd;
+	if (params != NULL && *params != '\0' &&
+		(sscanf(params, "%u,%u%c", &src, &dst, &rest) != 2 || src == UINT32_MAX))
+		return -1;
+	if (find_worst_flows(&w, src, dst) < 0 ||
+		start_columns(d, names, column, RTE_DIM(names)) < 0)
+		return -1;
+	for (uint32_t i = 0; i < w.n; i++) {
+		const struct fw_congested *f = &w.flow[i];
+		bool notified = f->qpn & FW_KEY_NOTIFIED;
+
+		rte_tel_data_add_array_uint(column[0], f->src);
+		rte_tel_data_add_array_uint(column[1], f->dst);
+		rte_tel_data_add_array_uint(column[2], f->qpn & FW_KEY_QPN);
+		rte_tel_data_add_array_uint(column[3], notified ? 0 : f->packets);
+		rte_tel_data_add_array_uint(column[4], notified ? f->packets : 0);
+	}
+	rte_tel_data_add_dict_uint(d, "flows", w.flows);
+	rte_tel_data_add_dict_uint(d, "others", w.others);
 	return 0;
 }
 
@@ -229,4 +332,6 @@ void fw_telemetry_init(struct fw_control *c)
 	rte_telemetry_register_cmd("/moetap/cores", show_cores, "Packets received, by poll core.");
 	rte_telemetry_register_cmd(
 		"/moetap/congestion", show_congestion, "Pairs of ranks that met congestion.");
+	rte_telemetry_register_cmd("/moetap/congestion/flows", show_congested_flows,
+		"Flows that met congestion, of all, or of a pair: SRC,DST.");
 }

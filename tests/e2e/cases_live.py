@@ -29,7 +29,7 @@ LIVE_TRIES = 5
 OUTCOMES = ("dispatch", "combine", "count", "control", "body", "orphan", "response", "duplicate", "stale",
             "unmatched", "contradiction", "unknown_rank", "no_room", "truncated", "malformed",
             "fragment", "uc", "rd", "ud", "cnp", "xrc", "other_transport", "rocev1", "vxlan", "pfc",
-            "not_roce")
+            "not_roce", "atomic_form")
 TOLD = re.compile(r"restart|died|killed", re.IGNORECASE)   # of a firmware, on a reader's stderr
 
 
@@ -283,7 +283,7 @@ def ask(fw, command):
         s.connect(f"/var/run/dpdk/{prefix}/dpdk_telemetry.v2")
         longest = json.loads(s.recv(1024))["max_output_len"]
         s.send(command.encode())
-        return json.loads(s.recv(longest))[command]
+        return json.loads(s.recv(longest))[command.partition(",")[0]]
 
 
 def telemetry(seed):
@@ -306,6 +306,8 @@ def telemetry(seed):
                 raise Failure(f"/moetap/rounds: {rounds}")
             if loaded["job"] != name or loaded["layers"] != 2 or loaded["generation"] != 1:
                 raise Failure(f"/moetap/map: {loaded}")
+            if ask(fw, "/moetap/atomics") != {"form": "standard", "unknown": 0}:
+                raise Failure(f"/moetap/atomics: {ask(fw, '/moetap/atomics')}")
             if sum(ask(fw, "/moetap/cores")) != frames:
                 raise Failure(f"/moetap/cores: {ask(fw, '/moetap/cores')}")
             fw.stop()
@@ -315,7 +317,7 @@ def telemetry(seed):
 
 def congestion(name, changes, seed):
     """/moetap/congestion has what a capture has, by pairs of ranks; before a map is loaded anew."""
-    data, tag, pairs = os.path.join(DATA, name), f"congest-{os.getpid()}", {}
+    data, tag, pairs, flows = os.path.join(DATA, name), f"congest-{os.getpid()}", {}, {}
     map_path = os.path.join(data, "map.yaml")
     packets = pcapmod.apply(roce.read_pcap(os.path.join(data, "capture.pcap.gz")), changes, seed)
     ranks = {}
@@ -326,8 +328,13 @@ def congestion(name, changes, seed):
     for r in map(roce.parse, (p.data for p in packets)):
         if r is not None and r.op == roce.CNP:
             pairs.setdefault((ranks[r.dst], ranks[r.src]), [0, 0])[1] += 1
+            key = ranks[r.dst], ranks[r.src], r.qpn, "notified"
         elif r is not None and r.tos & 3 == 3:
             pairs.setdefault((ranks[r.src], ranks[r.dst]), [0, 0])[0] += 1
+            key = ranks[r.src], ranks[r.dst], r.qpn, "marked"
+        else:
+            continue
+        flows[key] = flows.get(key, 0) + 1
     with tempfile.TemporaryDirectory() as where:
         capture = os.path.join(where, "capture.pcap")
         roce.write_pcap(capture, packets)
@@ -339,6 +346,14 @@ def congestion(name, changes, seed):
             got = {(s, d): [m, n] for s, d, m, n in zip(*(told[k] for k in ("src", "dst", "marked", "notified")))}
             if got != pairs or len(got) < 2 or len(got) != len(told["src"]):
                 raise Failure(f"{changes}: /moetap/congestion: {told}, not {pairs}")
+            one = next(iter(pairs))
+            for asked, wanted in ("", flows), (",%d,%d" % one, {k: n for k, n in flows.items() if k[:2] == one}):
+                told_flows = ask(fw, "/moetap/congestion/flows" + asked)
+                rows = zip(*(told_flows[k] for k in ("src", "dst", "qpn", "marked", "notified")))
+                found = {(s, d, q, "marked" if m else "notified"): m + n for s, d, q, m, n in rows}
+                same = found == wanted if len(wanted) <= 128 else found.items() <= wanted.items() and len(found) == 128
+                if not same or (told_flows["flows"], told_flows["others"]) != (len(wanted), 0):
+                    raise Failure(f"{changes}: /moetap/congestion/flows{asked}: {told_flows}, not {wanted}")
             weights = [m + n for m, n in got.values()]
             if weights != sorted(weights, reverse=True):
                 raise Failure(f"/moetap/congestion: not sorted: {told}")

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "congestion.h"
 #include "path.h"
 
 /* in tests of a map with counts, rank 0 sends to expert 0 of rank 1 */
@@ -347,8 +348,12 @@ static void test_no_room(void **state)
 /** A mark counts for the ranks of its packet, a notification for those that it is about. */
 static void test_congestion(void **state)
 {
-	struct frame f = job_token(&counted, 0, 1, 0, 0, 0), cnp = {.src = 1, .opcode = OP_CNP};
+	struct frame f = job_token(&counted, 0, 1, 0, 0, 0);
+	struct frame cnp = {.src = 1, .qpn = 0x77, .opcode = OP_CNP};
+	const struct fw_congested_table *flows;
 	const struct fw_congestion *pairs;
+	uint64_t ips = rte_cpu_to_be_32(0x0a000001) | (uint64_t)rte_cpu_to_be_32(0x0a000002) << 32;
+	const struct fw_congested *flow;
 
 	(void)state;
 	use(&counted, 4, true);
@@ -371,6 +376,43 @@ static void test_congestion(void **state)
 	assert_int_equal(pairs[0 * 2 + 1].marked, 3);
 	assert_int_equal(pairs[0 * 2 + 1].notified, 4);
 	assert_int_equal(pairs[1 * 2 + 0].marked + pairs[1 * 2 + 0].notified, 0);
+	/* a mark is of its flow; a notification names the sender's queue pair, and goes back to it
+	 */
+	flows = path.core[0]->tables->congested;
+	assert_int_equal(flows->used, 2);
+	assert_int_equal(flows->others, 0);
+	flow = fw_congested_find(flows, ips, job_qpn(0, 0) | FW_KEY_V4);
+	assert_non_null(flow);
+	assert_int_equal(flow->src, 0);
+	assert_int_equal(flow->dst, 1);
+	assert_int_equal(flow->packets, 3);
+	flow = fw_congested_find(flows, ips << 32 | ips >> 32, 0x77 | FW_KEY_V4 | FW_KEY_NOTIFIED);
+	assert_non_null(flow);
+	assert_int_equal(flow->src, 0);
+	assert_int_equal(flow->dst, 1);
+	assert_int_equal(flow->packets, 4);
+	path_drop(&path);
+}
+
+/** Flows beyond the table count for their pair. */
+static void test_congested_flows(void **state)
+{
+	struct frame cnp = {.src = 1, .opcode = OP_CNP};
+	const struct fw_congested_table *flows;
+	uint32_t room = FW_CONGESTED / 4 * 3, n = 0;
+
+	(void)state;
+	use(&counted, 4, true);
+	for (int turn = 0; turn < 2; turn++)
+		for (cnp.qpn = 0; cnp.qpn < room + 5; cnp.qpn++)
+			path_send(&path, &cnp);
+	flows = path.core[0]->tables->congested;
+	assert_int_equal(flows->used, room);
+	assert_int_equal(flows->others, 10);
+	for (uint32_t i = 0; i < FW_CONGESTED; i++)
+		n += flows->flow[i].qpn != 0 && flows->flow[i].packets == 2;
+	assert_int_equal(n, room);
+	assert_int_equal(path.core[0]->tables->congestion[1].notified, 2 * (room + 5));
 	path_drop(&path);
 }
 
@@ -394,6 +436,7 @@ int main(void)
 		cmocka_unit_test(test_cut),
 		cmocka_unit_test(test_no_room),
 		cmocka_unit_test(test_congestion),
+		cmocka_unit_test(test_congested_flows),
 	};
 
 	path_start_dpdk();

@@ -12,6 +12,7 @@
  */
 #include <sys/prctl.h>
 
+#include "congestion.h"
 #include "sim.h"
 #include "tcp.h"
 
@@ -171,7 +172,8 @@ static void play_frames(struct path *p, const struct job *j, struct input *in)
 /** A pair of ranks has no mark and no notification that no packet had. */
 static void check_congestion(const struct fw_core *core)
 {
-	uint64_t marked = 0, notified = 0, ranks = core->tables->config->bank->ranks;
+	const struct fw_congested_table *kept = core->tables->congested;
+	uint64_t marked = 0, notified = 0, by_flow = 0, ranks = core->tables->config->bank->ranks;
 
 	for (uint64_t i = 0; i < ranks * ranks; i++) {
 		marked += core->tables->congestion[i].marked;
@@ -179,6 +181,9 @@ static void check_congestion(const struct fw_core *core)
 	}
 	MUST(marked <= core->marked && core->marked <= core->packets);
 	MUST(notified <= core->outcome[MT_OUT_CNP]);
+	for (uint32_t i = 0; i < FW_CONGESTED && kept->used != 0; i++)
+		by_flow += kept->flow[i].packets;
+	MUST(by_flow + kept->others == marked + notified);
 }
 
 /** A round that is not empty has used up an epoch; of lost ones there are not many in a row. */
