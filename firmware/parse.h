@@ -320,20 +320,28 @@ static inline unsigned int fw_parse_ethernet(
 	return out != MT_OUTCOMES ? out : fw_parse_udp(c, port);
 }
 
-/** Into a VXLAN, one level deep. */
-static inline unsigned int fw_parse_vxlan(
-	struct fw_cursor *c, struct fw_packet *p, struct fw_far *far)
+/** Over the header of a VXLAN. */
+static inline unsigned int fw_step_vxlan(struct fw_cursor *c)
 {
-	uint32_t port = 0;
 	unsigned int out = fw_lacks(c, 1);
 
 	if (unlikely(out != MT_OUTCOMES))
 		return out;
 	if (!(c->at[0] & 0x08)) /* without a VNI it is none: RFC 7348, section 5 */
 		return MT_OUT_NOT_ROCE;
-	out = fw_step(c, 8);
-	if (out == MT_OUTCOMES)
-		out = fw_parse_ethernet(c, p, far, &port);
+	return fw_step(c, 8);
+}
+
+/** Into a VXLAN, one level deep. */
+static inline unsigned int fw_parse_vxlan(
+	struct fw_cursor *c, struct fw_packet *p, struct fw_far *far)
+{
+	uint32_t port = 0;
+	unsigned int out = fw_step_vxlan(c);
+
+	if (out != MT_OUTCOMES)
+		return out;
+	out = fw_parse_ethernet(c, p, far, &port);
 	if (out == MT_OUT_NOT_ROCE || (out == MT_OUTCOMES && port != FW_ROCE_PORT))
 		return MT_OUT_VXLAN;
 	return out;

@@ -180,17 +180,21 @@ static void hand_over(struct fw_plane *plane, struct fw_core *core, uint32_t own
 	}
 }
 
-/** A frame that is not RoCE. @return whether it went to another core */
+/**
+ * A frame that is not RoCE, or a VXLAN (@p what) that has none inside.
+ *
+ * @return whether it went to another core
+ */
 static bool receive_tcp(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf *m,
-	uint64_t now, uint64_t tsc)
+	unsigned int what, uint64_t now, uint64_t tsc)
 {
 	const struct fw_config *c = core->tables->config;
 	struct fw_packet p;
-	unsigned int out = fw_tcp_parse(c, m, &p);
+	unsigned int out = fw_tcp_parse(c, m, what == MT_OUT_VXLAN, &p);
 	uint32_t owner;
 
 	if (out != MT_OUTCOMES) {
-		core->outcome[out]++;
+		core->outcome[out == MT_OUT_NOT_ROCE ? what : out]++;
 		return false;
 	}
 	p.ns = stamp(plane, plane->stamp_flag, m, now);
@@ -235,8 +239,8 @@ void fw_receive(
 		done[freed++] = m[i];
 		out = parse(core, m[i], p);
 		if (out != MT_OUTCOMES) {
-			if (out == MT_OUT_NOT_ROCE && t->config->tcp)
-				freed -= receive_tcp(plane, core, m[i], now, tsc);
+			if ((out == MT_OUT_NOT_ROCE || out == MT_OUT_VXLAN) && t->config->tcp)
+				freed -= receive_tcp(plane, core, m[i], out, now, tsc);
 			else
 				core->outcome[out]++;
 			continue;

@@ -41,12 +41,27 @@ void fw_tcp_release(struct fw_tables *t)
 
 /* ---- from a frame to a segment --------------------------------------------------------------- */
 
-unsigned int fw_tcp_parse(const struct fw_config *c, const struct rte_mbuf *m, struct fw_packet *p)
+/** From an Ethernet header to a TCP header, which may lie in a VXLAN. */
+static unsigned int find_tcp(
+	struct fw_cursor *at, bool wrapped, struct fw_packet *p, struct fw_far *far)
+{
+	unsigned int out = MT_OUTCOMES;
+	uint32_t port;
+
+	if (wrapped)
+		out = fw_parse_ethernet(at, p, far, &port);
+	if (wrapped && out == MT_OUTCOMES)
+		out = fw_step_vxlan(at);
+	return out != MT_OUTCOMES ? out : fw_parse_ip(at, FW_PROTO_TCP, p, far);
+}
+
+unsigned int fw_tcp_parse(
+	const struct fw_config *c, const struct rte_mbuf *m, bool wrapped, struct fw_packet *p)
 {
 	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *), *tcp;
 	struct fw_cursor at = {.at = data, .have = m->data_len, .left = UINT32_MAX};
 	struct fw_far far = {NULL, false};
-	unsigned int out = fw_parse_ip(&at, FW_PROTO_TCP, p, &far);
+	unsigned int out = find_tcp(&at, wrapped, p, &far);
 	uint32_t header, src, dst;
 	uint16_t from, to;
 

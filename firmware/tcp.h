@@ -77,9 +77,11 @@ struct fw_tcp {
 /**
  * Parse a frame that is not RoCE.
  *
+ * @param wrapped it is a VXLAN: the segment lies inside
  * @return MT_OUTCOMES: a segment of the job, to be given to fw_tcp_take(); else what it is
  */
-unsigned int fw_tcp_parse(const struct fw_config *c, const struct rte_mbuf *m, struct fw_packet *p);
+unsigned int fw_tcp_parse(
+	const struct fw_config *c, const struct rte_mbuf *m, bool wrapped, struct fw_packet *p);
 
 /** Count a segment, and its outcome. @p m stays the caller's; where it must wait, it is referred
  * to. */

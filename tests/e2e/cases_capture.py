@@ -81,6 +81,8 @@ TCP = {
     "wrap": tcpmod.wrap,
     "vlan": lambda p, rng: pcapmod.apply(p, ["vlan"], 0),
     "ipv6": tcpmod.ipv6,
+    "vxlan": lambda p, rng: pcapmod.apply(p, ["vlan", "vxlan"], 0),
+    "vxlan-ipv6": lambda p, rng: pcapmod.apply(tcpmod.ipv6(p, rng), ["vxlan=6", "vlan"], 0),
     "everything": lambda p, rng: tcpmod.repeat(
         tcpmod.swap(tcpmod.wrap(tcpmod.split(p, rng, 700), rng), rng), rng),
 }
@@ -361,7 +363,7 @@ def tcp(name, variant, seed):
         for rules in ("map.yaml", "counts.yaml"):
             with open(os.path.join(data, rules)) as f:
                 text = f.read()
-            if variant == "ipv6":
+            if variant.endswith("ipv6"):
                 text = re.sub(r"address: (\S+)}", r'address: "fd00::\1"}', text)
             map_path = os.path.join(where, rules)
             with open(map_path, "w") as f:
