@@ -116,7 +116,9 @@ static void test_header(void **unused)
 	REFUSED(b->tap = MT_TAPS);
 	ACCEPTED(b->within_node = MT_WITHIN_SEEN);
 	REFUSED(b->within_node = MT_WITHINS);
-	REFUSED(b->reserved = 1);
+	REFUSED(b->atomics = MT_ATOMICS);
+	REFUSED(b->atomics = MT_ATOMICS_FORM); /* and no form */
+	REFUSED(b->form.opcode = 0x15);	       /* and it is not said */
 	REFUSED(b->idle_gap_ns = 0);
 	REFUSED(b->idle_gap_ns = MT_MAX_IDLE_GAP_NS + 1);
 	REFUSED(b->ranks = 0);

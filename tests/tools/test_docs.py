@@ -104,7 +104,7 @@ class Names(unittest.TestCase):
     def test_words(self):
         page, firmware, source = (read(p) for p in ("docs/device-page.md", "docs/firmware.md", "driver/page.c"))
         rows = re.findall(r"^\| (\d+) \| `([a-z0-9-]+)` \|", page, re.M)
-        for function, part in (("mt_outcome_name", rows[:26]), ("mt_quality_names", rows[26:])):
+        for function, part in (("mt_outcome_name", rows[:27]), ("mt_quality_names", rows[27:])):
             table = re.search(r"names\[\w*\] = \{([^}]*)\}", source[source.index(function + "("):])[1]
             self.assertEqual([w for _, w in part], re.findall(r'"([a-z0-9-]+)"', table))
             self.assertEqual([int(n) for n, _ in part], [*range(len(part))])
@@ -112,12 +112,12 @@ class Names(unittest.TestCase):
         for _, word in rows:
             self.assertRegex(told, rf"(?m)^\|.*`{word}`.*\|")
         quality = told.split("\n## Quality\n")[1]
-        self.assertEqual(re.findall(r"^\| `([a-z-]+)` \|", quality, re.M), [w for _, w in rows[26:]])
+        self.assertEqual(re.findall(r"^\| `([a-z-]+)` \|", quality, re.M), [w for _, w in rows[27:]])
         trust = read(README).split("## How far the counts can be trusted")[1].split("\n## ")[0]
-        for _, word in rows[26:]:
+        for _, word in rows[27:]:
             self.assertIn(f"`{word}`", trust)
         manual = read("docs/man/moetap-count.1.scd")
-        for _, word in rows[26:]:
+        for _, word in rows[27:]:
             self.assertRegex(manual, rf"(?m)[*_]{word}[*_]")
 
 
