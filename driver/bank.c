@@ -11,7 +11,6 @@
 #define UDP_BTH_BYTES (8u + 12u)
 #define RETH_BYTES 16u
 #define IMM_BYTES 4u
-#define PATH_MTU_MAX 4096u
 #define ATOMIC_OPERAND_BYTES 20u /* address, key and the first operand */
 
 uint64_t mt_bank_sum(const struct mt_bank *bank)
@@ -61,10 +60,13 @@ static uint32_t rule_reads(const struct mt_bank *bank, const struct mt_rule *r)
 			values = max32(values, mt_rule_values(bank, r, i));
 		values = r->payload_at + values * r->value_width;
 		if (r->type == MT_RULE_DENSE)
-			values = max32(values, min32(r->length_max, PATH_MTU_MAX));
+			values = max32(values, min32(r->length_max, MT_PATH_MTU_MAX));
+		for (uint32_t i = 0; mt_rule_matches(r) && i < r->matches && i < MT_MAX_MATCHES;
+			i++)
+			values = max32(values, (uint32_t)r->match[i].at + r->match[i].width);
 		return RETH_BYTES + IMM_BYTES + values;
 	case MT_RULE_INDEX: /* anywhere in a packet of the longest path MTU */
-		return RETH_BYTES + IMM_BYTES + PATH_MTU_MAX;
+		return RETH_BYTES + IMM_BYTES + MT_PATH_MTU_MAX;
 	default:
 		return RETH_BYTES;
 	}
@@ -110,22 +112,29 @@ static bool frame_field_sane(const struct mt_field *f, unsigned int header)
 	return f->reserved == 0 && (f->width == 0 || width_sane(f->at, f->width, f->order, header));
 }
 
+static bool matches_sane(const struct mt_rule *r, unsigned int header)
+{
+	if (r->matches > MT_MAX_MATCHES)
+		return false;
+	for (uint32_t i = 0; i < r->matches; i++)
+		if (!width_sane(r->match[i].at, r->match[i].width, r->match[i].order, header) ||
+			r->match[i].reserved != 0)
+			return false;
+	return true;
+}
+
 /** A rule that reads frames of a stream. */
 static bool flow_rule_sane(const struct mt_rule *r)
 {
 	static const uint8_t zero[sizeof(r->reserved3)];
 
-	if (r->header == 0 || r->header > MT_MAX_HEADER || r->matches > MT_MAX_MATCHES ||
+	if (r->header == 0 || r->header > MT_MAX_HEADER || !matches_sane(r, r->header) ||
 		memcmp(r->reserved3, zero, sizeof(zero)) != 0)
 		return false;
 	if (!frame_field_sane(&r->frame_length, r->header) ||
 		!frame_field_sane(&r->frame_bytes, r->header) ||
 		!frame_field_sane(&r->frame_round, r->header))
 		return false;
-	for (uint32_t i = 0; i < r->matches; i++)
-		if (!width_sane(r->match[i].at, r->match[i].width, r->match[i].order, r->header) ||
-			r->match[i].reserved != 0)
-			return false;
 	return r->phase != MT_PHASE_COUNT && r->payload_at <= MT_MAX_PAYLOAD_AT;
 }
 
@@ -146,7 +155,8 @@ static bool rule_kind_sane(const struct mt_rule *r)
 						     : r->phase != MT_PHASE_COUNT;
 	case MT_RULE_COUNTS:
 		return (r->phase == MT_PHASE_DISPATCH || r->phase == MT_PHASE_COUNT) &&
-		       r->payload_at <= MT_MAX_PAYLOAD_AT && r->payload_at % r->value_width == 0;
+		       r->payload_at <= MT_MAX_PAYLOAD_AT && matches_sane(r, MT_MAX_HEADER) &&
+		       (mt_rule_matches(r) || r->payload_at % r->value_width == 0);
 	case MT_RULE_INDEX:
 	case MT_RULE_DENSE:
 		return r->phase == MT_PHASE_DISPATCH && r->payload_at <= MT_MAX_PAYLOAD_AT &&
@@ -427,6 +437,12 @@ static bool rules_sane(const struct mt_bank *b)
 	return first != NULL && witness_sane(b);
 }
 
+static bool mtu_sane(uint32_t mtu)
+{
+	return mtu == 0 ||
+	       (mtu >= MT_PATH_MTU_MIN && mtu <= MT_PATH_MTU_MAX && (mtu & (mtu - 1)) == 0);
+}
+
 int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 {
 	if (room < sizeof(*b) || b->magic != MT_BANK_MAGIC || b->version != MT_PAGE_VERSION)
@@ -439,9 +455,9 @@ int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 		(uint64_t)b->ranks * b->experts > MT_MAX_CELLS || b->layers == 0 ||
 		b->layers > MT_MAX_LAYERS || b->micro_batches == 0 ||
 		b->micro_batches > MT_MAX_MICRO || b->pattern >= MT_PATTERNS || b->tap >= MT_TAPS ||
-		b->within_node >= MT_WITHINS || b->idle_gap_ns == 0 ||
-		b->idle_gap_ns > MT_MAX_IDLE_GAP_NS || b->port_min > b->port_max ||
-		b->job[MT_NAME_LEN - 1] != '\0')
+		b->within_node >= MT_WITHINS || !mtu_sane(b->path_mtu) || b->reserved != 0 ||
+		b->idle_gap_ns == 0 || b->idle_gap_ns > MT_MAX_IDLE_GAP_NS ||
+		b->port_min > b->port_max || b->job[MT_NAME_LEN - 1] != '\0')
 		return mt_fail(err, -EINVAL, "the map in the bank is beyond a limit");
 	if (!part_fits(b, b->rank_off, b->ranks, sizeof(struct mt_rank)) ||
 		!part_fits(b, b->addr_off, b->addrs, sizeof(struct mt_addr)) ||

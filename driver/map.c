@@ -846,13 +846,8 @@ static int rule_payload(struct build *b, yaml_node_t *n, void *object)
 		{"encoding", payload_encoding, false}, {"of", payload_of, false},
 		{"count", payload_count, false}, {"stride", payload_stride, false},
 		{NULL, NULL, false}};
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-	int ret = walk(b, n, keys, r, NULL);
 
-	if (ret == 0 && r->payload_at % r->value_width != 0)
-		ret = map_bad(
-			b, line_of(n), "'at' is no multiple of the width, %u", r->value_width);
-	return ret;
+	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
 }
 
 static int imm_mask(struct build *b, yaml_node_t *n, void *object)
@@ -878,7 +873,8 @@ static int rule_imm(struct build *b, yaml_node_t *n, void *object)
 	return ret;
 }
 
-/* ---- read: frames of streams ----------------------------------------------------------------- */
+/* ---- read: headers, of messages and of frames of streams ---------------------------------------
+ */
 
 static int width_of(struct build *b, yaml_node_t *n, uint8_t *out)
 {
@@ -1023,6 +1019,19 @@ static bool reaches(unsigned int at, unsigned int width, unsigned int header)
 	return width != 0 && at + width > header;
 }
 
+static int rule_match(struct build *b, yaml_node_t *n, void *object)
+{
+	struct mt_rule *r = &((struct line_rule *)object)->r;
+	int ret = frame_match(b, n, r);
+
+	if (ret == 0 && r->matches == 0)
+		ret = map_bad(b, line_of(n), "the list of matches is empty");
+	for (uint32_t i = 0; ret == 0 && i < r->matches; i++)
+		if (reaches(r->match[i].at, r->match[i].width, MT_MAX_HEADER))
+			ret = map_bad(b, line_of(n), "a match ends behind byte %u", MT_MAX_HEADER);
+	return ret;
+}
+
 static int rule_frame(struct build *b, yaml_node_t *n, void *object)
 {
 	static const struct key keys[] = {{"header", frame_header, true},
@@ -1101,6 +1110,7 @@ static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_ANNOUNCERS] = {"announcers", rule_announcers, false},
 	[KEY_FRAME] = {"frame", rule_frame, false},
 	[KEY_IF] = {"if", rule_if, false},
+	[KEY_MATCH] = {"match", rule_match, false},
 	{NULL, NULL, false}};
 
 const char *map_rule_key(unsigned int key)
@@ -1257,6 +1267,18 @@ static int map_atomic_form(struct build *b, yaml_node_t *n, void *object)
 	return ret;
 }
 
+static int map_path_mtu(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_u32(b, n, MT_PATH_MTU_MIN, MT_PATH_MTU_MAX, &v);
+
+	(void)object;
+	if (ret == 0 && (v & (v - 1)) != 0)
+		ret = map_bad(b, line_of(n), "a path MTU is a power of two");
+	b->head.path_mtu = v;
+	return ret;
+}
+
 static int tcp_ports(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t two[2] = {0};
@@ -1360,6 +1382,7 @@ enum {
 	MAP_IDLE_GAP,
 	MAP_WITHIN,
 	MAP_ATOMIC_FORM,
+	MAP_PATH_MTU,
 	MAP_TCP,
 	MAP_EXPERTS,
 	MAP_LET,
@@ -1379,6 +1402,7 @@ static const struct key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version
 	[MAP_IDLE_GAP] = {"idle-gap-us", map_idle_gap, false},
 	[MAP_WITHIN] = {"within-node", map_within, false},
 	[MAP_ATOMIC_FORM] = {"atomic-form", map_atomic_form, false},
+	[MAP_PATH_MTU] = {"path-mtu", map_path_mtu, false},
 	[MAP_TCP] = {"tcp", map_tcp, false},
 	[MAP_EXPERTS] = {"experts-per-rank", map_experts, false},
 	[MAP_LET] = {"let", map_let, false},
@@ -1515,6 +1539,7 @@ static int judge_shape(struct build *b, const char *text, size_t len)
 struct preset_file {
 	struct mt_preset *p;
 	yaml_node_t *require, *let, *rules, *pattern, *tap, *idle_gap, *within, *atomic_form;
+	yaml_node_t *path_mtu, *tcp;
 };
 
 /** What the map gives to a preset. */
@@ -1716,6 +1741,20 @@ static int preset_within(struct build *b, yaml_node_t *n, void *object)
 	return 0;
 }
 
+static int preset_path_mtu(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->path_mtu = n;
+	return 0;
+}
+
+static int preset_tcp(struct build *b, yaml_node_t *n, void *object)
+{
+	(void)b;
+	((struct preset_file *)object)->tcp = n;
+	return 0;
+}
+
 /** Reads a preset from its text: becomes the document that is read, unless it is wrong. */
 static int open_preset(struct build *b, struct preset_file *f, const char *text, size_t len)
 {
@@ -1725,8 +1764,8 @@ static int open_preset(struct build *b, struct preset_file *f, const char *text,
 		{"let", preset_let, false}, {"rules", preset_rules, true},
 		{"pattern", preset_pattern, false}, {"tap", preset_tap, false},
 		{"idle-gap-us", preset_idle_gap, false}, {"within-node", preset_within, false},
-		{"atomic-form", preset_atomic_form, false},
-		{NULL, NULL, false}};
+		{"atomic-form", preset_atomic_form, false}, {"path-mtu", preset_path_mtu, false},
+		{"tcp", preset_tcp, false}, {NULL, NULL, false}};
 	yaml_parser_t parser;
 	int ret;
 
@@ -1856,6 +1895,10 @@ static int read_preset(
 		ret = get_word(b, f->within, mt_within_name, MT_WITHINS, &b->head.within_node);
 	if (ret == 0 && f->atomic_form != NULL && (seen & 1 << MAP_ATOMIC_FORM) == 0)
 		ret = map_atomic_form(b, f->atomic_form, NULL);
+	if (ret == 0 && f->path_mtu != NULL && (seen & 1 << MAP_PATH_MTU) == 0)
+		ret = map_path_mtu(b, f->path_mtu, NULL);
+	if (ret == 0 && f->tcp != NULL && (seen & 1 << MAP_TCP) == 0)
+		ret = map_tcp(b, f->tcp, NULL);
 	return ret < 0 ? ret : map_rules(b, f->rules, NULL);
 }
 

@@ -19,6 +19,8 @@
 #define MT_MAX_LENGTH_STEP (1u << 20)
 #define MT_MAX_ANNOUNCERS 4096u
 #define MT_MAX_PAYLOAD_AT 65536u
+#define MT_PATH_MTU_MIN 256u /* IBTA volume 1, 9.7.3: 256 to 4096, powers of two */
+#define MT_PATH_MTU_MAX 4096u
 #define MT_SNAP_WHOLE 65535u		  /* headers of frames lie anywhere in a stream's packets */
 #define MT_MAX_IDLE_GAP_NS 3600000000000u /* an hour */
 
@@ -80,6 +82,12 @@ static inline bool mt_rule_has_place(const struct mt_rule *r)
 static inline bool mt_rule_reads_payload(const struct mt_rule *r)
 {
 	return r->type == MT_RULE_COUNTS || r->type == MT_RULE_INDEX || r->type == MT_RULE_DENSE;
+}
+
+/** Whether a rule knows messages by numbers in their payload. */
+static inline bool mt_rule_matches(const struct mt_rule *r)
+{
+	return r->type == MT_RULE_COUNTS && r->matches != 0;
 }
 
 /** Whether places are addresses at a rank. */

@@ -174,7 +174,8 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 		[MT_RULE_QP] = {0, 1 << KEY_LENGTH | 1 << KEY_TOKEN_BYTES},
 		[MT_RULE_LENGTH] = {1 << KEY_LENGTH, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES},
 		[MT_RULE_COUNTS] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
-			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
+			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY |
+				1 << KEY_MATCH},
 		[MT_RULE_INDEX] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
 			1 << KEY_SIZE | 1 << KEY_BASE | 1 << KEY_OFFSET | 1 << KEY_PARITY},
 		[MT_RULE_DENSE] = {1 << KEY_LENGTH | 1 << KEY_PAYLOAD,
@@ -291,6 +292,11 @@ static int judge_payload(struct build *b, const struct line_rule *l)
 	uint64_t end;
 	int ret;
 
+	/* packets end between integers, unless a header comes before them */
+	if (r->payload_at % r->value_width != 0 && (l->keys & 1 << KEY_MATCH) == 0)
+		return map_bad(b, l->line,
+			"rule '%s': 'at' of the payload is no multiple of the width, %u", r->name,
+			r->value_width);
 	ret = judge_lists(b, l);
 	if (ret < 0)
 		return ret;
@@ -485,6 +491,8 @@ static bool rules_meet(const struct build *b, const struct mt_rule *r, const str
 		return false;
 	if ((r->type == MT_RULE_IMM) != (s->type == MT_RULE_IMM))
 		return false; /* rules imm come first */
+	if (mt_rule_matches(r) || mt_rule_matches(s))
+		return false; /* then those that match, in their order */
 	if (r->type == MT_RULE_IMM &&
 		((r->imm_value ^ s->imm_value) & r->imm_mask & s->imm_mask) != 0)
 		return false;

@@ -51,8 +51,8 @@ struct build {
 	unsigned int name_count;
 	bool has_pattern;
 	unsigned int within_line; /* where the map says it; 0: it does not */
-	unsigned int form_line; /* of `atomic-form`, 0: not given */
-	const char *form_name;	/* the file that has it */
+	unsigned int form_line;	  /* of `atomic-form`, 0: not given */
+	const char *form_name;	  /* the file that has it */
 	struct mt_bank head;
 	uint32_t experts_per_rank;
 	struct line_rank *ranks;
@@ -83,7 +83,8 @@ enum rule_key {
 	KEY_PLACE,
 	KEY_ANNOUNCERS,
 	KEY_FRAME,
-	KEY_IF
+	KEY_IF,
+	KEY_MATCH
 };
 
 /** What is wrong in a line of the file @p name. @return -EINVAL */

@@ -61,7 +61,7 @@ enum mt_rule_type {
 	MT_RULE_ATOMIC, /**< address and operand of an atomic */
 	MT_RULE_QP,	/**< destination queue pair */
 	MT_RULE_LENGTH, /**< length alone */
-	MT_RULE_COUNTS, /**< integers in the payload of a WRITE: tokens of each expert */
+	MT_RULE_COUNTS, /**< integers in the payload of a WRITE, or SEND: tokens of each expert */
 	MT_RULE_IMM,	/**< bits of the immediate of a WRITE of one packet */
 	MT_RULE_INDEX,	/**< numbers of experts in the payload of a WRITE: a list a token */
 	MT_RULE_DENSE,	/**< floats in the payload of a WRITE: what is not 0 is a token */
@@ -228,7 +228,7 @@ struct mt_form {
 	uint8_t reserved;
 };
 
-#define MT_MAX_HEADER 64u /* bytes of a frame that rules flow read */
+#define MT_MAX_HEADER 64u /* bytes of a frame or message in which rules match */
 #define MT_MAX_MATCHES 3u
 
 /** A number in the header of a frame; width 0: no bytes, just what is added. */
@@ -296,7 +296,7 @@ struct mt_rule {
 		announcers; /**< flows of a (source, destination) that announce each cell; 0: one */
 	/* rule flow: length of a frame, header included; bytes of tokens; number of the round */
 	struct mt_field frame_length, frame_bytes, frame_round;
-	struct mt_match match[MT_MAX_MATCHES]; /**< all of them must hold */
+	struct mt_match match[MT_MAX_MATCHES]; /**< all must hold; also of rule payload-counts */
 	uint8_t header;			       /**< bytes of a frame that the rule reads */
 	uint8_t matches;
 	uint8_t reserved3[2];
@@ -327,6 +327,8 @@ struct mt_bank {
 	uint32_t within_node; /**< enum mt_within */
 	uint32_t atomics;     /**< enum mt_atomics */
 	struct mt_form form;  /**< MT_ATOMICS_FORM: the one that is stated */
+	uint32_t path_mtu; /**< of queue pairs, where nothing else tells; bytes, 0: the longest */
+	uint32_t reserved;
 };
 
 /* ---- rounds ------------------------------------------------------------------------------ */
@@ -451,7 +453,7 @@ _Static_assert(offsetof(struct mt_rule, parity_count) == 72, "ABI");
 _Static_assert(offsetof(struct mt_rule, value_add) == 104, "ABI");
 _Static_assert(sizeof(struct mt_base) == 24, "ABI");
 _Static_assert(sizeof(struct mt_form) == 8, "ABI");
-_Static_assert(sizeof(struct mt_bank) == 184, "ABI");
+_Static_assert(sizeof(struct mt_bank) == 192, "ABI");
 _Static_assert(offsetof(struct mt_bank, pattern) == 80, "ABI");
 _Static_assert(offsetof(struct mt_bank, bases) == 144, "ABI");
 _Static_assert(offsetof(struct mt_bank, checksum) == 152, "ABI");

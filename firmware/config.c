@@ -152,6 +152,9 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.payload = mt_rule_reads_payload(r) || is_witness(c, r),
 		.witness = is_witness(c, r),
 		.count_what = is_witness(c, r) ? FW_WITNESS : FW_COUNT,
+		.number = (uint8_t)c->writes,
+		.matches = mt_rule_matches(r) ? r->matches : 0,
+		.match = r->match,
 		.payload_at = r->payload_at,
 		.payload_count = r->payload_count,
 		.payload_stride = r->payload_stride};
@@ -181,8 +184,21 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		return;
 	}
 	c->write[c->writes++] = f;
-	if (!f.region && !mt_rule_reads_payload(r))
+	if (!f.region && (!mt_rule_reads_payload(r) || f.matches != 0))
 		c->send[c->sends++] = f;
+	if (r->type == MT_RULE_LENGTH && r->phase == MT_PHASE_CONTROL)
+		c->read[c->reads++] = f;
+}
+
+/** Rules that match numbers in messages come before those that take all of some length. */
+static void add_rules(struct fw_config *c, bool matching)
+{
+	for (uint32_t i = 0; i < c->bank->rules; i++) {
+		const struct mt_rule *r = &mt_bank_rules(c->bank)[i];
+
+		if (r->type != MT_RULE_FLOW && mt_rule_matches(r) == matching)
+			add_rule(c, r);
+	}
 }
 
 struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
@@ -213,8 +229,8 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	for (uint32_t i = 0; i < copy->rules; i++)
 		if (mt_bank_rules(copy)[i].type == MT_RULE_FLOW)
 			add_flow_rule(c, &mt_bank_rules(copy)[i]);
-		else
-			add_rule(c, &mt_bank_rules(copy)[i]);
+	add_rules(c, true);
+	add_rules(c, false);
 	for (uint32_t i = 0; i < copy->ranks; i++)
 		c->max_experts = RTE_MAX(c->max_experts, mt_bank_ranks(copy)[i].experts);
 	c->body_adds = c->witness ? FW_WITNESS : FW_BYTES;
@@ -223,6 +239,8 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	if (!c->by_source) /* heads: a first packet takes the PSNs of the whole message */
 		c->hit_kinds = 1u << FW_KIND_WRITE | (c->heads ? 0 : 1u << FW_KIND_WRITE_FIRST);
 	c->idle_gap_ns = copy->idle_gap_ns;
+	c->mtu_log2 =
+		(uint8_t)(31 - __builtin_clz(copy->path_mtu ? copy->path_mtu : MT_PATH_MTU_MAX));
 	return c;
 fail:
 	free(copy);

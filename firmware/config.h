@@ -33,6 +33,9 @@ struct fw_rule {
 	bool payload;	    /**< read by values.h */
 	uint8_t count_what; /**< enum fw_what of a message of phase count */
 	bool witness;	    /**< not the load, but compared with it: read by values.h too */
+	uint8_t number;	    /**< of the rule in fw_config.write */
+	uint8_t matches;    /**< that must hold for a message, of a rule with payload */
+	const struct mt_match *match;
 	bool operand_signed;
 	uint8_t operand_shift, place_shift;
 	uint32_t operand_mask, place_mask; /**< of an immediate, shifted */
@@ -67,9 +70,9 @@ struct fw_config {
 	uint32_t v6_mask;		  /**< of an open-addressing table */
 	struct fw_v4 *v4;
 	struct fw_v6 *v6;
-	uint32_t writes, sends, atomics, imms; /**< rules in the lists below */
-	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], atomic[MT_MAX_RULES],
-		imm[MT_MAX_RULES];
+	uint32_t writes, sends, reads, atomics, imms; /**< rules in the lists below */
+	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], read[MT_MAX_RULES],
+		atomic[MT_MAX_RULES], imm[MT_MAX_RULES];
 	bool values;	     /**< there are rules that read payloads */
 	uint32_t announcers; /**< flows of a pair that announce each cell */
 	uint32_t hit_kinds;  /**< bits 1 << enum fw_kind that fw_hit() may count */
@@ -89,6 +92,7 @@ struct fw_config {
 	uint32_t max_experts;	/**< largest number of experts at a rank */
 	uint64_t idle_gap_ns;
 	struct fw_learn *learn; /**< form of atomics, stated or learnt; NULL: standard ones alone */
+	uint8_t mtu_log2;	/**< path MTU of a flow that has not shown it */
 	const struct mt_bank *bank; /**< a private copy, owned by this struct */
 };
 

@@ -179,8 +179,13 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 		if (!fw_rule_matches(r, fw_rule_offset(t->config, r, dst, va, offset), it->bytes,
 			    &inside, &it->parity))
 			continue;
-		if (r->payload)
-			return fw_values_begin(t, f, r, p, inside, it);
+		if (r->payload) {
+			unsigned int out = fw_values_begin(t, f, r, p, inside, it);
+
+			if (likely(out != MT_OUTCOMES))
+				return out;
+			continue;
+		}
 		if (r->phase == MT_PHASE_DISPATCH)
 			return fw_as_dispatch(t, f, r, dst, va, inside, it);
 		it->what = r->phase == MT_PHASE_COMBINE ? FW_COMBINE : FW_NOTHING;
@@ -292,19 +297,24 @@ static inline uint32_t fw_span(uint32_t bytes, uint32_t mtu_log2)
 	return n == 0 ? 1 : (uint32_t)RTE_MIN(n, (uint64_t)FW_PSN_MASK >> 1);
 }
 
+/** A message of one packet, or of more, begins. */
+static inline void fw_begin(struct fw_flow *f, const struct fw_packet *p, bool more)
+{
+	f->message = more ? FW_MSG_OPEN : FW_MSG_NONE;
+	/* a FIRST packet is as long as the path MTU, IBTA 9.7.5.1.5 */
+	if (more && likely(p->payload != 0))
+		f->mtu_log2 = (uint8_t)(31 - __builtin_clz(p->payload));
+}
+
 static inline unsigned int fw_classify_write(const struct fw_tables *t, struct fw_flow *f,
 	const struct fw_packet *p, bool more, struct fw_item *it)
 {
 	uint64_t va = fw_be64(p->ext);
 
 	it->bytes = fw_be32(p->ext + 12);
-	f->message = more ? FW_MSG_OPEN : FW_MSG_NONE;
-	if (more && likely(p->payload != 0)) {
-		/* a FIRST packet is as long as the path MTU, IBTA 9.7.5.1.5 */
-		f->mtu_log2 = (uint8_t)(31 - __builtin_clz(p->payload));
-		if (t->config->heads)
-			it->span = fw_span(it->bytes, f->mtu_log2);
-	}
+	fw_begin(f, p, more);
+	if (more && t->config->heads && likely(p->payload != 0))
+		it->span = fw_span(it->bytes, f->mtu_log2);
 	if (t->config->by_source && va - f->window < f->window_bytes &&
 		it->bytes == f->window_length) {
 		it->what = FW_DISPATCH;
@@ -329,11 +339,21 @@ static inline unsigned int fw_classify_send(const struct fw_tables *t, struct fw
 	unsigned int out;
 
 	it->bytes = p->payload;
+	fw_begin(f, p, more);
 	out = fw_match(t, t->config->send, t->config->sends, f, p, 0, it);
-	f->message = !more						 ? FW_MSG_NONE
-		     : it->what == FW_DISPATCH || it->what == FW_WITNESS ? FW_MSG_ADDS
-									 : FW_MSG_OPEN;
+	if (more && (it->what == FW_DISPATCH || it->what == FW_WITNESS))
+		f->message = FW_MSG_ADDS;
 	return out;
+}
+
+/** A READ request: its response takes as many PSNs; a gap is reported where the MTU is a guess. */
+static inline unsigned int fw_classify_read(
+	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
+{
+	f->message = FW_MSG_NONE;
+	it->bytes = fw_be32(p->ext + 12);
+	it->span = fw_span(it->bytes, f->mtu_log2 ? f->mtu_log2 : t->config->mtu_log2);
+	return fw_match(t, t->config->read, t->config->reads, f, p, 0, it);
 }
 
 static inline unsigned int fw_classify_body(
@@ -381,9 +401,7 @@ static inline unsigned int fw_classify(
 	case FW_KIND_SEND:
 		return fw_classify_send(t, f, p, op->more, it);
 	case FW_KIND_READ:
-		/* its response takes as many PSNs; a gap is reported where the MTU is a guess */
-		it->span = fw_span(fw_be32(p->ext + 12), f->mtu_log2 ? f->mtu_log2 : 12);
-		break;
+		return fw_classify_read(t, f, p, it);
 	default:
 		break;
 	}

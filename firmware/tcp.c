@@ -2,6 +2,7 @@
 #include "tcp.h"
 #include "count.h"
 #include "map.h"
+#include "match.h"
 
 #define FLAG_SYN 0x02
 #define FLAG_ACK 0x10
@@ -208,19 +209,10 @@ static void believe(struct fw_core *core, struct fw_tcp *c)
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
-static uint64_t number(const uint8_t *at, unsigned int width, unsigned int order)
-{
-	uint64_t v = 0;
-
-	for (unsigned int i = 0; i < width; i++)
-		v = v << 8 | at[order == MT_ORDER_BIG ? i : width - 1 - i];
-	return v;
-}
-
 /** A field of the header; *good: it is a number of bytes. */
 static uint64_t field(const struct mt_field *f, const uint8_t *head, uint64_t most, bool *good)
 {
-	uint64_t v = number(head + f->at, f->width, f->order);
+	uint64_t v = fw_number(head + f->at, f->width, f->order);
 
 	if (v > most || (f->add < 0 && v < (uint64_t) - (int64_t)f->add)) {
 		*good = false;
@@ -229,22 +221,12 @@ static uint64_t field(const struct mt_field *f, const uint8_t *head, uint64_t mo
 	return v + (uint64_t)(int64_t)f->add;
 }
 
-enum verdict { IS_NOT, IS, MAY_BE };
-
 /** Whether a frame is of a rule, as far as its header was read. */
-static enum verdict judge(const struct mt_rule *r, const uint8_t *head, unsigned int got)
+static enum fw_verdict judge(const struct mt_rule *r, const uint8_t *head, unsigned int got)
 {
-	for (unsigned int i = 0; i < r->matches; i++) {
-		const struct mt_match *m = &r->match[i];
-		uint64_t v;
-
-		if (m->at + m->width > got)
-			continue;
-		v = number(head + m->at, m->width, m->order) & m->mask;
-		if ((m->modulo != 0 ? v % m->modulo : v) != m->value)
-			return IS_NOT;
-	}
-	return got >= r->header ? IS : MAY_BE;
+	if (fw_judge(r->match, r->matches, head, got) == FW_IS_NOT)
+		return FW_IS_NOT;
+	return got >= r->header ? FW_IS : FW_MAY_BE;
 }
 
 /** The epoch of an earlier round; one that is not known any more is the one before. */
@@ -321,7 +303,7 @@ static bool begin_values(
 static void number_round(const struct mt_rule *r, const uint8_t *head, struct fw_item *it)
 {
 	const struct mt_field *f = &r->frame_round;
-	uint64_t id = number(head + f->at, f->width, f->order);
+	uint64_t id = fw_number(head + f->at, f->width, f->order);
 
 	it->parity = f->width == 0 ? FW_NO_PARITY : (uint8_t)(id % PARITIES);
 	it->value = (uint32_t)id << (f->width < 4 ? 32 - 8 * f->width : 0) % 32;
@@ -451,11 +433,11 @@ static void read_head(struct fw_core *core, struct fw_tcp *c, struct fw_segment 
 
 	for (uint32_t i = 0; i < b->rules; i++) {
 		const struct mt_rule *r = &mt_bank_rules(b)[i];
-		enum verdict v = judge(r, c->head, got);
+		enum fw_verdict v = judge(r, c->head, got);
 
-		if (v == IS_NOT)
+		if (v == FW_IS_NOT)
 			continue;
-		if (v == MAY_BE) {
+		if (v == FW_MAY_BE) {
 			c->need = r->header;
 			return;
 		}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "count.h"
 #include "map.h"
+#include "match.h"
 #include "witness.h"
 
 /** The list of a token in a message of rule @p r to rank @p dst: its values, and from list to list.
@@ -75,9 +76,29 @@ static unsigned int find_part(const struct fw_tables *t, struct fw_flow *f, uint
 	return p->kind == FW_KIND_BODY ? MT_OUT_BODY : MT_OUT_DISPATCH + r->phase;
 }
 
+/** Whether a message that begins with @p p is one of rule @p r; FW_MAY_BE: the frame was cut. */
+static enum fw_verdict match(const struct fw_rule *r, const struct fw_packet *p)
+{
+	uint32_t ext = fw_opcodes[p->opcode].ext, have = p->have > ext ? p->have - ext : 0;
+	enum fw_verdict v;
+
+	if (r->matches == 0)
+		return FW_IS;
+	v = fw_judge(r->match, r->matches, p->ext + ext, RTE_MIN(have, p->payload));
+	return v == FW_MAY_BE && have >= p->payload ? FW_IS_NOT : v; /* it ends before */
+}
+
 unsigned int fw_values_begin(const struct fw_tables *t, struct fw_flow *f, const struct fw_rule *r,
 	const struct fw_packet *p, uint64_t inside, struct fw_item *it)
 {
+	enum fw_verdict v = match(r, p);
+
+	if (v == FW_IS_NOT)
+		return MT_OUTCOMES;
+	if (v == FW_MAY_BE) {
+		it->what = FW_TRUNCATED;
+		return MT_OUT_TRUNCATED;
+	}
 	if (f->hits != 0)
 		fw_add_hits(t, f);
 	f->window_bytes = 0;
@@ -88,7 +109,7 @@ unsigned int fw_values_begin(const struct fw_tables *t, struct fw_flow *f, const
 	else if (t->config->witness)
 		fw_witness_told(t, f);
 	it->value = t->sources[fw_cold_of(t, f)->src].label;
-	return find_part(t, f, (uint32_t)(r - t->config->write), 0, p, it);
+	return find_part(t, f, r->number, 0, p, it);
 }
 
 unsigned int fw_values_go_on(
@@ -133,20 +154,26 @@ static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct f
 	const struct fw_values *v = &it->values;
 	const struct fw_rule *r = &t->config->write[v->rule];
 	struct fw_item first = *it;
-	uint32_t begin, end, n = v->bytes / r->value_width;
+	uint32_t begin, end, skip, n;
 
 	find_own(t, r, fw_cold_of(t, f)->dst, v->next, &begin, &end);
-	if (n == 0 || v->from < begin)
+	if (v->from < begin)
 		return;
-	first.expert = (uint16_t)((v->from - begin) / r->value_width);
+	/* an integer that lies in two packets is not read */
+	skip = RTE_MIN((begin - v->from) % r->value_width, v->bytes);
+	n = (v->bytes - skip) / r->value_width;
+	if (n == 0)
+		return;
+	first.expert = (uint16_t)((v->from + skip - begin) / r->value_width);
 	fw_cell_of(core, f, &first);
 	f->last_ns = it->ns;
 	fw_epoch_of(t, f)->phase = it->value;
 	for (uint32_t i = 0; i < n; i++)
 		add(r, fw_epoch_of(t, f), &fw_epoch_of(t, f)->cell[first.expert + i],
-			fw_values_tokens(v->at + i * r->value_width, r->value_width, r->encoding));
-	if (v->bytes % r->value_width != 0 || (v->from - begin) % r->value_width != 0)
-		fw_epoch_of(t, f)->contradict++; /* packets end inside of an integer */
+			fw_values_tokens(
+				v->at + skip + i * r->value_width, r->value_width, r->encoding));
+	if (v->bytes % r->value_width != 0 || skip != 0)
+		fw_epoch_of(t, f)->contradict++;
 }
 
 /** A token for an expert of the destination. */

@@ -16,7 +16,10 @@
 #define FW_KEPT_BYTES (1ul << 32) /* of address space, for integers of packets that wait */
 #define FW_KEPT_LEAST 4096u	  /* of a packet: lists may fill one of the longest path MTU */
 
-/** A message of rule @p r begins with @p p, @p inside its region. @return outcome */
+/**
+ * A message begins with @p p, @p inside the region of rule @p r. @return outcome; MT_OUTCOMES: its
+ * numbers are not those of the rule
+ */
 unsigned int fw_values_begin(const struct fw_tables *t, struct fw_flow *f, const struct fw_rule *r,
 	const struct fw_packet *p, uint64_t inside, struct fw_item *it);
 

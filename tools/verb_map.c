@@ -317,22 +317,27 @@ static void show_number(const char *name, const struct mt_field *f, bool always)
 		printf("      %s: {add: %d}\n", name, f->add);
 }
 
-static void show_frame(const struct mt_rule *r)
+static void show_matches(const struct mt_rule *r, const char *indent)
 {
-	printf("    frame:\n      header: %u\n", r->header);
-	show_number("length", &r->frame_length, true);
 	if (r->matches > 0)
-		printf("      match:\n");
+		printf("%smatch:\n", indent);
 	for (uint32_t i = 0; i < r->matches; i++) {
 		const struct mt_match *m = &r->match[i];
 
-		printf("        - {at: %u, width: %u, order: %s, mask: 0x%" PRIx64
+		printf("%s  - {at: %u, width: %u, order: %s, mask: 0x%" PRIx64
 		       ", value: 0x%" PRIx64,
-			m->at, m->width, mt_order_name(m->order), m->mask, m->value);
+			indent, m->at, m->width, mt_order_name(m->order), m->mask, m->value);
 		if (m->modulo > 0)
 			printf(", modulo: %u", m->modulo);
 		printf("}\n");
 	}
+}
+
+static void show_frame(const struct mt_rule *r)
+{
+	printf("    frame:\n      header: %u\n", r->header);
+	show_number("length", &r->frame_length, true);
+	show_matches(r, "      ");
 	show_number("bytes", &r->frame_bytes,
 		r->phase == MT_PHASE_DISPATCH && !mt_rule_has_integers(r));
 	show_number("round", &r->frame_round, false);
@@ -372,6 +377,8 @@ static void show_rule(const struct mt_bank *b, const struct mt_rule *r)
 		printf("    when: %s\n", mt_when_name(r->when));
 	if (r->announcers != 0)
 		printf("    announcers: %u\n", r->announcers);
+	if (mt_rule_matches(r))
+		show_matches(r, "    ");
 	if (mt_rule_reads_payload(r))
 		show_payload(r);
 	if (r->type == MT_RULE_FLOW)
@@ -393,6 +400,8 @@ static void show(const struct mt_bank *b)
 			b->form.width, mt_order_name(b->form.order));
 	else if (b->atomics != MT_ATOMICS_STANDARD)
 		printf("atomic-form: %s\n", mt_atomics_name(b->atomics));
+	if (b->path_mtu != 0)
+		printf("path-mtu: %u\n", b->path_mtu);
 	if (mt_bank_rules(b)->type == MT_RULE_FLOW)
 		printf("tcp: {ports: [%u, %u], connect: %u, accept: %u}\n", b->port_min, b->port_max,
 			b->connect_bytes, b->accept_bytes);

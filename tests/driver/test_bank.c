@@ -120,6 +120,10 @@ static void test_header(void **unused)
 	REFUSED(b->atomics = MT_ATOMICS_FORM); /* and no form */
 	REFUSED(b->form.opcode = 0x15);	       /* and it is not said */
 	REFUSED(b->idle_gap_ns = 0);
+	REFUSED(b->reserved = 1);
+	REFUSED(b->path_mtu = 128);
+	REFUSED(b->path_mtu = 1500);
+	REFUSED(b->path_mtu = 8192);
 	REFUSED(b->idle_gap_ns = MT_MAX_IDLE_GAP_NS + 1);
 	REFUSED(b->ranks = 0);
 	REFUSED(b->ranks = 1);
@@ -242,6 +246,34 @@ static void test_rules(void **unused)
 		 rule(b, 1)->parity_count = 0);
 	ACCEPTED(rule(b, 0)->offset = UINT64_MAX);
 	ACCEPTED(rule(b, 0)->token_bytes = 0);
+}
+
+/** The first rule reads integers behind a header that says what a message is. */
+static struct mt_rule *matching(struct mt_bank *b)
+{
+	struct mt_rule *r = rule(b, 0);
+
+	r->type = MT_RULE_COUNTS;
+	r->payload_at = 9;
+	r->matches = 1;
+	r->match[0] = (struct mt_match){.mask = 0x1f, .value = 2, .width = 1};
+	b->snap = mt_bank_snap(b);
+	return r;
+}
+
+static void test_matches(void **unused)
+{
+	(void)unused;
+	ACCEPTED(matching(b));
+	ACCEPTED(matching(b)->match[0].at = 63; b->snap = mt_bank_snap(b));
+	REFUSED(matching(b)->match[0].at = 64; b->snap = mt_bank_snap(b));
+	REFUSED(matching(b)->match[0].width = 3; b->snap = mt_bank_snap(b));
+	REFUSED(matching(b)->match[0].width = 0);
+	REFUSED(matching(b)->match[0].order = MT_ORDERS);
+	REFUSED(matching(b)->match[0].reserved = 1);
+	REFUSED(matching(b)->matches = MT_MAX_MATCHES + 1);
+	REFUSED(matching(b)->matches = 255);
+	REFUSED(matching(b)->matches = 0; b->snap = mt_bank_snap(b)); /* 9 bytes, of 8 each */
 }
 
 /* With two named bases, of which a rule counts from the second. */
@@ -436,6 +468,7 @@ int main(void)
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_flows),
 		cmocka_unit_test(test_rules),
+		cmocka_unit_test(test_matches),
 		cmocka_unit_test(test_bases),
 		cmocka_unit_test(test_every_bit),
 		cmocka_unit_test(test_random_damage),

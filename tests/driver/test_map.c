@@ -1233,7 +1233,7 @@ static void test_payload(void **unused)
 	use_base("docs/maps/vectors.yaml");
 	ok_with("at: 32", "at: 36");
 	refused_with("at: 32", "at: 40", 13, "rank 0 end at byte 72, but messages may have 68");
-	refused_with("at: 32", "at: 30", 17, "no multiple of the width, 4");
+	refused_with("at: 32", "at: 30", 13, "no multiple of the width, 4");
 	refused_with("at: 32", "at: 65540", 17, "out of range");
 	refused_with("width: 4", "width: 5", 17, "4 or 8");
 	refused_with("width: 4, ", "", 17, "'width' is missing");
@@ -1293,6 +1293,39 @@ static void test_imm(void **unused)
 	refused_with("bits: 15, signed: 1, scale: 1}", "bits: 16, signed: 1, scale: 1}", 30,
 		"by rule 'done' and by rule 'count'");
 	refused_with("    size: 64      ", "    # size: 64      ", 19, "needs 'size'");
+	use_base(NULL);
+}
+
+static void test_matches(void **unused)
+{
+	static const char counts[] = "  - {name: b, rule: payload-counts, phase: dispatch, length: 41, "
+				     "match: [{at: 0, width: 1, value: 6}], "
+				     "payload: {at: 9, width: 8}}\n  - name: other";
+	static const char lists[] = "  - {name: b, rule: payload-dense, phase: control, length: 41, "
+				    "match: [{at: 0, width: 1, value: 6}], "
+				    "payload: {width: 4}}\n  - name: other";
+
+	(void)unused;
+	use_base("docs/maps/matches.yaml");
+	/* behind a header integers may lie anywhere, and lengths need not set rules apart */
+	ok_with("  - name: other", counts);
+	refused_with("  - name: other", lists, 21, "a list names experts");
+	refused_with("length: 41", "length: 40", 13, "end at byte 41, but messages may have 40");
+	refused_with("width: 1, mask: 0x1f, value: 2", "width: 1, mask: 0x1f, value: 32", 18,
+		"bits that the mask 0x1f has not");
+	refused_with("at: 5, width: 4", "at: 61, width: 4", 18, "a match ends behind byte 64");
+	ok_with("at: 5, width: 4", "at: 60, width: 4");
+	ok_with("layers: 12", "layers: 12\npath-mtu: 1024");
+	refused_with("layers: 12", "layers: 12\npath-mtu: 1500", 8, "a power of two");
+	refused_with("layers: 12", "layers: 12\npath-mtu: 128", 8, "out of range");
+	refused_with("rule: length", "rule: length\n    match: [{at: 0, width: 1, value: 1}]", 21,
+		"has no use for 'match'");
+	refused_with("    match:\n      - {at: 0, width: 1, mask: 0x1f, value: 2}\n"
+		     "      - {at: 5, width: 4, mask: 0xffffff00, value: 0xfffff300}\n",
+		"    match: []\n", 17, "the list of matches is empty");
+	refused_with("    match:\n      - {at: 0, width: 1, mask: 0x1f, value: 2}\n"
+		     "      - {at: 5, width: 4, mask: 0xffffff00, value: 0xfffff300}\n",
+		"", 13, "no multiple of the width, 8");
 	use_base(NULL);
 }
 
@@ -1387,6 +1420,7 @@ int main(void)
 		cmocka_unit_test(test_payload),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_imm),
+		cmocka_unit_test(test_matches),
 		cmocka_unit_test(test_frames),
 		cmocka_unit_test(test_names),
 	};

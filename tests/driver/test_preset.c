@@ -952,6 +952,63 @@ static void refused_shipped(
 	free(text);
 }
 
+/* 2 experts of 8 bytes behind the bytes of rc_mlx5 and the kind, and a tag of 8. */
+static void test_mpi_ucx(void **unused)
+{
+	const struct mt_rule counts = {.name = "counts",
+		.type = MT_RULE_COUNTS,
+		.phase = MT_PHASE_DISPATCH,
+		.length_min = 26,
+		.length_max = 26,
+		.payload_at = 10};
+	struct mt_bank *bank = shipped("mpi-ucx", 2, 2, "integer: int64");
+	const struct mt_rule *r = mt_bank_rules(bank);
+
+	(void)unused;
+	assert_int_equal(bank->rules, 2);
+	same_rule(bank, 0, &counts);
+	assert_int_equal(r->matches, 2);
+	assert_int_equal(r->match[0].at, 1);
+	assert_int_equal(r->match[1].at, 6);
+	same_control(bank, 1,
+		(struct mt_rule){.name = "other", .type = MT_RULE_LENGTH, .length_max = LONGEST});
+	assert_int_equal(bank->path_mtu, 1024);
+	/* as if they were WRITEs with an immediate */
+	assert_int_equal(mt_bank_snap(bank), 22 + 40 + 20 + 20 + 26);
+	free(bank);
+	bank = shipped("mpi-ucx", 2, 2, "integer: int64, transport: rc_verbs");
+	assert_int_equal(mt_bank_rules(bank)->payload_at, 9);
+	free(bank);
+}
+
+/* Streams: a preset names the ports and what comes before the first frame, and a map before it. */
+static void test_streams(void **unused)
+{
+	struct mt_bank *bank = shipped("mpi", 2, 2, "integer: int32");
+
+	(void)unused;
+	assert_int_equal(bank->port_min, 1024);
+	assert_int_equal(bank->port_max, 1279);
+	assert_int_equal(bank->connect_bytes, 24);
+	assert_int_equal(bank->accept_bytes, 24);
+	assert_int_equal(mt_bank_rules(bank)->match[2].value, 14 + 2 * 4);
+	free(bank);
+	bank = shipped("mpi-ucx-tcp", 2, 2, "integer: int32}, tcp: {ports: 7");
+	assert_int_equal(bank->port_min, 7);
+	assert_int_equal(bank->connect_bytes, 0);
+	assert_int_equal(mt_bank_rules(bank)->match[2].value, 8 + 2 * 4);
+	free(bank);
+	bank = shipped("gloo", 2, 2, "hidden: 2048");
+	assert_int_equal(bank->connect_bytes, 8);
+	assert_int_equal(bank->port_min, 0);
+	assert_int_equal(mt_bank_rules(bank)->match[2].value, 2 * 8);
+	assert_int_equal(mt_bank_snap(bank), MT_SNAP_WHOLE);
+	free(bank);
+	bank = shipped("gloo", 2, 2, "hidden: 2048, pair_number: none");
+	assert_int_equal(bank->connect_bytes, 0);
+	free(bank);
+}
+
 static void test_requirements(void **unused)
 {
 	(void)unused;
@@ -978,6 +1035,8 @@ static void test_requirements(void **unused)
 	refused_shipped("pplx-garden", 2, "hidden: 2048, imm_base: 255", "at most 251");
 	refused_shipped("fastmoe", 8, "hidden: 2048", "as long as a clear-to-send");
 	refused_shipped("fastmoe", 6, "hidden: 2048, clear_to_send: 48", "a clear-to-send");
+	refused_shipped("mpi-ucx", 127, "integer: int64", "several packets");
+	refused_shipped("gloo", 2, "hidden: 2", "as long as the counts");
 }
 
 /* Where counts are as long as something else: the lengths of that, worked out by hand. */
@@ -1070,6 +1129,8 @@ int main(void)
 		cmocka_unit_test(test_hybrid_ep),
 		cmocka_unit_test(test_pplx_garden),
 		cmocka_unit_test(test_fastmoe),
+		cmocka_unit_test(test_mpi_ucx),
+		cmocka_unit_test(test_streams),
 		cmocka_unit_test(test_requirements),
 		cmocka_unit_test(test_ambiguous_lengths),
 		cmocka_unit_test(test_captures),

@@ -91,6 +91,13 @@ PRESET_CAPTURES = ("rxe-hybrid-ep", "rxe-nccl", "rxe-pplx-kernels", "rxe-lists")
 PRESET_VARIANTS = ("plain", "qinq", "vxlan", "congestion", "psn-wrap", "duplicate")
 TCP_CAPTURES = ("tcp-gloo", "tcp-mpi", "tcp-ucx")
 
+# Counts in SENDs, over IPv6. They are all that is read of a round, one packet a flow: a job that begins without
+# those of its first round looks like one that begins with the second.
+SENT_CAPTURE = "rc-ucx"
+SENT_EXACT = ("plain", "snap128", "vlan", "vxlan", "congestion", "psn-wrap", "reorder-flow-16", "reorder-flow-128",
+              "duplicate")
+SENT_LOSSY = ("remove-1-percent", "remove-5-percent", "remove-last", "truncate", "remove-and-reorder")
+
 GENERATED = {
     "inference": "--steps 4 --layers 3",
     "training": "--pattern training --layers 3",
@@ -472,6 +479,10 @@ def cases():
     for name in TCP_CAPTURES:
         for variant in TCP:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)
+    for variant in SENT_EXACT:
+        out[f"exact {SENT_CAPTURE} {variant}"] = lambda s, v=variant: exact(SENT_CAPTURE, v, s)
+    for variant in SENT_LOSSY:
+        out[f"lossy {SENT_CAPTURE} {variant}"] = lambda s, v=variant: lossy(SENT_CAPTURE, v, s)
     out["slow seeds"] = many_seeds
     out["learnt"] = learnt
     for variant in GENERATED:

@@ -400,6 +400,49 @@ static void test_fastmoe(void **state)
 	path_drop(&path);
 }
 
+static void send_message(uint32_t src, uint32_t dst, const uint8_t *payload, uint32_t bytes)
+{
+	send_one((struct frame){.src = src, .dst = dst, .opcode = OP_SEND_ONLY}, 0, payload, bytes);
+}
+
+/* Rank 2 has 5 and 3 tokens for rank 1: its tag ends in context 0 and source 2. */
+static void test_mpi_ucx(void **state)
+{
+	static const uint8_t counts[] = {
+		0, 0x82, 0, 0, 0x20, 0, 0, 0xf3, 0xff, 0xff, 5, 0, 0, 0, 3, 0, 0, 0};
+	uint8_t other[sizeof(counts) + 8] = {0};
+
+	(void)state;
+	for (uint32_t mlx5 = 0; mlx5 < 2; mlx5++) {
+		use("mpi-ucx", 4, 2, 0,
+			mlx5 ? "integer: int32" : "integer: int32, transport: rc_verbs");
+		/* of a rendezvous: its response is 8 packets of the path MTU */
+		send_one((struct frame){.src = 2, .dst = 1, .length = 8192, .opcode = OP_READ}, 0,
+			NULL, 0);
+		psn[2][1] += 7;
+		send_message(2, 1, counts + !mlx5, sizeof(counts) - !mlx5);
+		/* of another tag; of another kind; of several ranks, for they are relayed */
+		memcpy(other, counts, sizeof(counts));
+		other[7] = 0xf2;
+		send_message(2, 1, other + !mlx5, sizeof(counts) - !mlx5);
+		other[7] = 0xf3;
+		other[1] = 6;
+		send_message(2, 1, other + !mlx5, sizeof(counts) - !mlx5);
+		other[1] = 2;
+		send_message(2, 1, other + !mlx5, sizeof(other) - !mlx5);
+		/* shorter than its tag; empty: a grant of credits has nothing more */
+		send_message(2, 1, counts + !mlx5, 5);
+		send_message(2, 1, counts, 0);
+		write_one(2, 1, BASE, filling, 4096); /* a rendezvous the other way */
+		path_end(&path);
+		assert_int_equal(path_outcome(&path, MT_OUT_DISPATCH), 1);
+		assert_int_equal(path_outcome(&path, MT_OUT_CONTROL), 7);
+		must_be(0, 2, 1, (const uint32_t[]){5, 3});
+		assert_int_equal(path.round[0]->quality & MT_Q_INEXACT, 0);
+		path_drop(&path);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -412,6 +455,7 @@ int main(void)
 		cmocka_unit_test(test_hybrid_ep),
 		cmocka_unit_test(test_pplx_garden),
 		cmocka_unit_test(test_fastmoe),
+		cmocka_unit_test(test_mpi_ucx),
 	};
 
 	if (getenv("MOETAP_SOURCE") == NULL)

@@ -21,6 +21,7 @@ struct vector {
 	uint32_t width, at, mtu, tail;	      /* tail: bytes of the message behind the integers */
 	bool complement, all, imm, announces; /* announces: phase count, tokens are messages */
 	bool twice; /* on two flows, each of which has half of the tokens */
+	bool sent;  /* as SENDs, known by their first byte: integers lie behind it */
 };
 
 struct wire {
@@ -38,6 +39,8 @@ static uint32_t draw(uint32_t below)
 	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
 	return (uint32_t)(seed >> 33) % below;
 }
+
+#define KIND 0xa5u /* of counts, among SENDs */
 
 static uint32_t length_of(const struct vector *v)
 {
@@ -60,11 +63,13 @@ static struct mt_bank *bank_of(const struct vector *v)
 	n += (size_t)snprintf(text + n, sizeof(text) - n,
 		"rules:\n- {name: counts, rule: payload-counts, phase: %s, length: %u, payload: "
 		"{at: %u, width: %u, encoding: %s, of: %s}, "
-		"announcers: %u}\n",
+		"announcers: %u%s}\n",
 		v->announces ? "count" : "dispatch", length_of(v), v->at, v->width,
-		v->complement ? "complement" : "plain", v->all ? "all" : "dst", v->twice ? 2 : 1);
+		v->complement ? "complement" : "plain", v->all ? "all" : "dst", v->twice ? 2 : 1,
+		v->sent ? ", match: [{at: 0, width: 1, mask: 0x1f, value: 5}]" : "");
 	n += (size_t)snprintf(text + n, sizeof(text) - n,
-		"- {name: filling, rule: length, phase: control, length: 7}\n");
+		"- {name: filling, rule: length, phase: control, length: %s}\n",
+		v->sent ? "[0, 4096]" : "7");
 	if (v->announces)
 		snprintf(text + n, sizeof(text) - n,
 			"- {name: token, rule: va, phase: dispatch, length: 8192, size: 0x%x, "
@@ -117,9 +122,12 @@ static void add_vector(
 		value = v->complement ? -1 - value : value;
 		memcpy(message + v->at + i * v->width, &value, v->width);
 	}
+	if (v->sent)
+		message[0] = KIND;
 	for (uint32_t at = 0; at == 0 || at < length; at += part) {
 		part = RTE_MIN(length - at, v->mtu);
-		f.opcode = length <= v->mtu	? (v->imm ? OP_WRITE_ONLY_IMM : OP_WRITE_ONLY)
+		f.opcode = v->sent		? OP_SEND_ONLY
+			   : length <= v->mtu	? (v->imm ? OP_WRITE_ONLY_IMM : OP_WRITE_ONLY)
 			   : at == 0		? OP_WRITE_FIRST
 			   : at + part < length ? OP_WRITE_MIDDLE
 			   : v->imm		? OP_WRITE_LAST_IMM
@@ -167,7 +175,7 @@ static void add_round(const struct vector *v, uint32_t n)
 		struct frame f = {.src = i % RANKS,
 			.dst = i / RANKS % RANKS,
 			.length = 7,
-			.opcode = OP_WRITE_ONLY};
+			.opcode = v->sent ? OP_SEND_ONLY : OP_WRITE_ONLY};
 
 		if (f.src != f.dst)
 			add(f, (uint8_t[8]){0}, 8);
@@ -250,6 +258,71 @@ static void test_layouts(void **state)
 		must_be_true(&v, ROUNDS);
 		path_drop(&path);
 	}
+}
+
+/** Counts that are SENDs among others, known by a byte, behind which integers lie anywhere. */
+static void test_matches(void **state)
+{
+	(void)state;
+	for (uint32_t i = 0; i < 100; i++) {
+		struct vector v = {.experts = 1 + draw(9),
+			.width = draw(2) ? 4 : 8,
+			.at = 1 + draw(30),
+			.mtu = 4096,
+			.complement = draw(2),
+			.all = draw(2),
+			.twice = draw(2),
+			.sent = true};
+
+		use(&v, 1 + i % 2, draw(2));
+		for (uint32_t n = 0; n < ROUNDS; n++)
+			add_round(&v, n);
+		shuffle(path.core[0]->tables->started ? 0 : draw(60));
+		play();
+		must_be_true(&v, ROUNDS);
+		path_drop(&path);
+	}
+}
+
+/** Behind a header an integer may lie in two packets: it is not read, and the round says so. */
+static void test_between_packets(void **state)
+{
+	const struct vector v = {.experts = 8, .width = 4, .at = 1, .mtu = 4096, .sent = true};
+	struct frame f = {.src = 0, .dst = 1, .length = 33, .opcode = OP_WRITE_FIRST};
+	uint8_t message[33] = {KIND};
+
+	(void)state;
+	for (uint32_t e = 0; e < v.experts; e++)
+		message[1 + e * 4] = (uint8_t)(1 << e);
+	use(&v, 1, true);
+	for (uint32_t at = 0; at < sizeof(message); at += 16) {
+		add(f, message + at, RTE_MIN(16u, (uint32_t)sizeof(message) - at));
+		f.opcode = at == 0 ? OP_WRITE_MIDDLE : OP_WRITE_LAST;
+	}
+	play();
+	assert_int_equal(path.published, 1);
+	for (uint32_t e = 0; e < v.experts; e++)
+		assert_int_equal(mt_round_tokens(path.round[0])[v.experts + e],
+			e == 3 || e == 7 ? 0 : 1 << e);
+	assert_true(path.round[0]->quality & MT_Q_CONTRADICT);
+	path_drop(&path);
+}
+
+/** Every frame is cut inside of what it is known by: it may have been counts. */
+static void test_cut_matches(void **state)
+{
+	const struct vector v = {.experts = 2, .width = 4, .at = 1, .mtu = 4096, .sent = true};
+
+	(void)state;
+	use(&v, 1, true);
+	for (uint32_t n = 0; n < 4; n++)
+		add_round(&v, n);
+	for (uint32_t i = 0; i < frame_count; i++)
+		frames[i].bytes = RTE_MIN(frames[i].bytes, (uint32_t)HEADS);
+	play();
+	assert_int_equal(path_outcome(&path, MT_OUT_TRUNCATED), 4 * 6);
+	assert_int_equal(path.published, 0);
+	path_drop(&path);
 }
 
 /** Beside a rule that counts messages, integers are a witness. */
@@ -629,6 +702,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_layouts),
+		cmocka_unit_test(test_matches),
+		cmocka_unit_test(test_between_packets),
+		cmocka_unit_test(test_cut_matches),
 		cmocka_unit_test(test_witness),
 		cmocka_unit_test(test_cut),
 		cmocka_unit_test(test_lost),

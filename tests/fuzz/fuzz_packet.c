@@ -4,7 +4,8 @@
  * second the cores and what the rest of the input is: frames, or the chance by which a job sends and a
  * tap damages (sim.h), whose rounds then have to be the truth or say that they are not.
  *
- * A first byte from 0xf0 on is a job over TCP: segments of frames that are mostly right.
+ * A first byte from 0xf0 on is a job over TCP: segments of frames that are mostly right. One from 0xe0
+ * on is a job that sends counts among other SENDs.
  *
  * A frame is a byte that says of what kind, then either its bytes behind their number, or few bytes
  * that choose what a plausible packet has. Every packet has one outcome, every round is consistent,
@@ -368,6 +369,37 @@ static void try_streams(struct input *in, uint32_t which, uint32_t how)
 	path_drop(&path);
 }
 
+/* ---- counts in SENDs ------------------------------------------------------------------------- */
+
+static const char sent_map[] =
+	"{moetap-map: 1, job: sent, pattern: inference, layers: 2, experts-per-rank: 4, ranks: ["
+	"{rank: 0, address: [10.0.0.1, \"fd77::1\"]}, {rank: 1, address: [10.0.0.2, \"fd77::2\"]}], rules: ["
+	"{name: counts, rule: payload-counts, phase: dispatch, length: 41, payload: {at: 9, width: 8}, "
+	"match: [{at: 0, width: 1, mask: 0x1f, value: 2}, "
+	"{at: 5, width: 4, mask: 0xffffff00, value: 0xfffff300}]}, "
+	"{name: parts, rule: payload-counts, phase: dispatch, length: [0x21, 0x2000], "
+	"payload: {at: 1, width: 4, of: all, encoding: complement}, "
+	"match: [{at: 63, width: 1, modulo: 3, value: 1}]}, "
+	"{name: other, rule: length, phase: control, length: [0, 0x7fffffff]}]}";
+
+static void try_sends(struct input *in, uint32_t how)
+{
+	static struct mt_bank *bank;
+	struct mt_error err = {""};
+	struct mt_bank *copy;
+
+	if (bank == NULL)
+		MUST_SAY(mt_map_parse(sent_map, strlen(sent_map), "map", &bank, &err) == 0, "%s", err.text);
+	copy = malloc(bank->bytes);
+	if (copy == NULL)
+		return;
+	memcpy(copy, bank, bank->bytes);
+	path_use(&path, copy, 1 + how % PATH_CORES, how & 4 ? 4 : 64);
+	play_frames(&path, &jobs[1], in); /* of two ranks */
+	check_bounds(&path);
+	path_drop(&path);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {.at = data, .end = data + size, .chance = 1};
@@ -377,6 +409,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (first >= 0xf0) {
 		try_streams(&in, first % RTE_DIM(tcp_maps), how);
+		return 0;
+	}
+	if (first >= 0xe0) {
+		try_sends(&in, how);
 		return 0;
 	}
 	if (banks[which] == NULL)
