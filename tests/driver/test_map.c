@@ -1298,12 +1298,14 @@ static void test_imm(void **unused)
 
 static void test_matches(void **unused)
 {
-	static const char counts[] = "  - {name: b, rule: payload-counts, phase: dispatch, length: 41, "
-				     "match: [{at: 0, width: 1, value: 6}], "
-				     "payload: {at: 9, width: 8}}\n  - name: other";
-	static const char lists[] = "  - {name: b, rule: payload-dense, phase: control, length: 41, "
-				    "match: [{at: 0, width: 1, value: 6}], "
-				    "payload: {width: 4}}\n  - name: other";
+	static const char counts[] =
+		"  - {name: b, rule: payload-counts, phase: dispatch, length: 41, "
+		"match: [{at: 0, width: 1, value: 6}], "
+		"payload: {at: 9, width: 8}}\n  - name: other";
+	static const char lists[] =
+		"  - {name: b, rule: payload-dense, phase: control, length: 41, "
+		"match: [{at: 0, width: 1, value: 6}], "
+		"payload: {width: 4}}\n  - name: other";
 
 	(void)unused;
 	use_base("docs/maps/matches.yaml");

@@ -4,20 +4,23 @@ import glob
 import os
 import shutil
 
+import gloo
 import jobs
+import machines
 import mpi
 import perftest
 from moetap import Failure, Skip
 
-NAMES = {**perftest.CASES, **jobs.CASES, **mpi.CASES}
+NAMES = {**perftest.CASES, **jobs.CASES, **mpi.CASES, **gloo.CASES}
 # Case → preset whose rules count it, of the modules that have such cases (test_presets.py: all presets have some).
 PRESETS = {}
-for _module in (perftest, jobs, mpi):
+for _module in (perftest, jobs, mpi, gloo):
     PRESETS.update(getattr(_module, "PRESETS", {}))
+SLOW = set(gloo.PRESETS.values())     # presets whose cases are in the whole set only
 
 # What tools/check runs: every kind of program, each condition with some of them.
-CHECK = perftest.CHECK + jobs.CHECK + mpi.CHECK
-ALL = CHECK + perftest.MORE + jobs.MORE
+CHECK = perftest.CHECK + jobs.CHECK + mpi.CHECK + gloo.CHECK
+ALL = CHECK + perftest.MORE + jobs.MORE + mpi.MORE + gloo.MORE
 
 
 class Case:
@@ -39,6 +42,7 @@ class Case:
             raise SystemExit(f"no such case: {self.name}; there are {' '.join(NAMES)}")
         self.function, self.machines = NAMES[self.name]
         self.preset = PRESETS.get(self.name)
+        self.lossy = getattr(self.function, "lossy", machines.LOSSY)
 
     def __str__(self):
         return self.name + ("/ipv6" if self.version == 6 else "") + \

@@ -23,7 +23,7 @@ MODULES = ("virtio_pci", "virtio_net", "9pnet_virtio", "9p", "overlay", "ib_uver
 BRIDGE = "br0"
 BOOT_SECONDS = 180
 KVM_SECONDS = 8
-ROCE_PORT = 4791
+LOSSY = "ip_proto udp dst_port 4791"     # what is lost under loss: RoCE, if the case does not say otherwise
 WHOLE = 4400    # bytes of the longest frame; tcpdump has room for so many of that many, so no more
 SLOTS = 4       # addresses of a machine, so that it can be several ranks
 
@@ -428,15 +428,15 @@ class Lab:
             jobs.append(self.run(m.number, filled))
         return [j.wait(seconds) for j in jobs]
 
-    def set_loss(self, percent):
-        """Every machine drops so many RoCE packets as they come in: behind the bridge, so the capture has them."""
+    def set_loss(self, percent, lossy=LOSSY):
+        """Every machine drops so many packets of a kind as they come in: behind the bridge, so the capture has them."""
         if self.loss:
             self.all("tc qdisc del dev lab0 clsact", 30)
         self.loss = percent
         if percent:
             one_in = round(100 / percent)
             self.all("set -e\ntc qdisc add dev lab0 clsact\n" + "".join(
-                f"tc filter add dev lab0 ingress pref {p} protocol {v} flower ip_proto udp dst_port {ROCE_PORT} "
+                f"tc filter add dev lab0 ingress pref {p} protocol {v} flower {lossy} "
                 f"action pass random netrand drop {one_in}\n" for p, v in ((1, "ip"), (2, "ipv6"))), 30)
 
     @contextlib.contextmanager
@@ -451,7 +451,7 @@ class Lab:
     def reset(self):
         """After a case that failed: none of its programs goes on."""
         self.all("for p in /proc/[0-9]*; do exe=$(readlink $p/exe) || continue; case $exe in "
-                 "*/ib_*|*/lab-*) kill -9 ${p#/proc/};; esac; done; true", 60)
+                 "*/ib_*|*/lab-*|*/mpirun|*/orte*|*/python3*) kill -9 ${p#/proc/};; esac; done; true", 60)
 
     def lost(self):
         """Packets that were dropped since set_loss."""

@@ -16,7 +16,7 @@ import moetap  # noqa: E402
 
 
 class Lab:
-    def set_loss(self, percent):
+    def set_loss(self, percent, lossy):
         pass
 
     def reset(self):
@@ -27,7 +27,7 @@ class Case:
     """Raises each of `reasons` in turn, then ends well."""
 
     def __init__(self, loss, *reasons):
-        self.loss, self.reasons, self.runs = loss, list(reasons), 0
+        self.loss, self.lossy, self.reasons, self.runs = loss, machines.LOSSY, list(reasons), 0
 
     def run(self, lab, folder):
         self.runs += 1
