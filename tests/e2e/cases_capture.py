@@ -206,7 +206,7 @@ def others(src, dst):
     arp = typed(b"\x08\x06", bytes(46))
     return {
         "uc": ib(0x2A), "rd": ib(0x4A), "ud": ib(0x64, 8), "cnp": ib(0x81, -48), "xrc": ib(0xAA),
-        "other-transport": ib(0xEA),
+        "other-transport": ib(0xCA), "atomic-form": ib(0xEA),
         "rocev1": typed(b"\x89\x15", grh + roce.bth(0x0A, 0x11, 7) + bytes(68)),
         "vxlan": roce.vxlan(arp, len(arp), src, dst),
         "pfc": typed(b"\x88\x08", b"\x01\x01\x00\x08" + bytes(42)),
