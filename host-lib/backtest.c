@@ -108,6 +108,7 @@ struct run {
 	const struct moetap_series *series;
 	struct moetap_backtest_options options;
 	struct moetap_state *state;
+	struct moetap_forecaster *forecaster;
 	struct sums sums[MOETAP_ORIGINS_KINDS];
 	double *actual;
 };
@@ -124,8 +125,10 @@ static int run_origins(struct run *run, uint32_t count, struct moetap_error *err
 			return mtl_fail_memory(error);
 		kind = moetap_state_stable(run->state, NULL) ? MOETAP_ORIGINS_STABLE
 							     : MOETAP_ORIGINS_TRANSIENT;
-		ret = moetap_forecast_make(run->series, step, run->options.method,
-			run->options.horizon, run->options.window, &f, error);
+		ret = moetap_forecaster_update(run->forecaster, run->series, step, error);
+		if (ret == 0)
+			ret = moetap_forecaster_forecast(
+				run->forecaster, run->series, run->options.horizon, &f, error);
 		if (ret < 0)
 			return ret;
 		judge(run->series, f, &run->sums[MOETAP_ORIGINS_ALL], &run->sums[kind],
@@ -142,6 +145,9 @@ static int run_open(struct run *run, size_t cells)
 {
 	if (moetap_state_new(moetap_series_layers(run->series), &run->state) < 0)
 		return -ENOMEM;
+	if (mtl_forecaster_new(run->options.method, run->options.window, run->options.horizon,
+		    &run->forecaster, NULL) < 0)
+		return -ENOMEM;
 	run->actual = malloc(moetap_series_experts(run->series) * sizeof(double));
 	if (run->actual == NULL)
 		return -ENOMEM;
@@ -156,6 +162,7 @@ static int run_open(struct run *run, size_t cells)
 static void run_close(struct run *run)
 {
 	moetap_state_free(run->state);
+	moetap_forecaster_free(run->forecaster);
 	free(run->actual);
 	for (int k = 0; k < MOETAP_ORIGINS_KINDS; k++)
 		free(run->sums[k].counted);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The table of methods, and what they have in common: the interval of a forecast rests on how
- * wrong the same method was when it was asked the same question earlier ("matured" forecasts).
+ * wrong the same method was when it was asked the same question earlier ("matured" forecasts). A
+ * method that reads the series can be asked again at earlier steps; one that learns step by step
+ * is asked while the steps come (matured.c).
  */
 #include "internal.h"
 
@@ -48,20 +50,16 @@ const char *moetap_forecast_method(uint32_t i, const char **title)
 	return forecasters[i]->name;
 }
 
+static const char interval_matured[] = "errors of matured forecasts";
+static const char interval_stretched[] =
+	"errors of matured forecasts of a shorter horizon, stretched";
+
 /** Errors of matured forecasts. */
-struct matured {
+struct matured_past {
 	uint32_t count;	  /**< forecasts */
 	uint32_t horizon; /**< theirs; shorter than asked when the history is short */
 	double *error;	  /**< [count][layers][experts], in units of scale() */
 };
-
-/** Errors of shares grow about as their square root, like those of counts; dead experts keep a
- * floor. Dividing by this makes errors of all experts of a layer comparable, so that a few
- * forecasts are enough for a quantile. */
-static double scale(double share, uint32_t experts)
-{
-	return sqrt((share + 0.05 / experts) / experts);
-}
 
 /** Asks the method at one earlier step and writes down how wrong it was. Returns false when the
  * truth has no steps. */
@@ -81,7 +79,7 @@ static bool mature(
 			    q->series, l, q->step + 1, q->step + q->horizon, actual) > 0)
 			seen++;
 		for (uint32_t e = 0; e < experts; e++)
-			row[e] = fabs(row[e] - actual[e]) / scale(row[e], experts);
+			row[e] = fabs(row[e] - actual[e]) / mtl_share_scale(row[e], experts);
 	}
 	return seen > 0;
 }
@@ -89,7 +87,8 @@ static bool mature(
 /** Collects matured forecasts for the question `q`: origins go back from the newest whose horizon
  * has passed, a quarter of the horizon apart, into no more than the newer three quarters of the
  * history. Returns 0 or -ENOMEM. */
-static int collect(const struct forecaster *method, const struct question *q, struct matured *m)
+static int collect(
+	const struct forecaster *method, const struct question *q, struct matured_past *m)
 {
 	size_t cells = (size_t)moetap_series_layers(q->series) * moetap_series_experts(q->series);
 	int64_t oldest = moetap_series_first_step(q->series), span = q->step - oldest + 1;
@@ -125,7 +124,7 @@ static int compare(const void *a, const void *b)
 
 /** The 80 % quantile of all errors of a layer. `pool` has room for count * experts. */
 static double layer_quantile(
-	const struct moetap_forecast *f, const struct matured *m, uint32_t layer, double *pool)
+	const struct moetap_forecast *f, const struct matured_past *m, uint32_t layer, double *pool)
 {
 	size_t cells = (size_t)f->layers * f->experts, n = (size_t)m->count * f->experts;
 
@@ -145,7 +144,7 @@ static void set_interval(struct moetap_forecast *f, size_t cell, double half)
 
 /** Intervals from matured forecasts. A shorter horizon than asked is stretched like the path of a
  * random walk, which errs on the wide side. */
-static int intervals_matured(struct moetap_forecast *f, const struct matured *m)
+static int intervals_matured(struct moetap_forecast *f, const struct matured_past *m)
 {
 	double stretch = sqrt((double)f->info.horizon / m->horizon);
 	double *pool = malloc((size_t)m->count * f->experts * sizeof(*pool));
@@ -158,13 +157,11 @@ static int intervals_matured(struct moetap_forecast *f, const struct matured *m)
 		for (uint32_t e = 0; e < f->experts; e++) {
 			size_t cell = (size_t)l * f->experts + e;
 
-			set_interval(f, cell, q * scale(f->share[cell], f->experts));
+			set_interval(f, cell, q * mtl_share_scale(f->share[cell], f->experts));
 		}
 	}
 	free(pool);
-	f->info.interval = m->horizon == f->info.horizon
-				   ? "errors of matured forecasts"
-				   : "errors of matured forecasts of a shorter horizon, stretched";
+	f->info.interval = m->horizon == f->info.horizon ? interval_matured : interval_stretched;
 	return 0;
 }
 
@@ -206,10 +203,11 @@ static int intervals_dispersion(struct moetap_forecast *f, const struct moetap_s
 	return 0;
 }
 
-static int fill_intervals(
+/** Intervals of a method that reads the series: it is asked again at earlier steps. */
+static int intervals_read(
 	struct moetap_forecast *f, const struct forecaster *method, const struct question *q)
 {
-	struct matured m;
+	struct matured_past m;
 	int ret;
 
 	ret = collect(method, q, &m);
@@ -271,6 +269,37 @@ static int carry_unseen(
 	return 0;
 }
 
+/** Intervals of a method that learns: it was asked while the steps came. */
+static int intervals_learned(
+	struct moetap_forecast *f, const struct matured *m, const struct question *q)
+{
+	double *width = malloc(f->layers * sizeof(*width));
+	bool itself, any = false;
+
+	if (width == NULL)
+		return -ENOMEM;
+	itself = mtl_matured_width(m, q->horizon, width);
+	for (uint32_t l = 0; l < f->layers; l++)
+		any = any || width[l] >= 0;
+	if (!any) {
+		free(width);
+		return intervals_dispersion(f, q->series);
+	}
+	for (uint32_t l = 0; l < f->layers; l++) {
+		for (uint32_t e = 0; e < f->experts; e++) {
+			size_t cell = (size_t)l * f->experts + e;
+
+			set_interval(f, cell,
+				width[l] < 0
+					? 1
+					: width[l] * mtl_share_scale(f->share[cell], f->experts));
+		}
+	}
+	free(width);
+	f->info.interval = itself ? interval_matured : interval_stretched;
+	return 0;
+}
+
 static struct moetap_forecast *forecast_new(uint32_t layers, uint32_t experts)
 {
 	size_t cells = (size_t)layers * experts;
@@ -291,16 +320,201 @@ static struct moetap_forecast *forecast_new(uint32_t layers, uint32_t experts)
 	return f;
 }
 
-static int check(const struct question *q, const struct forecaster *method, const char *name,
-	struct moetap_error *error)
+/* ---- the online form ---- */
+
+struct moetap_forecaster {
+	const struct forecaster *method;
+	uint32_t layers, experts, window;
+	uint32_t horizon; /**< the only one that will be asked for; 0: any */
+	bool started;
+	int64_t step; /**< of the last update, when started */
+	void *state;
+	struct matured *matured;
+	struct observation now;
+	double *share, *sum; /**< of `now` */
+	uint32_t *quality;   /**< of `now` */
+};
+
+static bool learns(const struct moetap_forecaster *f)
 {
+	return f->method->add != NULL;
+}
+
+static void forget(struct moetap_forecaster *f)
+{
+	if (learns(f))
+		f->method->close(f->state);
+	mtl_matured_close(f->matured);
+	free(f->share);
+	free(f->sum);
+	free(f->quality);
+	f->state = NULL;
+	f->matured = NULL;
+	f->share = f->sum = NULL;
+	f->quality = NULL;
+	f->started = false;
+}
+
+/** Makes what a method that learns needs. */
+static int begin(struct moetap_forecaster *f, uint32_t layers, uint32_t experts)
+{
+	forget(f);
+	f->layers = layers;
+	f->experts = experts;
+	if (!learns(f))
+		return 0;
+	f->share = malloc((size_t)layers * experts * sizeof(double));
+	f->sum = malloc(layers * sizeof(double));
+	f->quality = malloc(layers * sizeof(uint32_t));
+	f->now.share = f->share;
+	f->now.sum = f->sum;
+	f->now.quality = f->quality;
+	if (f->share == NULL || f->sum == NULL || f->quality == NULL ||
+		mtl_matured_open(layers, experts, f->horizon, &f->matured) < 0 ||
+		f->method->open(layers, experts, f->window, &f->state) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+int mtl_forecaster_new(const char *name, uint32_t window, uint32_t horizon,
+	struct moetap_forecaster **out, struct moetap_error *error)
+{
+	const struct forecaster *method = mtl_forecaster_find(name);
+	struct moetap_forecaster *f;
+
 	if (method == NULL)
 		return mtl_fail(error, -EINVAL, "there is no method '%.60s'", name);
-	if (q->horizon == 0)
-		return mtl_fail(error, -EINVAL, "the horizon must be at least one step");
-	if (mtl_series_lower(q->series, q->step + 1) == 0)
+	f = calloc(1, sizeof(*f));
+	if (f == NULL)
+		return mtl_fail_memory(error);
+	f->method = method;
+	f->window = window;
+	f->horizon = horizon;
+	*out = f;
+	return 0;
+}
+
+int moetap_forecaster_new(
+	const char *name, uint32_t window, struct moetap_forecaster **f, struct moetap_error *error)
+{
+	return mtl_forecaster_new(name, window, 0, f, error);
+}
+
+void moetap_forecaster_free(struct moetap_forecaster *f)
+{
+	if (f == NULL)
+		return;
+	forget(f);
+	free(f);
+}
+
+/** What a method that learns says, on the simplex. */
+static void predict_learned(
+	const struct moetap_forecaster *f, const struct question *q, double *share, int64_t *first)
+{
+	f->method->predict(q, share, first);
+	for (uint32_t l = 0; l < f->layers; l++) {
+		double *row = share + (size_t)l * f->experts, sum = 0;
+
+		for (uint32_t e = 0; e < f->experts; e++) {
+			row[e] = row[e] > 0 ? row[e] : 0; /* not a number neither */
+			sum += row[e];
+		}
+		for (uint32_t e = 0; e < f->experts && sum > 0; e++)
+			row[e] /= sum;
+	}
+}
+
+/** For mtl_matured_ask(). */
+struct asking {
+	const struct moetap_forecaster *forecaster;
+	struct question question;
+};
+
+static void ask(void *arg, uint32_t horizon, double *share)
+{
+	struct asking *a = arg;
+	int64_t first;
+
+	a->question.horizon = horizon;
+	predict_learned(a->forecaster, &a->question, share, &first);
+}
+
+/** Gives the method one more step. */
+static void learn(struct moetap_forecaster *f, const struct moetap_series *series, uint32_t i)
+{
+	struct asking asking = {f, {series, 0, 0, f->window, f->state}};
+
+	f->now.step = mtl_series_observe(series, i, f->share, f->sum, f->quality);
+	asking.question.step = f->now.step;
+	mtl_matured_add(f->matured, &f->now);
+	f->method->add(f->state, &f->now);
+	mtl_matured_ask(f->matured, ask, &asking);
+}
+
+int moetap_forecaster_update(struct moetap_forecaster *f, const struct moetap_series *series,
+	int64_t step, struct moetap_error *error)
+{
+	uint32_t layers = moetap_series_layers(series), experts = moetap_series_experts(series);
+	uint32_t end = mtl_series_lower(series, step + 1);
+	bool another =
+		!f->started || layers != f->layers || experts != f->experts || step < f->step;
+
+	if (end == 0)
 		return mtl_fail(
-			error, -ENODATA, "the series has no step up to %lld", (long long)q->step);
+			error, -ENODATA, "the series has no step up to %lld", (long long)step);
+	if (another && begin(f, layers, experts) < 0) {
+		forget(f);
+		return mtl_fail_memory(error);
+	}
+	for (uint32_t i = another ? 0 : mtl_series_lower(series, f->step + 1); learns(f) && i < end;
+		i++)
+		learn(f, series, i);
+	f->started = true;
+	f->step = step;
+	return 0;
+}
+
+/** Shares and intervals. Returns 0 or -ENOMEM. */
+static int fill(struct moetap_forecast *f, struct moetap_forecaster *by, const struct question *q)
+{
+	int64_t first = q->step;
+	int ret;
+
+	if (learns(by))
+		predict_learned(by, q, f->share, &first);
+	else
+		by->method->predict(q, f->share, &first);
+	f->info.method = by->method->name;
+	f->info.step = q->step;
+	f->info.horizon = q->horizon;
+	f->info.window = (uint32_t)(q->step - first + 1);
+	f->info.flagged =
+		moetap_series_flagged(q->series, first, q->step, &f->info.quality, &f->info.rounds);
+	ret = learns(by) ? intervals_learned(f, by->matured, q) : intervals_read(f, by->method, q);
+	return ret < 0 ? ret : carry_unseen(f, q->series, first);
+}
+
+int moetap_forecaster_forecast(struct moetap_forecaster *f, const struct moetap_series *series,
+	uint32_t horizon, struct moetap_forecast **forecast, struct moetap_error *error)
+{
+	const struct question q = {series, f->step, horizon, f->window, f->state};
+	struct moetap_forecast *made;
+
+	if (horizon == 0)
+		return mtl_fail(error, -EINVAL, "the horizon must be at least one step");
+	if (!f->started || moetap_series_layers(series) != f->layers ||
+		moetap_series_experts(series) != f->experts ||
+		mtl_series_lower(series, f->step + 1) == 0)
+		return mtl_fail(error, -ENODATA, "the forecaster was given no step of this series");
+	made = forecast_new(f->layers, f->experts);
+	if (made == NULL)
+		return mtl_fail_memory(error);
+	if (fill(made, f, &q) < 0) {
+		moetap_forecast_free(made);
+		return mtl_fail_memory(error);
+	}
+	*forecast = made;
 	return 0;
 }
 
@@ -308,31 +522,19 @@ int moetap_forecast_make(const struct moetap_series *series, int64_t step, const
 	uint32_t horizon, uint32_t window, struct moetap_forecast **forecast,
 	struct moetap_error *error)
 {
-	const struct question q = {series, step, horizon, window};
-	const struct forecaster *method = mtl_forecaster_find(name);
-	struct moetap_forecast *f;
-	int64_t first;
+	struct moetap_forecaster *f;
 	int ret;
 
-	ret = check(&q, method, name, error);
+	if (mtl_forecaster_find(name) != NULL && horizon == 0)
+		return mtl_fail(error, -EINVAL, "the horizon must be at least one step");
+	ret = mtl_forecaster_new(name, window, horizon, &f, error);
 	if (ret < 0)
 		return ret;
-	f = forecast_new(moetap_series_layers(series), moetap_series_experts(series));
-	if (f == NULL)
-		return mtl_fail_memory(error);
-	method->predict(&q, f->share, &first);
-	f->info.method = method->name;
-	f->info.step = step;
-	f->info.horizon = horizon;
-	f->info.window = (uint32_t)(step - first + 1);
-	f->info.flagged =
-		moetap_series_flagged(series, first, step, &f->info.quality, &f->info.rounds);
-	if (fill_intervals(f, method, &q) < 0 || carry_unseen(f, series, first) < 0) {
-		moetap_forecast_free(f);
-		return mtl_fail_memory(error);
-	}
-	*forecast = f;
-	return 0;
+	ret = moetap_forecaster_update(f, series, step, error);
+	if (ret == 0)
+		ret = moetap_forecaster_forecast(f, series, horizon, forecast, error);
+	moetap_forecaster_free(f);
+	return ret;
 }
 
 void moetap_forecast_free(struct moetap_forecast *f)

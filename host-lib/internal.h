@@ -81,6 +81,11 @@ double mtl_series_sum(const struct moetap_series *series, uint32_t i, uint32_t l
 int mtl_series_add_sources(struct moetap_series *series, int64_t step, uint32_t layer,
 	const struct mtl_sources *sources, uint32_t quality, struct moetap_error *error);
 
+/** The i-th kept step as one observation: fills share[layers][experts], sum[layers] and
+ * quality[layers]. Returns the step. */
+int64_t mtl_series_observe(const struct moetap_series *series, uint32_t i, double *share,
+	double *sum, uint32_t *quality);
+
 /** moetap_series_add_round() of a round that tells `seen[experts]`, the experts that it could see.
  */
 int mtl_series_add_seen(struct moetap_series *series, int64_t step, uint32_t layer,
@@ -166,20 +171,41 @@ int mtl_trace_read_json(struct csv *csv, struct moetap_series **series, struct m
 
 /* ---- forecast.c ---- */
 
+/** One step, as a method that learns step by step gets it. Steps rise, and may leave gaps. */
+struct observation {
+	int64_t step;
+	const double *share;	 /**< [layers][experts]; all 0 in a layer without tokens */
+	const double *sum;	 /**< [layers], tokens; 0: the layer was idle or not seen */
+	const uint32_t *quality; /**< [layers], enum moetap_quality */
+};
+
 /** What a method is asked. */
 struct question {
 	const struct moetap_series *series;
 	int64_t step;	  /**< only steps up to this one may be read */
 	uint32_t horizon; /**< steps */
 	uint32_t window;  /**< steps; 0: the method chooses */
+	void *state;	  /**< of a method that learns; it was given every step up to `step` */
 };
 
-/** One method: a file, and a line in the table of forecast.c. */
+/**
+ * One method: a file, and a line in the table of forecast.c. A method either learns step by step
+ * and has all of open, add and close, or reads the series whenever it is asked and has none.
+ */
 struct forecaster {
 	const char *name;
 	const char *title;
-	/** Fills share[layers][experts]; `first` gets the first step it looked at. The series has
-	 * at least one step up to question->step. */
+	/** Makes the state of a method that learns. Its memory must not grow with the steps; all
+	 * that add and predict need is allocated here. `window` as in the question. Returns 0 or
+	 * -ENOMEM. */
+	int (*open)(uint32_t layers, uint32_t experts, uint32_t window, void **state);
+	void (*close)(void *state); /**< NULL is fine */
+	/** Learns from the next step. */
+	void (*add)(void *state, const struct observation *observation);
+	/** Fills share[layers][experts]; `first` gets the first step that mattered. The series has
+	 * at least one step up to question->step. A method that learns leaves negative shares and
+	 * sums other than 1 to the caller, who mends them; a layer in which it saw no tokens is
+	 * all 0. */
 	void (*predict)(const struct question *question, double *share, int64_t *first);
 };
 
@@ -189,8 +215,42 @@ extern const struct forecaster mtl_forecaster_sw_avg;
 /** The method of that name, the default for NULL, or NULL when there is none. */
 const struct forecaster *mtl_forecaster_find(const char *name);
 
+/** moetap_forecaster_new() for one horizon only (0: any), which takes less work and memory. */
+int mtl_forecaster_new(const char *name, uint32_t window, uint32_t horizon,
+	struct moetap_forecaster **forecaster, struct moetap_error *error);
+
 /** Window of sw_avg where none is given, from the steps of history up to `step`. */
 uint32_t mtl_sw_avg_window(const struct moetap_series *series, int64_t step);
+
+/* ---- matured.c ---- */
+
+/** Horizons that a run looks at: powers of two and, if one is asked for, that one. */
+#define MTL_HORIZONS_MOST 16
+
+/** Errors of shares grow about as their square root, like those of counts; dead experts keep a
+ * floor. Dividing by this makes errors of all experts of a layer comparable, so that a few
+ * forecasts are enough for a quantile. */
+double mtl_share_scale(double share, uint32_t experts);
+
+/** How wrong a method that learns was, by layer and horizon. */
+struct matured;
+
+/** `horizon` 0: any may be asked for. Returns 0 or -ENOMEM. */
+int mtl_matured_open(uint32_t layers, uint32_t experts, uint32_t horizon, struct matured **matured);
+void mtl_matured_close(struct matured *matured);
+
+/** Judges the forecasts whose horizon ends with this step. To be called with every step, before
+ * the method learns from it. */
+void mtl_matured_add(struct matured *m, const struct observation *o);
+
+/** Lets the method forecast after the step just added, at the horizons that are due. */
+void mtl_matured_ask(
+	struct matured *m, void (*predict)(void *arg, uint32_t horizon, double *share), void *arg);
+
+/** Half width of the 80 % interval at a horizon, [layers], in units of mtl_share_scale(); negative
+ * where nothing has matured. Returns whether forecasts of that horizon itself have, in all layers
+ * that have any. */
+bool mtl_matured_width(const struct matured *m, uint32_t horizon, double *width);
 
 /* ---- plan.c ---- */
 

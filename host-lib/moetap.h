@@ -458,6 +458,38 @@ MOETAP_EXPORT const double *moetap_forecast_high(const struct moetap_forecast *f
 /** Part of each share that is estimated, not counted, [layers][experts]; 0 ... 1. */
 MOETAP_EXPORT const double *moetap_forecast_unseen(const struct moetap_forecast *forecast);
 
+/**
+ * The online form of moetap_forecast_make(): a method that follows a series as it grows, so that a
+ * step is looked at once, however often forecasts are made. Its memory does not grow with the
+ * steps.
+ */
+struct moetap_forecaster;
+
+/** `method` and `window` as in moetap_forecast_make(). Returns 0, -EINVAL (unknown method) or
+ * -ENOMEM. */
+MOETAP_EXPORT int moetap_forecaster_new(const char *method, uint32_t window,
+	struct moetap_forecaster **forecaster, struct moetap_error *error);
+MOETAP_EXPORT void moetap_forecaster_free(struct moetap_forecaster *forecaster);
+
+/**
+ * Shows it the steps of `series` up to `step` that it has not seen yet. They should be whole: what
+ * a round adds later to a step already seen is not noticed. A series of other layers or experts, or
+ * a `step` below the last one, as after a restart, is a new series: it begins anew.
+ *
+ * Returns 0, -ENODATA (no step up to `step`) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_forecaster_update(struct moetap_forecaster *forecaster,
+	const struct moetap_series *series, int64_t step, struct moetap_error *error);
+
+/**
+ * Forecasts from what the last update showed; `series` is the one of that update.
+ *
+ * Returns 0, -EINVAL (horizon 0), -ENODATA (no update came before) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_forecaster_forecast(struct moetap_forecaster *forecaster,
+	const struct moetap_series *series, uint32_t horizon, struct moetap_forecast **forecast,
+	struct moetap_error *error);
+
 /** Where a forecast comes from. */
 struct moetap_forecast_info {
 	const char *method;

@@ -435,6 +435,23 @@ double mtl_series_sum(const struct moetap_series *s, uint32_t i, uint32_t layer)
 	return (*row_at(s, i))->sum[layer];
 }
 
+int64_t mtl_series_observe(
+	const struct moetap_series *s, uint32_t i, double *share, double *sum, uint32_t *quality)
+{
+	const struct row *row = *row_at(s, i);
+
+	for (uint32_t l = 0; l < s->layers; l++) {
+		size_t at = (size_t)l * s->experts;
+		double one = row->sum[l] > 0 ? 1 / row->sum[l] : 0;
+
+		sum[l] = row->sum[l];
+		quality[l] = row->quality[l] & ~SEEN;
+		for (uint32_t e = 0; e < s->experts; e++)
+			share[at + e] = row->tokens[at + e] * one;
+	}
+	return row->step;
+}
+
 uint32_t moetap_series_mean_shares(
 	const struct moetap_series *s, uint32_t layer, int64_t first, int64_t last, double *share)
 {
