@@ -14,6 +14,7 @@
 
 /** A new method is a new file and a line here. The first is the default. */
 static const struct forecaster *const forecasters[] = {
+	&mtl_forecaster_auto,
 	&mtl_forecaster_sw_avg,
 	&mtl_forecaster_last,
 };

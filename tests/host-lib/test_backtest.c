@@ -135,7 +135,8 @@ static void test_states(void **unused)
 
 static void test_perfect_and_dead(void **unused)
 {
-	struct moetap_backtest_options options = {.horizon = 10, .from = 20, .every = 5};
+	struct moetap_backtest_options options = {
+		.method = "sw_avg", .horizon = 10, .from = 20, .every = 5};
 	struct moetap_backtest_line l[MOETAP_ORIGINS_KINDS];
 	struct moetap_series *s = series_of(2, 4, 0);
 

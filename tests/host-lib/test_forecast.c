@@ -36,7 +36,6 @@ static void test_by_hand(void **unused)
 		{"sw_avg", 3, 1, 0.9}, {"sw_avg", 3, 2, 0.7}, {"sw_avg", 3, 4, 0.45},
 		{"sw_avg", 3, 100, 0.45}, {"sw_avg", 2, 3, 0.3},
 		{"sw_avg", 3, 0, 0.45}, /* a short history: all of it */
-		{NULL, 2, 2, 0.4},	/* the default method */
 	};
 	struct moetap_series *s = small();
 

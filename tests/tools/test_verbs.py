@@ -534,7 +534,7 @@ class Forecast(Case):
         for a, b in zip(data["forecast"], table):
             for key in ("layer", "expert", "share", "low", "high"):
                 self.assertAlmostEqual(a[key], float(b[key]), places=8)
-        self.assertEqual((data["method"], data["horizon"]), ("sw_avg", 100))
+        self.assertEqual((data["method"], data["horizon"]), ("auto", 100))
         self.assertEqual(data["made_after_step"], 1199)
         self.assertEqual((data["flagged"], data["quality"]), (None, "unknown"))
         self.assertTrue(all(r["seen"] for r in data["forecast"]))
@@ -647,7 +647,7 @@ class Backtest(Case):
         self.assertEqual(list(table[0]),
                          ["method", "horizon", "state", "rel", "norm", "experts", "origins"])
         self.assertEqual([(r["method"], r["state"]) for r in table],
-                         [(m, s) for m in ("sw_avg", "last") for s in ("all", "transient", "stable")])
+                         [(m, s) for m in ("auto", "sw_avg", "last") for s in ("all", "transient", "stable")])
         for a, t, s in (table[:3], table[3:]):
             self.assertEqual(int(a["origins"]), 9)  # 200, 300, ... 1000
             self.assertEqual(int(t["origins"]) + int(s["origins"]), 9)

@@ -1,0 +1,765 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * `auto`: levels of many memories, combined by how wrong they were lately. docs/forecasting.md has
+ * the reasons and figures. In short, all of it by layer, and pooled by half over the layers:
+ *
+ * 1. Levels: running means of shares with fixed half-lives, and means whose memory is a fixed part
+ *    of the history ("polynomial decay", Shamir and Zhang, ICML 2013).
+ * 2. Snapshots of the levels are kept while steps come. When one is 1, 2, 4, ... steps old (its
+ *    lag), the error of each level against what came is known, and so is the matrix of their
+ *    products, C. The errors are relative, and experts of a layer count alike.
+ * 3. For each lag the weights on the simplex that minimise w'Cw (Bates and Granger 1969), with a
+ *    short memory and the neighbouring lags taken in. Under a local-level model the best weights
+ *    do not depend on the lag: so short lags, which are known early, serve long horizons.
+ * 4. Each of these in a second form, moved towards equal shares and along the latest trend, at
+ *    rates regressed from the same matrices; never further than the longest lag that was judged.
+ * 5. A forecast mixes all of them by the inverse power of the mean square error that each had,
+ *    with the weights of its time, at the lag of the horizon.
+ *
+ * Memory is bounded: a snapshot lives four times as long as the power of two that divides its
+ * number says, so that every lag finds one every quarter of its length.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HALF_LIVES 9 /**< levels with half-lives of 1, 2, 4, ... steps */
+#define PARTS 6	     /**< levels whose gain is 1, 2, 4, ... by the number of steps */
+#define LEVELS (HALF_LIVES + PARTS)
+#define EQUAL LEVELS /**< equal shares, which only the second form uses */
+#define MEMBERS (LEVELS + 1)
+#define FAST 4 /**< the trend is the difference of these two levels */
+#define SLOW 6
+
+#define LAGS 12 /**< 1, 2, 4, ... 2,048 steps */
+#define LAG_MOST (1u << (LAGS - 1))
+#define FORMS 2
+#define CANDIDATES (FORMS * LAGS)
+#define SNAPSHOTS 26
+
+/** Memory of the matrices, in steps: at least, and as a part of the history. */
+#define MEMORY_LEAST 16
+#define MEMORY_PART 0.03
+/** The same for the regression of the second form, which has to tell a small signal. */
+#define MEMORY_LEAST_RATE 32
+#define MEMORY_PART_RATE 0.1
+/** How much the regression is held back, as a part of what it rests on. */
+#define RIDGE 0.1
+/** A candidate's weight is its mean square error to minus this. */
+#define POWER 20
+
+typedef float matrix[MEMBERS][MEMBERS];
+
+/** Two rates of the second form. */
+enum { TO_EQUAL, TREND, RATES };
+
+/** What was known at one step. */
+struct snapshot {
+	uint64_t tick;		       /**< 0: free */
+	float *level;		       /**< [LEVELS][layers][experts] */
+	double *sum;		       /**< of shares so far, [layers][experts] */
+	uint32_t *steps;	       /**< with tokens so far, [layers] */
+	float (*weight)[LAGS][LEVELS]; /**< [layers] */
+	float (*rate)[LAGS][RATES];    /**< [layers] */
+};
+
+/** What matured forecasts said about one lag. */
+struct lag {
+	uint64_t tick;		    /**< of the last one; 0: none yet */
+	double n, n_rate, n_loss;   /**< forecasts behind the means, discounted */
+	matrix *fit;		    /**< [layers], sums of C for the weights */
+	matrix *fit_rate;	    /**< [layers], the same with the longer memory */
+	float (*loss)[CANDIDATES];  /**< [layers], sums of mean square errors */
+	matrix pooled, pooled_rate; /**< means over layers, each divided by its least */
+};
+
+struct level_state {
+	uint32_t layers, experts;
+	uint64_t tick; /**< steps seen */
+	int64_t first, last;
+	float *level;	 /**< [LEVELS][layers][experts] */
+	double *sum;	 /**< [layers][experts] */
+	uint32_t *steps; /**< [layers] */
+	double *flagged; /**< [layers], part of the recent steps that are flagged */
+	float (*weight)[LAGS][LEVELS];
+	float (*rate)[LAGS][RATES];
+	uint32_t next_layer; /**< to fit */
+	struct lag lag[LAGS];
+	struct snapshot snapshot[SNAPSHOTS];
+	float *relative; /**< scratch, [experts][MEMBERS] */
+};
+
+/* ---- making and freeing ---- */
+
+static void snapshot_free(struct snapshot *s)
+{
+	free(s->level);
+	free(s->sum);
+	free(s->steps);
+	free(s->weight);
+	free(s->rate);
+}
+
+static bool snapshot_new(struct snapshot *s, uint32_t layers, uint32_t experts)
+{
+	size_t cells = (size_t)layers * experts;
+
+	s->level = malloc(LEVELS * cells * sizeof(float));
+	s->sum = malloc(cells * sizeof(double));
+	s->steps = malloc(layers * sizeof(uint32_t));
+	s->weight = malloc(layers * sizeof(*s->weight));
+	s->rate = malloc(layers * sizeof(*s->rate));
+	return s->level != NULL && s->sum != NULL && s->steps != NULL && s->weight != NULL &&
+	       s->rate != NULL;
+}
+
+static void level_close(void *state)
+{
+	struct level_state *s = state;
+
+	if (s == NULL)
+		return;
+	for (uint32_t i = 0; i < SNAPSHOTS; i++)
+		snapshot_free(&s->snapshot[i]);
+	for (uint32_t b = 0; b < LAGS; b++) {
+		free(s->lag[b].fit);
+		free(s->lag[b].fit_rate);
+		free(s->lag[b].loss);
+	}
+	free(s->level);
+	free(s->sum);
+	free(s->steps);
+	free(s->flagged);
+	free(s->weight);
+	free(s->rate);
+	free(s->relative);
+	free(s);
+}
+
+static int level_open(uint32_t layers, uint32_t experts, uint32_t window, void **state)
+{
+	size_t cells = (size_t)layers * experts;
+	struct level_state *s = calloc(1, sizeof(*s));
+	bool ok;
+
+	(void)window;
+	if (s == NULL)
+		return -ENOMEM;
+	s->layers = layers;
+	s->experts = experts;
+	s->level = calloc(LEVELS * cells, sizeof(float));
+	s->sum = calloc(cells, sizeof(double));
+	s->steps = calloc(layers, sizeof(uint32_t));
+	s->flagged = calloc(layers, sizeof(double));
+	s->weight = calloc(layers, sizeof(*s->weight));
+	s->rate = calloc(layers, sizeof(*s->rate));
+	s->relative = malloc((size_t)experts * MEMBERS * sizeof(float));
+	ok = s->level != NULL && s->sum != NULL && s->steps != NULL && s->flagged != NULL &&
+	     s->weight != NULL && s->rate != NULL && s->relative != NULL;
+	for (uint32_t i = 0; ok && i < SNAPSHOTS; i++)
+		ok = snapshot_new(&s->snapshot[i], layers, experts);
+	for (uint32_t b = 0; ok && b < LAGS; b++) {
+		s->lag[b].fit = calloc(layers, sizeof(matrix));
+		s->lag[b].fit_rate = calloc(layers, sizeof(matrix));
+		s->lag[b].loss = calloc(layers, sizeof(*s->lag[b].loss));
+		ok = s->lag[b].fit != NULL && s->lag[b].fit_rate != NULL && s->lag[b].loss != NULL;
+	}
+	if (!ok) {
+		level_close(s);
+		return -ENOMEM;
+	}
+	/* Until something is known: the means of a quarter and of an eighth of the history. */
+	for (uint32_t l = 0; l < layers; l++) {
+		for (uint32_t b = 0; b < LAGS; b++)
+			s->weight[l][b][HALF_LIVES + 2] = s->weight[l][b][HALF_LIVES + 3] = 0.5f;
+	}
+	*state = s;
+	return 0;
+}
+
+/* ---- levels ---- */
+
+/** Gain of level k at the n-th step of a layer. A half-life counts from the first step, so that
+ * the early steps weigh no more than they should. */
+static double gain(uint32_t k, uint32_t n)
+{
+	double keep;
+
+	if (k >= HALF_LIVES)
+		return fmin(1, (double)(1u << (k - HALF_LIVES)) / n);
+	keep = exp2(-1.0 / (1u << k));
+	return (1 - keep) / (1 - pow(keep, n));
+}
+
+static void add_levels(struct level_state *s, uint32_t layer, const double *share)
+{
+	size_t cells = (size_t)s->layers * s->experts, at = (size_t)layer * s->experts;
+	uint32_t n = ++s->steps[layer];
+
+	for (uint32_t k = 0; k < LEVELS; k++) {
+		float *level = s->level + k * cells + at;
+		float g = (float)gain(k, n);
+
+		for (uint32_t e = 0; e < s->experts; e++)
+			level[e] += g * ((float)share[e] - level[e]);
+	}
+	for (uint32_t e = 0; e < s->experts; e++)
+		s->sum[at + e] += share[e];
+}
+
+/** A flagged step is left out, unless most of the recent ones are: then they are all there is. */
+static bool is_usable(struct level_state *s, const struct observation *o, uint32_t layer)
+{
+	bool flagged = (o->quality[layer] & MOETAP_QUALITY_INEXACT) != 0;
+
+	if (o->sum[layer] <= 0)
+		return false;
+	s->flagged[layer] += (flagged - s->flagged[layer]) / fmin(s->tick, 64);
+	return !flagged || s->flagged[layer] > 0.5;
+}
+
+/* ---- candidates ---- */
+
+/** Growth of what drifts at a rate that falls as 1 / steps, in the mean over the next `ahead` of
+ * `steps` steps: the mean of log(1 + x / steps) over x from 0 to `ahead`. */
+static double growth(double ahead, double steps)
+{
+	double u = ahead / steps;
+
+	return u < 1e-4 ? u / 2 : ((1 + u) * log1p(u) - u) / u;
+}
+
+/** Growth over a lag, seen from its beginning. */
+static double growth_of_lag(const struct level_state *s, uint32_t b, uint64_t begin)
+{
+	double lag = 1u << b;
+
+	(void)s;
+	return growth(lag, fmax((double)begin, lag / 4));
+}
+
+/** The members' weights of a candidate: those of its levels, moved by its rates times `g`. */
+static void candidate(const float weight[LEVELS], const float rate[RATES], uint32_t form, double g,
+	float out[MEMBERS])
+{
+	double equal = 0, trend = 0;
+
+	if (form > 0) {
+		equal = rate[TO_EQUAL] * g;
+		equal = equal > 0 ? 1 - exp(-fmin(equal, 3)) : fmax(equal, -0.5);
+		trend = fmin(fmax(rate[TREND] * g, -2), 2);
+	}
+	for (uint32_t k = 0; k < LEVELS; k++)
+		out[k] = (float)((1 - equal) * weight[k]);
+	out[EQUAL] = (float)equal;
+	out[FAST] += (float)trend;
+	out[SLOW] -= (float)trend;
+}
+
+static double quadratic(const matrix c, const float *w)
+{
+	double sum = 0;
+
+	for (uint32_t i = 0; i < MEMBERS; i++) {
+		float row = 0;
+
+		for (uint32_t j = 0; j < MEMBERS; j++)
+			row += c[i][j] * w[j];
+		sum += (double)row * w[i];
+	}
+	return sum;
+}
+
+/* ---- maturing ---- */
+
+/** The products of the relative errors of all members, mean over experts. */
+static void products(struct level_state *s, const struct snapshot *then, uint32_t layer, matrix c)
+{
+	size_t cells = (size_t)s->layers * s->experts, at = (size_t)layer * s->experts;
+	double steps = s->steps[layer] - then->steps[layer];
+	float equal = 1.0f / (float)s->experts;
+
+	for (uint32_t e = 0; e < s->experts; e++) {
+		float actual = (float)((s->sum[at + e] - then->sum[at + e]) / steps);
+		float scale = 1 / (actual + 0.05f * equal);
+		float *to = s->relative + (size_t)e * MEMBERS;
+
+		for (uint32_t k = 0; k < LEVELS; k++)
+			to[k] = (then->level[k * cells + at + e] - actual) * scale;
+		to[EQUAL] = (equal - actual) * scale;
+	}
+	memset(c, 0, sizeof(matrix));
+	for (uint32_t e = 0; e < s->experts; e++) {
+		const float *d = s->relative + (size_t)e * MEMBERS;
+
+		for (uint32_t i = 0; i < MEMBERS; i++) {
+			for (uint32_t j = 0; j < MEMBERS; j++)
+				c[i][j] += d[i] * d[j] * equal;
+		}
+	}
+}
+
+static void discount(matrix c, double by)
+{
+	for (uint32_t i = 0; i < MEMBERS; i++) {
+		for (uint32_t j = 0; j < MEMBERS; j++)
+			c[i][j] *= (float)by;
+	}
+}
+
+static void accumulate(matrix to, matrix c)
+{
+	for (uint32_t i = 0; i < MEMBERS; i++) {
+		for (uint32_t j = 0; j < MEMBERS; j++)
+			to[i][j] += c[i][j];
+	}
+}
+
+static void judge_layer(struct level_state *s, const struct snapshot *then, uint32_t b,
+	uint32_t layer, double keep, double keep_rate, double keep_loss)
+{
+	struct lag *lag = &s->lag[b];
+	double g = growth_of_lag(s, b, then->tick);
+	float w[MEMBERS];
+	matrix c;
+
+	discount(lag->fit[layer], keep);
+	discount(lag->fit_rate[layer], keep_rate);
+	for (uint32_t i = 0; i < CANDIDATES; i++)
+		lag->loss[layer][i] *= (float)keep_loss;
+	if (s->steps[layer] == then->steps[layer] || then->steps[layer] == 0)
+		return;
+	products(s, then, layer, c);
+	accumulate(lag->fit[layer], c);
+	accumulate(lag->fit_rate[layer], c);
+	for (uint32_t i = 0; i < CANDIDATES; i++) {
+		candidate(then->weight[layer][i % LAGS], then->rate[layer][b], i / LAGS, g, w);
+		lag->loss[layer][i] += (float)quadratic(c, w);
+	}
+}
+
+/** A lag's forecasts fade with the steps that passed since the last one. */
+static void judge(struct level_state *s, const struct snapshot *then, uint32_t b)
+{
+	struct lag *lag = &s->lag[b];
+	double apart = lag->tick > 0 ? (double)(s->tick - lag->tick) : 0, steps = 1u << b;
+	double memory = fmax(MEMORY_LEAST, MEMORY_PART * s->tick);
+	double memory_rate = fmax(fmax(MEMORY_LEAST_RATE, MEMORY_PART_RATE * s->tick), steps / 2);
+	double keep = exp2(-apart / memory), keep_rate = exp2(-apart / memory_rate);
+	double keep_loss = exp2(-apart / steps);
+
+	for (uint32_t l = 0; l < s->layers; l++)
+		judge_layer(s, then, b, l, keep, keep_rate, keep_loss);
+	lag->n = lag->n * keep + 1;
+	lag->n_rate = lag->n_rate * keep_rate + 1;
+	lag->n_loss = lag->n_loss * keep_loss + 1;
+	lag->tick = s->tick;
+}
+
+/* ---- snapshots ---- */
+
+/** The longest lag that the snapshot of a tick is judged at. */
+static uint64_t reach(uint64_t tick)
+{
+	uint64_t power = tick & -tick;
+
+	return power < LAG_MOST / 4 ? 4 * power : LAG_MOST;
+}
+
+/** Steps between two snapshots, a power of two: every step at first, and in large models less
+ * often, which bounds the work. */
+static uint64_t apart(const struct level_state *s)
+{
+	size_t cells = (size_t)s->layers * s->experts;
+	uint64_t most = s->tick / 64 > cells / 4096 ? s->tick / 64 : cells / 4096, power = 1;
+
+	while (2 * power <= most && power < 16)
+		power *= 2;
+	return power;
+}
+
+static void judge_snapshots(struct level_state *s)
+{
+	for (uint32_t i = 0; i < SNAPSHOTS; i++) {
+		struct snapshot *then = &s->snapshot[i];
+		uint64_t age = s->tick - then->tick;
+
+		if (then->tick == 0)
+			continue;
+		if ((age & (age - 1)) == 0)
+			judge(s, then, (uint32_t)__builtin_ctzll(age));
+		if (age >= reach(then->tick))
+			then->tick = 0;
+	}
+}
+
+static void take_snapshot(struct level_state *s)
+{
+	size_t cells = (size_t)s->layers * s->experts;
+	struct snapshot *to = NULL;
+
+	if (s->tick % apart(s) != 0)
+		return;
+	for (uint32_t i = 0; i < SNAPSHOTS && to == NULL; i++)
+		to = s->snapshot[i].tick == 0 ? &s->snapshot[i] : NULL;
+	if (to == NULL)
+		return;
+	to->tick = s->tick;
+	memcpy(to->level, s->level, LEVELS * cells * sizeof(float));
+	memcpy(to->sum, s->sum, cells * sizeof(double));
+	memcpy(to->steps, s->steps, s->layers * sizeof(uint32_t));
+	memcpy(to->weight, s->weight, s->layers * sizeof(*s->weight));
+	memcpy(to->rate, s->rate, s->layers * sizeof(*s->rate));
+}
+
+/* ---- fitting ---- */
+
+/** The least mean square error of a single level. */
+static double least(const matrix c)
+{
+	double v = c[0][0];
+
+	for (uint32_t k = 1; k < LEVELS; k++)
+		v = fmin(v, c[k][k]);
+	return v;
+}
+
+/** Adds `part` of a layer's matrix, divided by its least, to `to`. */
+static void add_scaled(matrix to, const matrix c, double part)
+{
+	double v = least(c);
+
+	/* A layer that was forecast exactly has nothing to tell. */
+	if (v <= 1e-12)
+		return;
+	for (uint32_t i = 0; i < MEMBERS; i++) {
+		for (uint32_t j = 0; j < MEMBERS; j++)
+			to[i][j] += (float)(part / v) * c[i][j];
+	}
+}
+
+static void pool_layers(struct level_state *s)
+{
+	for (uint32_t b = 0; b < LAGS; b++) {
+		struct lag *lag = &s->lag[b];
+
+		memset(lag->pooled, 0, sizeof(matrix));
+		memset(lag->pooled_rate, 0, sizeof(matrix));
+		for (uint32_t l = 0; lag->tick > 0 && l < s->layers; l++) {
+			add_scaled(lag->pooled, lag->fit[l], 1.0 / s->layers);
+			add_scaled(lag->pooled_rate, lag->fit_rate[l], 1.0 / s->layers);
+		}
+	}
+}
+
+/**
+ * Minimises w'Cw over the simplex of levels, from where `w` is, by moving weight between the pair
+ * of levels that gains most, each time as far as it gains (sequential minimal optimisation).
+ */
+static void minimise(matrix c, float w[LEVELS])
+{
+	float gradient[LEVELS];
+
+	for (uint32_t i = 0; i < LEVELS; i++) {
+		gradient[i] = 0;
+		for (uint32_t j = 0; j < LEVELS; j++)
+			gradient[i] += c[i][j] * w[j];
+	}
+	for (int round = 0; round < 30; round++) {
+		uint32_t to = 0, from = 0;
+		float bend, move;
+
+		for (uint32_t k = 1; k < LEVELS; k++)
+			to = gradient[k] < gradient[to] ? k : to;
+		while (w[from] <= 0)
+			from++;
+		for (uint32_t k = from + 1; k < LEVELS; k++)
+			from = w[k] > 0 && gradient[k] > gradient[from] ? k : from;
+		bend = c[to][to] + c[from][from] - 2 * c[to][from];
+		if (gradient[from] - gradient[to] <= 1e-6f * fabsf(gradient[to]) || bend <= 0)
+			return;
+		move = (gradient[from] - gradient[to]) / bend;
+		move = move < w[from] ? move : w[from];
+		w[to] += move;
+		w[from] -= move;
+		for (uint32_t k = 0; k < LEVELS; k++)
+			gradient[k] += move * (c[to][k] - c[from][k]);
+	}
+}
+
+/** How much lag `a` tells about lag or horizon `b`, both as logarithms of 2. */
+static double kinship(double a, double b, double breadth)
+{
+	return exp(-(a - b) * (a - b) * M_LN2 * M_LN2 / breadth);
+}
+
+/** The matrices of a layer, pooled by half. */
+static void layer_matrix(const matrix own, const matrix pooled, matrix out)
+{
+	memset(out, 0, sizeof(matrix));
+	add_scaled(out, own, 0.5);
+	for (uint32_t i = 0; i < MEMBERS; i++) {
+		for (uint32_t j = 0; j < MEMBERS; j++)
+			out[i][j] += 0.5f * pooled[i][j];
+	}
+}
+
+static void fit_weights(struct level_state *s, uint32_t layer)
+{
+	matrix c[LAGS];
+
+	for (uint32_t b = 0; b < LAGS; b++)
+		layer_matrix(s->lag[b].fit[layer], s->lag[b].pooled, c[b]);
+	for (uint32_t b = 0; b < LAGS; b++) {
+		matrix sum;
+		bool any = false;
+
+		memset(sum, 0, sizeof(sum));
+		for (uint32_t a = 0; a < LAGS; a++) {
+			float k = (float)kinship(a, b, 3);
+
+			if (s->lag[a].tick == 0)
+				continue;
+			any = true;
+			for (uint32_t i = 0; i < LEVELS; i++) {
+				for (uint32_t j = 0; j < MEMBERS; j++)
+					sum[i][j] += k * c[a][i][j];
+			}
+		}
+		if (any)
+			minimise(sum, s->weight[layer][b]);
+	}
+}
+
+/** Normal equations of the two rates, summed over lags. */
+struct normal {
+	double s[RATES][RATES], r[RATES];
+};
+
+/** Adds what one lag says: the errors of its levels regressed on the two directions. */
+static void add_normal(
+	struct normal *n, const matrix c, const float weight[LEVELS], double g, double part)
+{
+	double direction[RATES][MEMBERS] = {{0}}, w[MEMBERS] = {0};
+
+	for (uint32_t k = 0; k < LEVELS; k++) {
+		w[k] = weight[k];
+		direction[TO_EQUAL][k] = -w[k];
+	}
+	direction[TO_EQUAL][EQUAL] = 1;
+	direction[TREND][FAST] = 1;
+	direction[TREND][SLOW] = -1;
+	for (uint32_t i = 0; i < MEMBERS; i++) {
+		for (uint32_t j = 0; j < MEMBERS; j++) {
+			for (int x = 0; x < RATES; x++) {
+				double d = part * g * direction[x][i] * c[i][j];
+
+				n->r[x] -= d * w[j];
+				for (int y = 0; y < RATES; y++)
+					n->s[x][y] += d * g * direction[y][j];
+			}
+		}
+	}
+}
+
+/** Rates for every lag from the normal equations of the lags near it. */
+static void fit_rates(struct level_state *s, uint32_t layer)
+{
+	struct normal of[LAGS];
+
+	memset(of, 0, sizeof(of));
+	for (uint32_t b = 0; b < LAGS; b++) {
+		matrix c;
+
+		if (s->lag[b].tick == 0)
+			continue;
+		layer_matrix(s->lag[b].fit_rate[layer], s->lag[b].pooled_rate, c);
+		add_normal(&of[b], c, s->weight[layer][b], growth_of_lag(s, b, s->tick - (1u << b)),
+			1);
+	}
+	for (uint32_t b = 0; b < LAGS; b++) {
+		struct normal n = {{{0}}, {0}};
+		double det;
+
+		for (uint32_t a = 0; a < LAGS; a++) {
+			double k = kinship(a, b, 2);
+
+			for (int x = 0; x < RATES; x++) {
+				n.r[x] += k * of[a].r[x];
+				for (int y = 0; y < RATES; y++)
+					n.s[x][y] += k * of[a].s[x][y];
+			}
+		}
+		for (int x = 0; x < RATES; x++)
+			n.s[x][x] *= 1 + RIDGE;
+		det = n.s[0][0] * n.s[1][1] - n.s[0][1] * n.s[1][0];
+		s->rate[layer][b][0] = s->rate[layer][b][1] = 0;
+		if (!(det > 1e-12 * n.s[0][0] * n.s[1][1]))
+			continue;
+		s->rate[layer][b][0] = (float)((n.r[0] * n.s[1][1] - n.r[1] * n.s[0][1]) / det);
+		s->rate[layer][b][1] = (float)((n.r[1] * n.s[0][0] - n.r[0] * n.s[1][0]) / det);
+	}
+}
+
+/** Fits some layers, so that all have had their turn before the next snapshot. */
+static void fit_some(struct level_state *s)
+{
+	uint32_t count = (uint32_t)((s->layers + apart(s) - 1) / apart(s));
+
+	if (s->lag[0].tick == 0 && s->lag[1].tick == 0 && s->lag[2].tick == 0)
+		return;
+	for (; count > 0; count--) {
+		if (s->next_layer == 0)
+			pool_layers(s);
+		fit_weights(s, s->next_layer);
+		fit_rates(s, s->next_layer);
+		s->next_layer = (s->next_layer + 1) % s->layers;
+	}
+}
+
+static void level_add(void *state, const struct observation *o)
+{
+	struct level_state *s = state;
+
+	if (s->tick == 0)
+		s->first = o->step;
+	s->last = o->step;
+	s->tick++;
+	for (uint32_t l = 0; l < s->layers; l++) {
+		if (is_usable(s, o, l))
+			add_levels(s, l, o->share + (size_t)l * s->experts);
+	}
+	judge_snapshots(s);
+	fit_some(s);
+	take_snapshot(s);
+}
+
+/* ---- forecasting ---- */
+
+/** The lag that stands for a horizon: the nearest one, or the longest that was judged. */
+static uint32_t lag_of(const struct level_state *s, double log2_ahead)
+{
+	double nearest = fmin(fmax(round(log2_ahead), 0), LAGS - 1);
+	uint32_t b = (uint32_t)nearest;
+
+	while (b > 0 && s->lag[b].tick == 0)
+		b--;
+	return b;
+}
+
+/** Mean square errors of the candidates at a lag, [CANDIDATES], pooled by half over layers, in
+ * units of the best. */
+static void relative_losses(
+	const struct level_state *s, uint32_t b, uint32_t layer, const double *pooled, double *out)
+{
+	double own = INFINITY, both = INFINITY;
+
+	for (uint32_t i = 0; i < CANDIDATES; i++)
+		own = fmin(own, s->lag[b].loss[layer][i]);
+	for (uint32_t i = 0; i < CANDIDATES; i++) {
+		out[i] = pooled[i] + (own > 0 ? s->lag[b].loss[layer][i] / own : 1);
+		both = fmin(both, out[i]);
+	}
+	for (uint32_t i = 0; i < CANDIDATES; i++)
+		out[i] /= both;
+}
+
+static void pool_losses(const struct level_state *s, uint32_t b, double *pooled)
+{
+	memset(pooled, 0, CANDIDATES * sizeof(*pooled));
+	for (uint32_t l = 0; l < s->layers; l++) {
+		double own = INFINITY;
+
+		for (uint32_t i = 0; i < CANDIDATES; i++)
+			own = fmin(own, s->lag[b].loss[l][i]);
+		for (uint32_t i = 0; i < CANDIDATES; i++)
+			pooled[i] += (own > 0 ? s->lag[b].loss[l][i] / own : 1) / s->layers;
+	}
+}
+
+/** What a forecast needs beside the state. */
+struct ahead {
+	uint32_t lag;
+	double growth;
+	double pooled[CANDIDATES];
+};
+
+/** The members' weights of a layer's forecast. */
+static void mix(
+	const struct level_state *s, const struct ahead *a, uint32_t layer, float out[MEMBERS])
+{
+	double loss[CANDIDATES], sum = 0, mixed[MEMBERS] = {0};
+	float w[MEMBERS];
+
+	relative_losses(s, a->lag, layer, a->pooled, loss);
+	for (uint32_t i = 0; i < CANDIDATES; i++) {
+		double part = kinship(i % LAGS, a->lag, 8) * pow(loss[i], -POWER);
+
+		candidate(
+			s->weight[layer][i % LAGS], s->rate[layer][a->lag], i / LAGS, a->growth, w);
+		for (uint32_t k = 0; k < MEMBERS; k++)
+			mixed[k] += part * w[k];
+		sum += part;
+	}
+	for (uint32_t k = 0; k < MEMBERS; k++)
+		out[k] = (float)(mixed[k] / sum);
+}
+
+/** Steps of a plain window whose mean is as old as that of these members. */
+static double window_of(const float w[MEMBERS], double steps)
+{
+	double age = 0;
+
+	for (uint32_t k = 0; k < LEVELS; k++)
+		age += w[k] * (k < HALF_LIVES ? (1u << k) / M_LN2
+					      : steps / (1 + (1u << (k - HALF_LIVES))));
+	return fmin(fmax(2 * age, 1), steps);
+}
+
+static void level_predict(const struct question *q, double *share, int64_t *first)
+{
+	struct level_state *s = q->state;
+	size_t cells = (size_t)s->layers * s->experts;
+	double each = s->tick > 1 ? (double)(s->last - s->first) / (double)(s->tick - 1) : 1;
+	double steps = fmax(q->horizon / each, 1), window = 0;
+	struct ahead a = {.lag = lag_of(s, log2(steps))};
+
+	/* No further than the longest lag that was judged. */
+	for (uint32_t b = 0; b < LAGS; b++) {
+		if (s->lag[b].tick > 0)
+			a.growth = growth(fmin(steps, 1u << b), (double)s->tick);
+	}
+	pool_losses(s, a.lag, a.pooled);
+	memset(share, 0, cells * sizeof(*share));
+	for (uint32_t l = 0; l < s->layers; l++) {
+		double *to = share + (size_t)l * s->experts;
+		float w[MEMBERS];
+
+		if (s->steps[l] == 0)
+			continue;
+		mix(s, &a, l, w);
+		for (uint32_t k = 0; k < LEVELS; k++) {
+			const float *level = s->level + k * cells + (size_t)l * s->experts;
+
+			for (uint32_t e = 0; e < s->experts; e++)
+				to[e] += (double)w[k] * level[e];
+		}
+		for (uint32_t e = 0; e < s->experts; e++)
+			to[e] += (double)w[EQUAL] / s->experts;
+		window = fmax(window, window_of(w, (double)s->steps[l]));
+	}
+	*first = s->last - llround(fmax(window - 1, 0) * each);
+	*first = *first > s->first ? *first : s->first;
+}
+
+const struct forecaster mtl_forecaster_auto = {
+	.name = "auto",
+	.title = "levels of many memories, by their errors so far (default)",
+	.open = level_open,
+	.close = level_close,
+	.add = level_add,
+	.predict = level_predict,
+};
