@@ -31,8 +31,16 @@
 #define LEVELS (HALF_LIVES + PARTS)
 #define EQUAL LEVELS /**< equal shares, which only the second form uses */
 #define MEMBERS (LEVELS + 1)
-#define FAST 4 /**< the trend is the difference of these two levels */
-#define SLOW 6
+
+/** Directions in which the second form moves: from one member towards another. */
+enum { TO_EQUAL, TREND, RECENT, RATES };
+static const struct {
+	uint32_t towards, from;
+} directions[RATES] = {
+	[TO_EQUAL] = {LEVELS, LEVELS},		    /* towards equal shares, from the levels */
+	[TREND] = {HALF_LIVES + 4, HALF_LIVES + 2}, /* of a sixteenth and a quarter of all steps */
+	[RECENT] = {4, 6},			    /* of half-lives of 16 and 64 steps */
+};
 
 #define LAGS 12 /**< 1, 2, 4, ... 2,048 steps */
 #define LAG_MOST (1u << (LAGS - 1))
@@ -41,7 +49,7 @@
 #define SNAPSHOTS 26
 
 /** Memory of the matrices, in steps: at least, and as a part of the history. */
-#define MEMORY_LEAST 16
+#define MEMORY_LEAST 8
 #define MEMORY_PART 0.03
 /** The same for the regression of the second form, which has to tell a small signal. */
 #define MEMORY_LEAST_RATE 32
@@ -49,12 +57,9 @@
 /** How much the regression is held back, as a part of what it rests on. */
 #define RIDGE 0.1
 /** A candidate's weight is its mean square error to minus this. */
-#define POWER 20
+#define POWER 10
 
 typedef float matrix[MEMBERS][MEMBERS];
-
-/** Two rates of the second form. */
-enum { TO_EQUAL, TREND, RATES };
 
 /** What was known at one step. */
 struct snapshot {
@@ -233,11 +238,10 @@ static double growth(double ahead, double steps)
 }
 
 /** Growth over a lag, seen from its beginning. */
-static double growth_of_lag(const struct level_state *s, uint32_t b, uint64_t begin)
+static double growth_of_lag(uint32_t b, uint64_t begin)
 {
 	double lag = 1u << b;
 
-	(void)s;
 	return growth(lag, fmax((double)begin, lag / 4));
 }
 
@@ -245,18 +249,18 @@ static double growth_of_lag(const struct level_state *s, uint32_t b, uint64_t be
 static void candidate(const float weight[LEVELS], const float rate[RATES], uint32_t form, double g,
 	float out[MEMBERS])
 {
-	double equal = 0, trend = 0;
+	double equal = form > 0 ? rate[TO_EQUAL] * g : 0;
 
-	if (form > 0) {
-		equal = rate[TO_EQUAL] * g;
-		equal = equal > 0 ? 1 - exp(-fmin(equal, 3)) : fmax(equal, -0.5);
-		trend = fmin(fmax(rate[TREND] * g, -2), 2);
-	}
+	equal = equal > 0 ? 1 - exp(-fmin(equal, 3)) : fmax(equal, -0.5);
 	for (uint32_t k = 0; k < LEVELS; k++)
 		out[k] = (float)((1 - equal) * weight[k]);
 	out[EQUAL] = (float)equal;
-	out[FAST] += (float)trend;
-	out[SLOW] -= (float)trend;
+	for (uint32_t x = TREND; form > 0 && x < RATES; x++) {
+		float move = (float)fmin(fmax(rate[x] * g, -2), 2);
+
+		out[directions[x].towards] += move;
+		out[directions[x].from] -= move;
+	}
 }
 
 static double quadratic(const matrix c, const float *w)
@@ -322,7 +326,7 @@ static void judge_layer(struct level_state *s, const struct snapshot *then, uint
 	uint32_t layer, double keep, double keep_rate, double keep_loss)
 {
 	struct lag *lag = &s->lag[b];
-	double g = growth_of_lag(s, b, then->tick);
+	double g = growth_of_lag(b, then->tick);
 	float w[MEMBERS];
 	matrix c;
 
@@ -534,14 +538,13 @@ static void fit_weights(struct level_state *s, uint32_t layer)
 	}
 }
 
-/** Normal equations of the two rates, summed over lags. */
+/** Normal equations of the rates, summed over lags. */
 struct normal {
 	double s[RATES][RATES], r[RATES];
 };
 
-/** Adds what one lag says: the errors of its levels regressed on the two directions. */
-static void add_normal(
-	struct normal *n, const matrix c, const float weight[LEVELS], double g, double part)
+/** Adds what one lag says: the errors of its levels regressed on the directions. */
+static void add_normal(struct normal *n, const matrix c, const float weight[LEVELS], double g)
 {
 	double direction[RATES][MEMBERS] = {{0}}, w[MEMBERS] = {0};
 
@@ -550,18 +553,43 @@ static void add_normal(
 		direction[TO_EQUAL][k] = -w[k];
 	}
 	direction[TO_EQUAL][EQUAL] = 1;
-	direction[TREND][FAST] = 1;
-	direction[TREND][SLOW] = -1;
+	for (int x = TREND; x < RATES; x++) {
+		direction[x][directions[x].towards] = 1;
+		direction[x][directions[x].from] = -1;
+	}
 	for (uint32_t i = 0; i < MEMBERS; i++) {
 		for (uint32_t j = 0; j < MEMBERS; j++) {
 			for (int x = 0; x < RATES; x++) {
-				double d = part * g * direction[x][i] * c[i][j];
+				double d = g * direction[x][i] * c[i][j];
 
 				n->r[x] -= d * w[j];
 				for (int y = 0; y < RATES; y++)
 					n->s[x][y] += d * g * direction[y][j];
 			}
 		}
+	}
+}
+
+/** Solves the equations, held back by RIDGE (Gauss, no pivot: the matrix is positive). */
+static void solve(struct normal *n, float rate[RATES])
+{
+	for (int x = 0; x < RATES; x++)
+		n->s[x][x] = n->s[x][x] * (1 + RIDGE) + 1e-30;
+	for (int x = 0; x < RATES; x++) {
+		for (int y = x + 1; y < RATES; y++) {
+			double part = n->s[y][x] / n->s[x][x];
+
+			for (int z = x; z < RATES; z++)
+				n->s[y][z] -= part * n->s[x][z];
+			n->r[y] -= part * n->r[x];
+		}
+	}
+	for (int x = RATES - 1; x >= 0; x--) {
+		double r = n->r[x];
+
+		for (int y = x + 1; y < RATES; y++)
+			r -= n->s[x][y] * rate[y];
+		rate[x] = (float)(r / n->s[x][x]);
 	}
 }
 
@@ -577,12 +605,10 @@ static void fit_rates(struct level_state *s, uint32_t layer)
 		if (s->lag[b].tick == 0)
 			continue;
 		layer_matrix(s->lag[b].fit_rate[layer], s->lag[b].pooled_rate, c);
-		add_normal(&of[b], c, s->weight[layer][b], growth_of_lag(s, b, s->tick - (1u << b)),
-			1);
+		add_normal(&of[b], c, s->weight[layer][b], growth_of_lag(b, s->tick - (1u << b)));
 	}
 	for (uint32_t b = 0; b < LAGS; b++) {
 		struct normal n = {{{0}}, {0}};
-		double det;
 
 		for (uint32_t a = 0; a < LAGS; a++) {
 			double k = kinship(a, b, 2);
@@ -593,14 +619,7 @@ static void fit_rates(struct level_state *s, uint32_t layer)
 					n.s[x][y] += k * of[a].s[x][y];
 			}
 		}
-		for (int x = 0; x < RATES; x++)
-			n.s[x][x] *= 1 + RIDGE;
-		det = n.s[0][0] * n.s[1][1] - n.s[0][1] * n.s[1][0];
-		s->rate[layer][b][0] = s->rate[layer][b][1] = 0;
-		if (!(det > 1e-12 * n.s[0][0] * n.s[1][1]))
-			continue;
-		s->rate[layer][b][0] = (float)((n.r[0] * n.s[1][1] - n.r[1] * n.s[0][1]) / det);
-		s->rate[layer][b][1] = (float)((n.r[1] * n.s[0][0] - n.r[0] * n.s[1][0]) / det);
+		solve(&n, s->rate[layer][b]);
 	}
 }
 
