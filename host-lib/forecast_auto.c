@@ -85,16 +85,19 @@ struct level_state {
 	uint32_t layers, experts;
 	uint64_t tick; /**< steps seen */
 	int64_t first, last;
-	float *level;	 /**< [LEVELS][layers][experts] */
-	double *sum;	 /**< [layers][experts] */
-	uint32_t *steps; /**< [layers] */
-	double *flagged; /**< [layers], part of the recent steps that are flagged */
+	float *level;		/**< [LEVELS][layers][experts] */
+	double *sum;		/**< [layers][experts] */
+	uint32_t *steps;	/**< [layers] */
+	double (*told)[LEVELS]; /**< [layers], news in each level */
+	double *flagged;	/**< [layers], part of the recent steps that are flagged */
 	float (*weight)[LAGS][LEVELS];
 	float (*rate)[LAGS][RATES];
 	uint32_t next_layer; /**< to fit */
 	struct lag lag[LAGS];
 	struct snapshot snapshot[SNAPSHOTS];
-	float *relative; /**< scratch, [experts][MEMBERS] */
+	struct season *season;
+	double *seasonal; /**< scratch, [layers][experts] */
+	float *relative;  /**< scratch, [experts][MEMBERS] */
 };
 
 /* ---- making and freeing ---- */
@@ -137,10 +140,13 @@ static void level_close(void *state)
 	free(s->level);
 	free(s->sum);
 	free(s->steps);
+	free(s->told);
 	free(s->flagged);
 	free(s->weight);
 	free(s->rate);
 	free(s->relative);
+	free(s->seasonal);
+	mtl_season_close(s->season);
 	free(s);
 }
 
@@ -158,12 +164,15 @@ static int level_open(uint32_t layers, uint32_t experts, uint32_t window, void *
 	s->level = calloc(LEVELS * cells, sizeof(float));
 	s->sum = calloc(cells, sizeof(double));
 	s->steps = calloc(layers, sizeof(uint32_t));
+	s->told = calloc(layers, sizeof(*s->told));
 	s->flagged = calloc(layers, sizeof(double));
 	s->weight = calloc(layers, sizeof(*s->weight));
 	s->rate = calloc(layers, sizeof(*s->rate));
+	s->seasonal = malloc(cells * sizeof(double));
 	s->relative = malloc((size_t)experts * MEMBERS * sizeof(float));
-	ok = s->level != NULL && s->sum != NULL && s->steps != NULL && s->flagged != NULL &&
-	     s->weight != NULL && s->rate != NULL && s->relative != NULL;
+	ok = s->level != NULL && s->sum != NULL && s->steps != NULL && s->told != NULL &&
+	     s->flagged != NULL && s->weight != NULL && s->rate != NULL && s->relative != NULL &&
+	     s->seasonal != NULL && mtl_season_open(layers, experts, &s->season) == 0;
 	for (uint32_t i = 0; ok && i < SNAPSHOTS; i++)
 		ok = snapshot_new(&s->snapshot[i], layers, experts);
 	for (uint32_t b = 0; ok && b < LAGS; b++) {
@@ -187,26 +196,24 @@ static int level_open(uint32_t layers, uint32_t experts, uint32_t window, void *
 
 /* ---- levels ---- */
 
-/** Gain of level k at the n-th step of a layer. A half-life counts from the first step, so that
- * the early steps weigh no more than they should. */
-static double gain(uint32_t k, uint32_t n)
+/** Gain of level k for a step that tells `news`, in a layer that was told `*told` before. */
+static double gain(uint32_t k, double news, double *told)
 {
-	double keep;
-
-	if (k >= HALF_LIVES)
-		return fmin(1, (double)(1u << (k - HALF_LIVES)) / n);
-	keep = exp2(-1.0 / (1u << k));
-	return (1 - keep) / (1 - pow(keep, n));
+	if (k < HALF_LIVES)
+		*told *= exp2(-1.0 / (1u << k));
+	*told += news;
+	return k < HALF_LIVES ? news / *told : fmin(1, (1u << (k - HALF_LIVES)) * news / *told);
 }
 
-static void add_levels(struct level_state *s, uint32_t layer, const double *share)
+/** Levels of a fixed half-life are means of shares, each step counting the same; those of a part of
+ * the history pool tokens, which is less of chance where steps differ in size, as in serving. */
+static void add_levels(struct level_state *s, uint32_t layer, const double *share, double tokens)
 {
 	size_t cells = (size_t)s->layers * s->experts, at = (size_t)layer * s->experts;
-	uint32_t n = ++s->steps[layer];
-
+	s->steps[layer]++;
 	for (uint32_t k = 0; k < LEVELS; k++) {
 		float *level = s->level + k * cells + at;
-		float g = (float)gain(k, n);
+		float g = (float)gain(k, k < HALF_LIVES ? 1 : tokens, &s->told[layer][k]);
 
 		for (uint32_t e = 0; e < s->experts; e++)
 			level[e] += g * ((float)share[e] - level[e]);
@@ -649,8 +656,9 @@ static void level_add(void *state, const struct observation *o)
 	s->tick++;
 	for (uint32_t l = 0; l < s->layers; l++) {
 		if (is_usable(s, o, l))
-			add_levels(s, l, o->share + (size_t)l * s->experts);
+			add_levels(s, l, o->share + (size_t)l * s->experts, o->sum[l]);
 	}
+	mtl_season_add(s->season, o->share);
 	judge_snapshots(s);
 	fit_some(s);
 	take_snapshot(s);
@@ -738,10 +746,47 @@ static double window_of(const float w[MEMBERS], double steps)
 	return fmin(fmax(2 * age, 1), steps);
 }
 
+/** The forecast of one layer from its levels. Returns the window that is as old as they are. */
+static double predict_layer(
+	const struct level_state *s, const struct ahead *a, uint32_t layer, double *share)
+{
+	size_t cells = (size_t)s->layers * s->experts, at = (size_t)layer * s->experts;
+	float w[MEMBERS];
+
+	mix(s, a, layer, w);
+	for (uint32_t e = 0; e < s->experts; e++)
+		share[e] = (double)w[EQUAL] / s->experts;
+	for (uint32_t k = 0; k < LEVELS; k++) {
+		const float *level = s->level + k * cells + at;
+
+		for (uint32_t e = 0; e < s->experts; e++)
+			share[e] += (double)w[k] * level[e];
+	}
+	return window_of(w, (double)s->steps[layer]);
+}
+
+/** Takes the steps of a period ago instead, in layers that had tokens then, if there is a period.
+ * Returns the period, or 0. */
+static uint32_t predict_season(struct level_state *s, uint64_t ahead, double *share)
+{
+	uint32_t period = mtl_season_predict(s->season, ahead, s->seasonal);
+
+	for (uint32_t l = 0; l < s->layers && period > 0; l++) {
+		size_t at = (size_t)l * s->experts;
+		double sum = 0;
+
+		for (uint32_t e = 0; e < s->experts; e++)
+			sum += s->seasonal[at + e];
+		if (sum > 0)
+			memcpy(share + at, s->seasonal + at, s->experts * sizeof(*share));
+	}
+	return period;
+}
+
 static void level_predict(const struct question *q, double *share, int64_t *first)
 {
 	struct level_state *s = q->state;
-	size_t cells = (size_t)s->layers * s->experts;
+	/* Horizons are in steps of the job, memories in steps that were seen. */
 	double each = s->tick > 1 ? (double)(s->last - s->first) / (double)(s->tick - 1) : 1;
 	double steps = fmax(q->horizon / each, 1), window = 0;
 	struct ahead a = {.lag = lag_of(s, log2(steps))};
@@ -752,24 +797,13 @@ static void level_predict(const struct question *q, double *share, int64_t *firs
 			a.growth = growth(fmin(steps, 1u << b), (double)s->tick);
 	}
 	pool_losses(s, a.lag, a.pooled);
-	memset(share, 0, cells * sizeof(*share));
+	memset(share, 0, (size_t)s->layers * s->experts * sizeof(*share));
 	for (uint32_t l = 0; l < s->layers; l++) {
-		double *to = share + (size_t)l * s->experts;
-		float w[MEMBERS];
-
-		if (s->steps[l] == 0)
-			continue;
-		mix(s, &a, l, w);
-		for (uint32_t k = 0; k < LEVELS; k++) {
-			const float *level = s->level + k * cells + (size_t)l * s->experts;
-
-			for (uint32_t e = 0; e < s->experts; e++)
-				to[e] += (double)w[k] * level[e];
-		}
-		for (uint32_t e = 0; e < s->experts; e++)
-			to[e] += (double)w[EQUAL] / s->experts;
-		window = fmax(window, window_of(w, (double)s->steps[l]));
+		if (s->steps[l] > 0)
+			window = fmax(
+				window, predict_layer(s, &a, l, share + (size_t)l * s->experts));
 	}
+	window = fmax(window, predict_season(s, (uint64_t)llround(steps), share));
 	*first = s->last - llround(fmax(window - 1, 0) * each);
 	*first = *first > s->first ? *first : s->first;
 }

@@ -253,6 +253,22 @@ void mtl_matured_ask(
  * that have any. */
 bool mtl_matured_width(const struct matured *m, uint32_t horizon, double *width);
 
+/* ---- season.c ---- */
+
+/** Finds out whether loads come back after a number of steps. */
+struct season;
+
+/** Returns 0 or -ENOMEM. */
+int mtl_season_open(uint32_t layers, uint32_t experts, struct season **season);
+void mtl_season_close(struct season *season);
+
+/** The next step: share[layers][experts]. */
+void mtl_season_add(struct season *season, const double *share);
+
+/** The mean over the next `ahead` steps if they are as those a period ago. Returns the period, or 0
+ * when there is none that would help, and leaves `share` alone. */
+uint32_t mtl_season_predict(const struct season *season, uint64_t ahead, double *share);
+
 /* ---- plan.c ---- */
 
 /** What a policy plans for: one layer. */
