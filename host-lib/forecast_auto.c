@@ -48,6 +48,13 @@ static const struct {
 #define CANDIDATES (FORMS * LAGS)
 #define SNAPSHOTS 26
 
+/** Experts are fitted apart by size: where noise is as the square root of a share and drift as the
+ * share, the small ones need a longer memory. */
+enum { SMALL, LARGE, GROUPS };
+/** From this part of an equal share on an expert is large, by the level of a quarter. */
+#define LARGE_FROM 0.5f
+#define SIZE (HALF_LIVES + 2)
+
 /** Memory of the matrices, in steps: at least, and as a part of the history. */
 #define MEMORY_LEAST 8
 #define MEMORY_PART 0.03
@@ -67,37 +74,36 @@ struct snapshot {
 	float *level;		       /**< [LEVELS][layers][experts] */
 	double *sum;		       /**< of shares so far, [layers][experts] */
 	uint32_t *steps;	       /**< with tokens so far, [layers] */
-	float (*weight)[LAGS][LEVELS]; /**< [layers] */
-	float (*rate)[LAGS][RATES];    /**< [layers] */
+	float (*weight)[LAGS][LEVELS]; /**< [units] */
+	float (*rate)[LAGS][RATES];    /**< [units] */
 };
 
 /** What matured forecasts said about one lag. */
 struct lag {
-	uint64_t tick;		    /**< of the last one; 0: none yet */
-	double n, n_rate, n_loss;   /**< forecasts behind the means, discounted */
-	matrix *fit;		    /**< [layers], sums of C for the weights */
-	matrix *fit_rate;	    /**< [layers], the same with the longer memory */
-	float (*loss)[CANDIDATES];  /**< [layers], sums of mean square errors */
-	matrix pooled, pooled_rate; /**< means over layers, each divided by its least */
+	uint64_t tick;				    /**< of the last one; 0: none yet */
+	matrix *fit;				    /**< [units], sums of C for the weights */
+	matrix *fit_rate;			    /**< [units], the same with the longer memory */
+	float (*loss)[CANDIDATES];		    /**< [units], sums of mean square errors */
+	matrix pooled[GROUPS], pooled_rate[GROUPS]; /**< means over layers, in their least */
 };
 
+/** A unit is a group of experts of a layer: layer * GROUPS + group. */
 struct level_state {
-	uint32_t layers, experts;
+	uint32_t layers, experts, units;
 	uint64_t tick; /**< steps seen */
 	int64_t first, last;
-	float *level;		/**< [LEVELS][layers][experts] */
-	double *sum;		/**< [layers][experts] */
-	uint32_t *steps;	/**< [layers] */
-	double (*told)[LEVELS]; /**< [layers], news in each level */
-	double *flagged;	/**< [layers], part of the recent steps that are flagged */
-	float (*weight)[LAGS][LEVELS];
-	float (*rate)[LAGS][RATES];
-	uint32_t next_layer; /**< to fit */
+	float *level;		       /**< [LEVELS][layers][experts] */
+	double *sum;		       /**< [layers][experts] */
+	uint32_t *steps;	       /**< [layers] */
+	double (*told)[LEVELS];	       /**< [layers], news in each level */
+	double *flagged;	       /**< [layers], part of the recent steps that are flagged */
+	float (*weight)[LAGS][LEVELS]; /**< [units] */
+	float (*rate)[LAGS][RATES];    /**< [units] */
+	uint32_t next_layer;	       /**< to fit */
 	struct lag lag[LAGS];
 	struct snapshot snapshot[SNAPSHOTS];
 	struct season *season;
 	double *seasonal; /**< scratch, [layers][experts] */
-	float *relative;  /**< scratch, [experts][MEMBERS] */
 };
 
 /* ---- making and freeing ---- */
@@ -118,8 +124,8 @@ static bool snapshot_new(struct snapshot *s, uint32_t layers, uint32_t experts)
 	s->level = malloc(LEVELS * cells * sizeof(float));
 	s->sum = malloc(cells * sizeof(double));
 	s->steps = malloc(layers * sizeof(uint32_t));
-	s->weight = malloc(layers * sizeof(*s->weight));
-	s->rate = malloc(layers * sizeof(*s->rate));
+	s->weight = malloc(layers * GROUPS * sizeof(*s->weight));
+	s->rate = malloc(layers * GROUPS * sizeof(*s->rate));
 	return s->level != NULL && s->sum != NULL && s->steps != NULL && s->weight != NULL &&
 	       s->rate != NULL;
 }
@@ -144,7 +150,6 @@ static void level_close(void *state)
 	free(s->flagged);
 	free(s->weight);
 	free(s->rate);
-	free(s->relative);
 	free(s->seasonal);
 	mtl_season_close(s->season);
 	free(s);
@@ -161,24 +166,24 @@ static int level_open(uint32_t layers, uint32_t experts, uint32_t window, void *
 		return -ENOMEM;
 	s->layers = layers;
 	s->experts = experts;
+	s->units = layers * GROUPS;
 	s->level = calloc(LEVELS * cells, sizeof(float));
 	s->sum = calloc(cells, sizeof(double));
 	s->steps = calloc(layers, sizeof(uint32_t));
 	s->told = calloc(layers, sizeof(*s->told));
 	s->flagged = calloc(layers, sizeof(double));
-	s->weight = calloc(layers, sizeof(*s->weight));
-	s->rate = calloc(layers, sizeof(*s->rate));
+	s->weight = calloc(s->units, sizeof(*s->weight));
+	s->rate = calloc(s->units, sizeof(*s->rate));
 	s->seasonal = malloc(cells * sizeof(double));
-	s->relative = malloc((size_t)experts * MEMBERS * sizeof(float));
 	ok = s->level != NULL && s->sum != NULL && s->steps != NULL && s->told != NULL &&
-	     s->flagged != NULL && s->weight != NULL && s->rate != NULL && s->relative != NULL &&
-	     s->seasonal != NULL && mtl_season_open(layers, experts, &s->season) == 0;
+	     s->flagged != NULL && s->weight != NULL && s->rate != NULL && s->seasonal != NULL &&
+	     mtl_season_open(layers, experts, &s->season) == 0;
 	for (uint32_t i = 0; ok && i < SNAPSHOTS; i++)
 		ok = snapshot_new(&s->snapshot[i], layers, experts);
 	for (uint32_t b = 0; ok && b < LAGS; b++) {
-		s->lag[b].fit = calloc(layers, sizeof(matrix));
-		s->lag[b].fit_rate = calloc(layers, sizeof(matrix));
-		s->lag[b].loss = calloc(layers, sizeof(*s->lag[b].loss));
+		s->lag[b].fit = calloc(s->units, sizeof(matrix));
+		s->lag[b].fit_rate = calloc(s->units, sizeof(matrix));
+		s->lag[b].loss = calloc(s->units, sizeof(*s->lag[b].loss));
 		ok = s->lag[b].fit != NULL && s->lag[b].fit_rate != NULL && s->lag[b].loss != NULL;
 	}
 	if (!ok) {
@@ -186,9 +191,9 @@ static int level_open(uint32_t layers, uint32_t experts, uint32_t window, void *
 		return -ENOMEM;
 	}
 	/* Until something is known: the means of a quarter and of an eighth of the history. */
-	for (uint32_t l = 0; l < layers; l++) {
+	for (uint32_t u = 0; u < s->units; u++) {
 		for (uint32_t b = 0; b < LAGS; b++)
-			s->weight[l][b][HALF_LIVES + 2] = s->weight[l][b][HALF_LIVES + 3] = 0.5f;
+			s->weight[u][b][HALF_LIVES + 2] = s->weight[u][b][HALF_LIVES + 3] = 0.5f;
 	}
 	*state = s;
 	return 0;
@@ -286,29 +291,34 @@ static double quadratic(const matrix c, const float *w)
 
 /* ---- maturing ---- */
 
-/** The products of the relative errors of all members, mean over experts. */
-static void products(struct level_state *s, const struct snapshot *then, uint32_t layer, matrix c)
+static uint32_t group_of(float level, uint32_t experts)
+{
+	return level * (float)experts < LARGE_FROM ? SMALL : LARGE;
+}
+
+/** The products of the relative errors of all members, mean over the experts of each group.
+ * `count` gets how many these are. */
+static void products(struct level_state *s, const struct snapshot *then, uint32_t layer,
+	matrix c[GROUPS], uint32_t count[GROUPS])
 {
 	size_t cells = (size_t)s->layers * s->experts, at = (size_t)layer * s->experts;
 	double steps = s->steps[layer] - then->steps[layer];
-	float equal = 1.0f / (float)s->experts;
+	float equal = 1.0f / (float)s->experts, d[MEMBERS];
 
+	memset(c, 0, GROUPS * sizeof(matrix));
+	memset(count, 0, GROUPS * sizeof(*count));
 	for (uint32_t e = 0; e < s->experts; e++) {
+		uint32_t group = group_of(then->level[SIZE * cells + at + e], s->experts);
 		float actual = (float)((s->sum[at + e] - then->sum[at + e]) / steps);
 		float scale = 1 / (actual + 0.05f * equal);
-		float *to = s->relative + (size_t)e * MEMBERS;
 
 		for (uint32_t k = 0; k < LEVELS; k++)
-			to[k] = (then->level[k * cells + at + e] - actual) * scale;
-		to[EQUAL] = (equal - actual) * scale;
-	}
-	memset(c, 0, sizeof(matrix));
-	for (uint32_t e = 0; e < s->experts; e++) {
-		const float *d = s->relative + (size_t)e * MEMBERS;
-
+			d[k] = (then->level[k * cells + at + e] - actual) * scale;
+		d[EQUAL] = (equal - actual) * scale;
+		count[group]++;
 		for (uint32_t i = 0; i < MEMBERS; i++) {
 			for (uint32_t j = 0; j < MEMBERS; j++)
-				c[i][j] += d[i] * d[j] * equal;
+				c[group][i][j] += d[i] * d[j];
 		}
 	}
 }
@@ -329,44 +339,59 @@ static void accumulate(matrix to, matrix c)
 	}
 }
 
+/** How much is left of the sums of a lag. */
+struct keep {
+	double fit, rate, loss;
+};
+
+static void fade(struct lag *lag, uint32_t unit, const struct keep *keep)
+{
+	discount(lag->fit[unit], keep->fit);
+	discount(lag->fit_rate[unit], keep->rate);
+	for (uint32_t i = 0; i < CANDIDATES; i++)
+		lag->loss[unit][i] *= (float)keep->loss;
+}
+
 static void judge_layer(struct level_state *s, const struct snapshot *then, uint32_t b,
-	uint32_t layer, double keep, double keep_rate, double keep_loss)
+	uint32_t layer, const struct keep *keep)
 {
 	struct lag *lag = &s->lag[b];
 	double g = growth_of_lag(b, then->tick);
+	uint32_t count[GROUPS] = {0};
 	float w[MEMBERS];
-	matrix c;
+	matrix c[GROUPS];
 
-	discount(lag->fit[layer], keep);
-	discount(lag->fit_rate[layer], keep_rate);
-	for (uint32_t i = 0; i < CANDIDATES; i++)
-		lag->loss[layer][i] *= (float)keep_loss;
-	if (s->steps[layer] == then->steps[layer] || then->steps[layer] == 0)
-		return;
-	products(s, then, layer, c);
-	accumulate(lag->fit[layer], c);
-	accumulate(lag->fit_rate[layer], c);
-	for (uint32_t i = 0; i < CANDIDATES; i++) {
-		candidate(then->weight[layer][i % LAGS], then->rate[layer][b], i / LAGS, g, w);
-		lag->loss[layer][i] += (float)quadratic(c, w);
+	/* Not a layer that came only later, or was idle since. */
+	if (s->steps[layer] != then->steps[layer] && then->steps[layer] > 0)
+		products(s, then, layer, c, count);
+	for (uint32_t group = 0; group < GROUPS; group++) {
+		uint32_t u = layer * GROUPS + group;
+
+		fade(lag, u, keep);
+		if (count[group] == 0)
+			continue;
+		discount(c[group], 1.0 / count[group]);
+		accumulate(lag->fit[u], c[group]);
+		accumulate(lag->fit_rate[u], c[group]);
+		for (uint32_t i = 0; i < CANDIDATES; i++) {
+			candidate(then->weight[u][i % LAGS], then->rate[u][b], i / LAGS, g, w);
+			lag->loss[u][i] += (float)quadratic(c[group], w);
+		}
 	}
 }
 
-/** A lag's forecasts fade with the steps that passed since the last one. */
+/** What a lag's forecasts said fades with the steps since the last one. */
 static void judge(struct level_state *s, const struct snapshot *then, uint32_t b)
 {
 	struct lag *lag = &s->lag[b];
 	double apart = lag->tick > 0 ? (double)(s->tick - lag->tick) : 0, steps = 1u << b;
 	double memory = fmax(MEMORY_LEAST, MEMORY_PART * s->tick);
 	double memory_rate = fmax(fmax(MEMORY_LEAST_RATE, MEMORY_PART_RATE * s->tick), steps / 2);
-	double keep = exp2(-apart / memory), keep_rate = exp2(-apart / memory_rate);
-	double keep_loss = exp2(-apart / steps);
+	const struct keep keep = {
+		exp2(-apart / memory), exp2(-apart / memory_rate), exp2(-apart / steps)};
 
 	for (uint32_t l = 0; l < s->layers; l++)
-		judge_layer(s, then, b, l, keep, keep_rate, keep_loss);
-	lag->n = lag->n * keep + 1;
-	lag->n_rate = lag->n_rate * keep_rate + 1;
-	lag->n_loss = lag->n_loss * keep_loss + 1;
+		judge_layer(s, then, b, l, &keep);
 	lag->tick = s->tick;
 }
 
@@ -422,8 +447,8 @@ static void take_snapshot(struct level_state *s)
 	memcpy(to->level, s->level, LEVELS * cells * sizeof(float));
 	memcpy(to->sum, s->sum, cells * sizeof(double));
 	memcpy(to->steps, s->steps, s->layers * sizeof(uint32_t));
-	memcpy(to->weight, s->weight, s->layers * sizeof(*s->weight));
-	memcpy(to->rate, s->rate, s->layers * sizeof(*s->rate));
+	memcpy(to->weight, s->weight, s->units * sizeof(*s->weight));
+	memcpy(to->rate, s->rate, s->units * sizeof(*s->rate));
 }
 
 /* ---- fitting ---- */
@@ -457,11 +482,11 @@ static void pool_layers(struct level_state *s)
 	for (uint32_t b = 0; b < LAGS; b++) {
 		struct lag *lag = &s->lag[b];
 
-		memset(lag->pooled, 0, sizeof(matrix));
-		memset(lag->pooled_rate, 0, sizeof(matrix));
-		for (uint32_t l = 0; lag->tick > 0 && l < s->layers; l++) {
-			add_scaled(lag->pooled, lag->fit[l], 1.0 / s->layers);
-			add_scaled(lag->pooled_rate, lag->fit_rate[l], 1.0 / s->layers);
+		memset(lag->pooled, 0, sizeof(lag->pooled));
+		memset(lag->pooled_rate, 0, sizeof(lag->pooled_rate));
+		for (uint32_t u = 0; lag->tick > 0 && u < s->units; u++) {
+			add_scaled(lag->pooled[u % GROUPS], lag->fit[u], 1.0 / s->layers);
+			add_scaled(lag->pooled_rate[u % GROUPS], lag->fit_rate[u], 1.0 / s->layers);
 		}
 	}
 }
@@ -507,23 +532,25 @@ static double kinship(double a, double b, double breadth)
 	return exp(-(a - b) * (a - b) * M_LN2 * M_LN2 / breadth);
 }
 
-/** The matrices of a layer, pooled by half. */
-static void layer_matrix(const matrix own, const matrix pooled, matrix out)
+/** The matrix of a unit: a quarter its own, a quarter its layer's, half that of all layers. */
+static void unit_matrix(const matrix *own, const matrix *pooled, uint32_t unit, matrix out)
 {
 	memset(out, 0, sizeof(matrix));
-	add_scaled(out, own, 0.5);
+	for (uint32_t group = 0; group < GROUPS; group++)
+		add_scaled(out, own[unit - unit % GROUPS + group],
+			group == unit % GROUPS ? 0.25 + 0.25 / GROUPS : 0.25 / GROUPS);
 	for (uint32_t i = 0; i < MEMBERS; i++) {
 		for (uint32_t j = 0; j < MEMBERS; j++)
-			out[i][j] += 0.5f * pooled[i][j];
+			out[i][j] += 0.5f * pooled[unit % GROUPS][i][j];
 	}
 }
 
-static void fit_weights(struct level_state *s, uint32_t layer)
+static void fit_weights(struct level_state *s, uint32_t unit)
 {
 	matrix c[LAGS];
 
 	for (uint32_t b = 0; b < LAGS; b++)
-		layer_matrix(s->lag[b].fit[layer], s->lag[b].pooled, c[b]);
+		unit_matrix(s->lag[b].fit, s->lag[b].pooled, unit, c[b]);
 	for (uint32_t b = 0; b < LAGS; b++) {
 		matrix sum;
 		bool any = false;
@@ -541,7 +568,7 @@ static void fit_weights(struct level_state *s, uint32_t layer)
 			}
 		}
 		if (any)
-			minimise(sum, s->weight[layer][b]);
+			minimise(sum, s->weight[unit][b]);
 	}
 }
 
@@ -601,7 +628,7 @@ static void solve(struct normal *n, float rate[RATES])
 }
 
 /** Rates for every lag from the normal equations of the lags near it. */
-static void fit_rates(struct level_state *s, uint32_t layer)
+static void fit_rates(struct level_state *s, uint32_t unit)
 {
 	struct normal of[LAGS];
 
@@ -611,8 +638,8 @@ static void fit_rates(struct level_state *s, uint32_t layer)
 
 		if (s->lag[b].tick == 0)
 			continue;
-		layer_matrix(s->lag[b].fit_rate[layer], s->lag[b].pooled_rate, c);
-		add_normal(&of[b], c, s->weight[layer][b], growth_of_lag(b, s->tick - (1u << b)));
+		unit_matrix(s->lag[b].fit_rate, s->lag[b].pooled_rate, unit, c);
+		add_normal(&of[b], c, s->weight[unit][b], growth_of_lag(b, s->tick - (1u << b)));
 	}
 	for (uint32_t b = 0; b < LAGS; b++) {
 		struct normal n = {{{0}}, {0}};
@@ -626,7 +653,7 @@ static void fit_rates(struct level_state *s, uint32_t layer)
 					n.s[x][y] += k * of[a].s[x][y];
 			}
 		}
-		solve(&n, s->rate[layer][b]);
+		solve(&n, s->rate[unit][b]);
 	}
 }
 
@@ -640,8 +667,10 @@ static void fit_some(struct level_state *s)
 	for (; count > 0; count--) {
 		if (s->next_layer == 0)
 			pool_layers(s);
-		fit_weights(s, s->next_layer);
-		fit_rates(s, s->next_layer);
+		for (uint32_t group = 0; group < GROUPS; group++) {
+			fit_weights(s, s->next_layer * GROUPS + group);
+			fit_rates(s, s->next_layer * GROUPS + group);
+		}
 		s->next_layer = (s->next_layer + 1) % s->layers;
 	}
 }
@@ -677,56 +706,53 @@ static uint32_t lag_of(const struct level_state *s, double log2_ahead)
 	return b;
 }
 
-/** Mean square errors of the candidates at a lag, [CANDIDATES], pooled by half over layers, in
- * units of the best. */
-static void relative_losses(
-	const struct level_state *s, uint32_t b, uint32_t layer, const double *pooled, double *out)
+/** The least mean square error of a candidate; 0 when nothing was judged. */
+static double least_loss(const float loss[CANDIDATES])
 {
-	double own = INFINITY, both = INFINITY;
+	double v = loss[0];
 
-	for (uint32_t i = 0; i < CANDIDATES; i++)
-		own = fmin(own, s->lag[b].loss[layer][i]);
-	for (uint32_t i = 0; i < CANDIDATES; i++) {
-		out[i] = pooled[i] + (own > 0 ? s->lag[b].loss[layer][i] / own : 1);
-		both = fmin(both, out[i]);
-	}
-	for (uint32_t i = 0; i < CANDIDATES; i++)
-		out[i] /= both;
-}
-
-static void pool_losses(const struct level_state *s, uint32_t b, double *pooled)
-{
-	memset(pooled, 0, CANDIDATES * sizeof(*pooled));
-	for (uint32_t l = 0; l < s->layers; l++) {
-		double own = INFINITY;
-
-		for (uint32_t i = 0; i < CANDIDATES; i++)
-			own = fmin(own, s->lag[b].loss[l][i]);
-		for (uint32_t i = 0; i < CANDIDATES; i++)
-			pooled[i] += (own > 0 ? s->lag[b].loss[l][i] / own : 1) / s->layers;
-	}
+	for (uint32_t i = 1; i < CANDIDATES; i++)
+		v = fmin(v, loss[i]);
+	return v;
 }
 
 /** What a forecast needs beside the state. */
 struct ahead {
 	uint32_t lag;
 	double growth;
-	double pooled[CANDIDATES];
+	double pooled[GROUPS]
+		     [CANDIDATES]; /**< losses at the lag, mean over layers, in their least */
 };
 
-/** The members' weights of a layer's forecast. */
-static void mix(
-	const struct level_state *s, const struct ahead *a, uint32_t layer, float out[MEMBERS])
+static void pool_losses(const struct level_state *s, struct ahead *a)
 {
-	double loss[CANDIDATES], sum = 0, mixed[MEMBERS] = {0};
+	memset(a->pooled, 0, sizeof(a->pooled));
+	for (uint32_t u = 0; u < s->units; u++) {
+		const float *loss = s->lag[a->lag].loss[u];
+		double v = least_loss(loss);
+
+		for (uint32_t i = 0; i < CANDIDATES; i++)
+			a->pooled[u % GROUPS][i] += (v > 0 ? loss[i] / v : 1) / s->layers;
+	}
+}
+
+/** The members' weights of a unit's forecast. */
+static void mix(
+	const struct level_state *s, const struct ahead *a, uint32_t unit, float out[MEMBERS])
+{
+	const float *own = s->lag[a->lag].loss[unit];
+	double v = least_loss(own), loss[CANDIDATES], best = INFINITY, sum = 0;
+	double mixed[MEMBERS] = {0};
 	float w[MEMBERS];
 
-	relative_losses(s, a->lag, layer, a->pooled, loss);
 	for (uint32_t i = 0; i < CANDIDATES; i++) {
-		double part = kinship(i % LAGS, a->lag, 8) * pow(loss[i], -POWER);
+		loss[i] = a->pooled[unit % GROUPS][i] + (v > 0 ? own[i] / v : 1);
+		best = fmin(best, loss[i]);
+	}
+	for (uint32_t i = 0; i < CANDIDATES; i++) {
+		double part = kinship(i % LAGS, a->lag, 8) * pow(loss[i] / best, -POWER);
 
-		candidate(
-			s->weight[layer][i % LAGS], s->rate[layer][a->lag], i / LAGS, a->growth, w);
+		candidate(s->weight[unit][i % LAGS], s->rate[unit][a->lag], i / LAGS, a->growth, w);
 		for (uint32_t k = 0; k < MEMBERS; k++)
 			mixed[k] += part * w[k];
 		sum += part;
@@ -751,18 +777,22 @@ static double predict_layer(
 	const struct level_state *s, const struct ahead *a, uint32_t layer, double *share)
 {
 	size_t cells = (size_t)s->layers * s->experts, at = (size_t)layer * s->experts;
-	float w[MEMBERS];
+	float w[GROUPS][MEMBERS];
+	double window = 0;
 
-	mix(s, a, layer, w);
-	for (uint32_t e = 0; e < s->experts; e++)
-		share[e] = (double)w[EQUAL] / s->experts;
-	for (uint32_t k = 0; k < LEVELS; k++) {
-		const float *level = s->level + k * cells + at;
-
-		for (uint32_t e = 0; e < s->experts; e++)
-			share[e] += (double)w[k] * level[e];
+	for (uint32_t group = 0; group < GROUPS; group++) {
+		mix(s, a, layer * GROUPS + group, w[group]);
+		window = fmax(window, window_of(w[group], (double)s->steps[layer]));
 	}
-	return window_of(w, (double)s->steps[layer]);
+	for (uint32_t e = 0; e < s->experts; e++) {
+		const float *level = s->level + at + e;
+		const float *weight = w[group_of(level[SIZE * cells], s->experts)];
+
+		share[e] = (double)weight[EQUAL] / s->experts;
+		for (uint32_t k = 0; k < LEVELS; k++)
+			share[e] += (double)weight[k] * level[k * cells];
+	}
+	return window;
 }
 
 /** Takes the steps of a period ago instead, in layers that had tokens then, if there is a period.
@@ -796,7 +826,7 @@ static void level_predict(const struct question *q, double *share, int64_t *firs
 		if (s->lag[b].tick > 0)
 			a.growth = growth(fmin(steps, 1u << b), (double)s->tick);
 	}
-	pool_losses(s, a.lag, a.pooled);
+	pool_losses(s, &a);
 	memset(share, 0, (size_t)s->layers * s->experts * sizeof(*share));
 	for (uint32_t l = 0; l < s->layers; l++) {
 		if (s->steps[l] > 0)
