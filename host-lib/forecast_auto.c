@@ -54,6 +54,8 @@ enum { SMALL, LARGE, GROUPS };
 /** From this part of an equal share on an expert is large, by the level of a quarter. */
 #define LARGE_FROM 0.5f
 #define SIZE (HALF_LIVES + 2)
+/** Errors of experts from which on a group counts as much by itself as with the others. */
+#define ENOUGH 32.0
 
 /** Memory of the matrices, in steps: at least, and as a part of the history. */
 #define MEMORY_LEAST 8
@@ -84,6 +86,7 @@ struct lag {
 	matrix *fit;				    /**< [units], sums of C for the weights */
 	matrix *fit_rate;			    /**< [units], the same with the longer memory */
 	float (*loss)[CANDIDATES];		    /**< [units], sums of mean square errors */
+	float *seen;				    /**< [units], errors of experts behind them */
 	matrix pooled[GROUPS], pooled_rate[GROUPS]; /**< means over layers, in their least */
 };
 
@@ -142,6 +145,7 @@ static void level_close(void *state)
 		free(s->lag[b].fit);
 		free(s->lag[b].fit_rate);
 		free(s->lag[b].loss);
+		free(s->lag[b].seen);
 	}
 	free(s->level);
 	free(s->sum);
@@ -184,7 +188,9 @@ static int level_open(uint32_t layers, uint32_t experts, uint32_t window, void *
 		s->lag[b].fit = calloc(s->units, sizeof(matrix));
 		s->lag[b].fit_rate = calloc(s->units, sizeof(matrix));
 		s->lag[b].loss = calloc(s->units, sizeof(*s->lag[b].loss));
-		ok = s->lag[b].fit != NULL && s->lag[b].fit_rate != NULL && s->lag[b].loss != NULL;
+		s->lag[b].seen = calloc(s->units, sizeof(float));
+		ok = s->lag[b].seen != NULL && s->lag[b].fit != NULL &&
+		     s->lag[b].fit_rate != NULL && s->lag[b].loss != NULL;
 	}
 	if (!ok) {
 		level_close(s);
@@ -348,6 +354,7 @@ static void fade(struct lag *lag, uint32_t unit, const struct keep *keep)
 {
 	discount(lag->fit[unit], keep->fit);
 	discount(lag->fit_rate[unit], keep->rate);
+	lag->seen[unit] *= (float)keep->fit;
 	for (uint32_t i = 0; i < CANDIDATES; i++)
 		lag->loss[unit][i] *= (float)keep->loss;
 }
@@ -371,6 +378,7 @@ static void judge_layer(struct level_state *s, const struct snapshot *then, uint
 		if (count[group] == 0)
 			continue;
 		discount(c[group], 1.0 / count[group]);
+		lag->seen[u] += (float)count[group];
 		accumulate(lag->fit[u], c[group]);
 		accumulate(lag->fit_rate[u], c[group]);
 		for (uint32_t i = 0; i < CANDIDATES; i++) {
@@ -477,17 +485,54 @@ static void add_scaled(matrix to, const matrix c, double part)
 	}
 }
 
+static void add_matrix(matrix to, const matrix c, double part)
+{
+	for (uint32_t i = 0; i < MEMBERS; i++) {
+		for (uint32_t j = 0; j < MEMBERS; j++)
+			to[i][j] += (float)part * c[i][j];
+	}
+}
+
+/** How far a group is taken by itself. */
+static double apart_from_others(double seen, double enough)
+{
+	return seen / (seen + enough);
+}
+
+/** Means over layers of each group, moved towards that over all where little was seen. */
+static void pool_units(const struct level_state *s, const struct lag *lag, const matrix *fit,
+	double enough, matrix pooled[GROUPS])
+{
+	double seen[GROUPS] = {0}, sum = 0;
+	matrix all;
+
+	memset(all, 0, sizeof(all));
+	memset(pooled, 0, GROUPS * sizeof(matrix));
+	for (uint32_t u = 0; u < s->units; u++) {
+		add_scaled(pooled[u % GROUPS], fit[u], lag->seen[u]);
+		seen[u % GROUPS] += lag->seen[u];
+		sum += lag->seen[u];
+	}
+	for (uint32_t group = 0; group < GROUPS && sum > 0; group++)
+		add_matrix(all, pooled[group], 1 / sum);
+	for (uint32_t group = 0; group < GROUPS && sum > 0; group++) {
+		double part = apart_from_others(seen[group], enough);
+
+		if (seen[group] > 0)
+			discount(pooled[group], part / seen[group]);
+		add_matrix(pooled[group], all, 1 - part);
+	}
+}
+
 static void pool_layers(struct level_state *s)
 {
 	for (uint32_t b = 0; b < LAGS; b++) {
 		struct lag *lag = &s->lag[b];
 
-		memset(lag->pooled, 0, sizeof(lag->pooled));
-		memset(lag->pooled_rate, 0, sizeof(lag->pooled_rate));
-		for (uint32_t u = 0; lag->tick > 0 && u < s->units; u++) {
-			add_scaled(lag->pooled[u % GROUPS], lag->fit[u], 1.0 / s->layers);
-			add_scaled(lag->pooled_rate[u % GROUPS], lag->fit_rate[u], 1.0 / s->layers);
-		}
+		if (lag->tick == 0)
+			continue;
+		pool_units(s, lag, lag->fit, ENOUGH, lag->pooled);
+		pool_units(s, lag, lag->fit_rate, INFINITY, lag->pooled_rate);
 	}
 }
 
@@ -532,17 +577,21 @@ static double kinship(double a, double b, double breadth)
 	return exp(-(a - b) * (a - b) * M_LN2 * M_LN2 / breadth);
 }
 
-/** The matrix of a unit: a quarter its own, a quarter its layer's, half that of all layers. */
-static void unit_matrix(const matrix *own, const matrix *pooled, uint32_t unit, matrix out)
+/** The matrix of a unit: half that of its group in all layers; the other half that of its layer,
+ * of which up to half is its own. */
+static void unit_matrix(const struct lag *lag, const matrix *own, const matrix *pooled,
+	uint32_t unit, double enough, matrix out)
 {
+	uint32_t first = unit - unit % GROUPS;
+	double alone = 0.25 * apart_from_others(lag->seen[unit], enough), seen = 0;
+
 	memset(out, 0, sizeof(matrix));
-	for (uint32_t group = 0; group < GROUPS; group++)
-		add_scaled(out, own[unit - unit % GROUPS + group],
-			group == unit % GROUPS ? 0.25 + 0.25 / GROUPS : 0.25 / GROUPS);
-	for (uint32_t i = 0; i < MEMBERS; i++) {
-		for (uint32_t j = 0; j < MEMBERS; j++)
-			out[i][j] += 0.5f * pooled[unit % GROUPS][i][j];
-	}
+	for (uint32_t u = first; u < first + GROUPS; u++)
+		seen += lag->seen[u];
+	for (uint32_t u = first; u < first + GROUPS && seen > 0; u++)
+		add_scaled(
+			out, own[u], (0.5 - alone) * lag->seen[u] / seen + (u == unit ? alone : 0));
+	add_matrix(out, pooled[unit % GROUPS], 0.5);
 }
 
 static void fit_weights(struct level_state *s, uint32_t unit)
@@ -550,7 +599,7 @@ static void fit_weights(struct level_state *s, uint32_t unit)
 	matrix c[LAGS];
 
 	for (uint32_t b = 0; b < LAGS; b++)
-		unit_matrix(s->lag[b].fit, s->lag[b].pooled, unit, c[b]);
+		unit_matrix(&s->lag[b], s->lag[b].fit, s->lag[b].pooled, unit, ENOUGH, c[b]);
 	for (uint32_t b = 0; b < LAGS; b++) {
 		matrix sum;
 		bool any = false;
@@ -638,7 +687,8 @@ static void fit_rates(struct level_state *s, uint32_t unit)
 
 		if (s->lag[b].tick == 0)
 			continue;
-		unit_matrix(s->lag[b].fit_rate, s->lag[b].pooled_rate, unit, c);
+		unit_matrix(
+			&s->lag[b], s->lag[b].fit_rate, s->lag[b].pooled_rate, unit, INFINITY, c);
 		add_normal(&of[b], c, s->weight[unit][b], growth_of_lag(b, s->tick - (1u << b)));
 	}
 	for (uint32_t b = 0; b < LAGS; b++) {
@@ -724,15 +774,39 @@ struct ahead {
 		     [CANDIDATES]; /**< losses at the lag, mean over layers, in their least */
 };
 
+/** Adds `part` of the losses of a unit, in units of the least. */
+static void add_losses(double to[CANDIDATES], const float loss[CANDIDATES], double part)
+{
+	double v = least_loss(loss);
+
+	for (uint32_t i = 0; i < CANDIDATES; i++)
+		to[i] += part * (v > 0 ? loss[i] / v : 1);
+}
+
+/** As pool_units(). */
 static void pool_losses(const struct level_state *s, struct ahead *a)
 {
+	const struct lag *lag = &s->lag[a->lag];
+	double all[CANDIDATES] = {0}, seen[GROUPS] = {0}, sum = 0;
+
 	memset(a->pooled, 0, sizeof(a->pooled));
 	for (uint32_t u = 0; u < s->units; u++) {
-		const float *loss = s->lag[a->lag].loss[u];
-		double v = least_loss(loss);
+		seen[u % GROUPS] += lag->seen[u];
+		sum += lag->seen[u];
+	}
+	for (uint32_t u = 0; u < s->units && sum > 0; u++) {
+		uint32_t group = u % GROUPS;
 
+		add_losses(all, lag->loss[u], lag->seen[u] / sum);
+		if (lag->seen[u] > 0)
+			add_losses(a->pooled[group], lag->loss[u],
+				lag->seen[u] / seen[group] *
+					apart_from_others(seen[group], ENOUGH));
+	}
+	for (uint32_t group = 0; group < GROUPS; group++) {
 		for (uint32_t i = 0; i < CANDIDATES; i++)
-			a->pooled[u % GROUPS][i] += (v > 0 ? loss[i] / v : 1) / s->layers;
+			a->pooled[group][i] +=
+				all[i] * (1 - apart_from_others(seen[group], ENOUGH));
 	}
 }
 
@@ -740,17 +814,19 @@ static void pool_losses(const struct level_state *s, struct ahead *a)
 static void mix(
 	const struct level_state *s, const struct ahead *a, uint32_t unit, float out[MEMBERS])
 {
-	const float *own = s->lag[a->lag].loss[unit];
-	double v = least_loss(own), loss[CANDIDATES], best = INFINITY, sum = 0;
-	double mixed[MEMBERS] = {0};
+	const struct lag *lag = &s->lag[a->lag];
+	double own = apart_from_others(lag->seen[unit], ENOUGH), best = INFINITY, sum = 0;
+	double loss[CANDIDATES] = {0}, mixed[MEMBERS] = {0};
 	float w[MEMBERS];
 
+	add_losses(loss, lag->loss[unit], own);
 	for (uint32_t i = 0; i < CANDIDATES; i++) {
-		loss[i] = a->pooled[unit % GROUPS][i] + (v > 0 ? own[i] / v : 1);
+		loss[i] += a->pooled[unit % GROUPS][i] * (2 - own);
 		best = fmin(best, loss[i]);
 	}
 	for (uint32_t i = 0; i < CANDIDATES; i++) {
-		double part = kinship(i % LAGS, a->lag, 8) * pow(loss[i] / best, -POWER);
+		double part =
+			kinship(i % LAGS, a->lag, 8) * (best > 0 ? pow(loss[i] / best, -POWER) : 1);
 
 		candidate(s->weight[unit][i % LAGS], s->rate[unit][a->lag], i / LAGS, a->growth, w);
 		for (uint32_t k = 0; k < MEMBERS; k++)

@@ -255,6 +255,93 @@ static void test_single_step(void **unused)
 	moetap_series_free(s);
 }
 
+/* All zero, constant, a dead expert, idle layers: shares of 0, or those that came, on the simplex.
+ */
+static void test_auto_plain(void **unused)
+{
+	struct moetap_series *s = series_of(3, 4, 0);
+	struct moetap_forecast *f;
+
+	(void)unused;
+	for (int step = 0; step < 300; step++)
+		moetap_series_add_step(s, step,
+			(double[]){700, 200, 100, 0, 0, 0, 0, 0, step % 2 ? 5 : 0, 0, 0, 0}, NULL,
+			NULL);
+	f = make(s, 299, "auto", 100, 0);
+	for (int e = 0; e < 4; e++) {
+		assert_near(moetap_forecast_share(f)[e], ((double[]){0.7, 0.2, 0.1, 0})[e], 1e-6);
+		assert_near(moetap_forecast_share(f)[4 + e], 0, 0);
+		assert_near(moetap_forecast_share(f)[8 + e], e == 0, 1e-6);
+	}
+	moetap_forecast_free(f);
+	moetap_series_free(s);
+}
+
+/* Prefill and decode in turn: once a period was seen, the coming part of it is known. */
+static void test_auto_period(void **unused)
+{
+	struct moetap_series *s = series_of(1, 4, 0);
+	struct moetap_forecast *f;
+	uint32_t seed = 7;
+
+	(void)unused;
+	for (int step = 0; step < 200; step++) {
+		double a = step % 24 < 10 ? 3 : 1;
+
+		moetap_series_add_step(s, step,
+			(double[]){1000 * a + next_random(&seed) % 20, 1000, 1000, 6000 - 1000 * a},
+			NULL, NULL);
+	}
+	/* Steps 200 to 204 are 8 to 12 of the period: two of ten with many. */
+	f = make(s, 199, "auto", 5, 0);
+	assert_near(moetap_forecast_share(f)[0], (2 * 3 + 3 * 1) / 5.0 / 8, 0.005);
+	moetap_forecast_free(f);
+	moetap_series_free(s);
+}
+
+/* What is shown step by step gives the same as all at once, and flagged steps are left out. */
+static void test_online(void **unused)
+{
+	struct moetap_series *s = series_of(2, 8, 0);
+	struct moetap_forecaster *online;
+	struct moetap_forecast *f, *g;
+	uint32_t seed = 99;
+
+	(void)unused;
+	assert_int_equal(moetap_forecaster_new("auto", 0, &online, NULL), 0);
+	assert_int_equal(moetap_forecaster_forecast(online, s, 5, &f, NULL), -ENODATA);
+	for (int step = 0; step < 500; step++) {
+		bool flagged = step % 10 == 9;
+		double tokens[16];
+
+		for (int c = 0; c < 16; c++)
+			tokens[c] = flagged && c % 8 == 0 ? 0 : 1000 + next_random(&seed) % 100;
+		moetap_series_add_step(s, step, tokens,
+			flagged ? (uint32_t[]){MOETAP_QUALITY_GAP, MOETAP_QUALITY_GAP} : NULL,
+			NULL);
+		assert_int_equal(moetap_forecaster_update(online, s, step, NULL), 0);
+	}
+	assert_int_equal(moetap_forecaster_forecast(online, s, 64, &f, NULL), 0);
+	g = make(s, 499, "auto", 64, 0);
+	assert_memory_equal(
+		moetap_forecast_share(f), moetap_forecast_share(g), 16 * sizeof(double));
+	/* With the flagged steps it would be 10 % less. */
+	assert_near(moetap_forecast_share(f)[0], 0.125, 0.004);
+	moetap_forecast_free(f);
+	moetap_forecast_free(g);
+	moetap_series_free(s);
+	/* Another number of experts: it begins anew. */
+	s = series_of(1, 2, 0);
+	moetap_series_add_step(s, 0, (double[]){1, 3}, NULL, NULL);
+	assert_int_equal(moetap_forecaster_forecast(online, s, 5, &f, NULL), -ENODATA);
+	assert_int_equal(moetap_forecaster_update(online, s, 0, NULL), 0);
+	assert_int_equal(moetap_forecaster_forecast(online, s, 5, &f, NULL), 0);
+	assert_near(moetap_forecast_share(f)[1], 0.75, 1e-6);
+	moetap_forecast_free(f);
+	moetap_forecaster_free(online);
+	moetap_series_free(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -266,6 +353,9 @@ int main(void)
 		cmocka_unit_test(test_info),
 		cmocka_unit_test(test_coverage),
 		cmocka_unit_test(test_single_step),
+		cmocka_unit_test(test_auto_plain),
+		cmocka_unit_test(test_auto_period),
+		cmocka_unit_test(test_online),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
