@@ -17,6 +17,7 @@ static const struct forecaster *const forecasters[] = {
 	&mtl_forecaster_auto,
 	&mtl_forecaster_sw_avg,
 	&mtl_forecaster_last,
+	&mtl_forecaster_arima,
 };
 
 #define FORECASTERS (sizeof(forecasters) / sizeof(forecasters[0]))

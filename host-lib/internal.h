@@ -209,6 +209,7 @@ struct forecaster {
 	void (*predict)(const struct question *question, double *share, int64_t *first);
 };
 
+extern const struct forecaster mtl_forecaster_arima;
 extern const struct forecaster mtl_forecaster_auto;
 extern const struct forecaster mtl_forecaster_last;
 extern const struct forecaster mtl_forecaster_sw_avg;
