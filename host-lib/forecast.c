@@ -18,6 +18,7 @@ static const struct forecaster *const forecasters[] = {
 	&mtl_forecaster_sw_avg,
 	&mtl_forecaster_last,
 	&mtl_forecaster_arima,
+	&mtl_forecaster_lstm,
 };
 
 #define FORECASTERS (sizeof(forecasters) / sizeof(forecasters[0]))

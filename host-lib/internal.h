@@ -212,6 +212,7 @@ struct forecaster {
 extern const struct forecaster mtl_forecaster_arima;
 extern const struct forecaster mtl_forecaster_auto;
 extern const struct forecaster mtl_forecaster_last;
+extern const struct forecaster mtl_forecaster_lstm;
 extern const struct forecaster mtl_forecaster_sw_avg;
 
 /** The method of that name, the default for NULL, or NULL when there is none. */
