@@ -28,7 +28,7 @@
 /** Groups of LSTM_LANES experts that are learned from. */
 #define PANEL_MOST 128u
 /** Experts that may move on in a step; a larger model begins with longer blocks. */
-#define EXPERTS_A_STEP 4096u
+#define EXPERTS_A_STEP 2048u
 /** Groups a descent looks at. */
 #define BATCH 4
 /** Rate of the descents: fast to begin with, to be of use after a few dozen steps. */
