@@ -533,8 +533,13 @@ struct moetap_backtest_options {
 	uint32_t window;    /**< steps; 0: the method chooses */
 	int64_t from;	    /**< first origin; below 0: a sixteenth into the series */
 	uint32_t every;	    /**< steps between origins; 0: a thirty-second of the series */
-	/** Called after each origin (may be NULL); returning non-zero ends with -ECANCELED. */
+	uint32_t threads;   /**< at most so many methods at a time; 0: as many as processors */
+	/** Called after each origin, `total` being origins times methods (may be NULL); returning
+	 * non-zero ends with -ECANCELED. */
 	int (*progress)(void *arg, uint32_t done, uint32_t total);
+	/** Called with each forecast (may be NULL), which lives until it returns. */
+	void (*made)(void *arg, const struct moetap_forecast *forecast);
+	/** Of both, which may be called by any thread, but by one at a time. */
 	void *arg;
 };
 
@@ -548,6 +553,15 @@ struct moetap_backtest_options {
 MOETAP_EXPORT int moetap_backtest(const struct moetap_series *series,
 	const struct moetap_backtest_options *options,
 	struct moetap_backtest_line lines[MOETAP_ORIGINS_KINDS], struct moetap_error *error);
+
+/**
+ * The same for `count` methods, several at a time; `options->method` is not looked at. The lines do
+ * not depend on the number of threads, nor does the order in which one method's origins come; that
+ * of different methods does. Returns as moetap_backtest().
+ */
+MOETAP_EXPORT int moetap_backtest_methods(const struct moetap_series *series,
+	const struct moetap_backtest_options *options, const char *const *methods, uint32_t count,
+	struct moetap_backtest_line (*lines)[MOETAP_ORIGINS_KINDS], struct moetap_error *error);
 
 /* ---- plan ----------------------------------------------------------------------------------- */
 

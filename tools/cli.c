@@ -221,10 +221,14 @@ json_t *cli_number(double value)
 
 void cli_progress(const char *name, uint32_t done, uint32_t total)
 {
+	static const char bar[] = "########################";
+	const int width = sizeof(bar) - 1;
+
 	if (!isatty(STDERR_FILENO))
 		return;
 	if (done < total)
-		fprintf(stderr, "\rmoetap %s: %u of %u ", name, done, total);
+		fprintf(stderr, "\rmoetap %s: [%-*.*s] %u of %u ", name, width,
+			(int)((uint64_t)done * (uint32_t)width / total), bar, done, total);
 	else
 		fprintf(stderr, "\r\033[K");
 	fflush(stderr);

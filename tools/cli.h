@@ -66,7 +66,7 @@ int cli_print_json(const char *name, json_t *object);
 /** A number, or null where there is none (NAN). */
 json_t *cli_number(double value);
 
-/** Shows "done of total" on stderr if that is a terminal; clears it at the end. */
+/** Shows a bar and "done of total" on stderr if that is a terminal; clears it at the end. */
 void cli_progress(const char *name, uint32_t done, uint32_t total);
 
 #endif

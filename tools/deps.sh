@@ -7,8 +7,8 @@ set -eu
 # To build and to run: compiler, meson, DPDK (its drivers come with it), YAML, JSON, gzip, ZIP, manual pages.
 BUILD="gcc libc6-dev meson ninja-build pkgconf libdpdk-dev libyaml-dev libjansson-dev libarchive-dev zlib1g-dev"
 BUILD="$BUILD liblbfgs-dev scdoc"
-# To test: units, clang with its sanitizers and fuzzer, the live tests (namespaces, replay), the RoCE lab (docs/lab.md).
-CHECK="libcmocka-dev clang libclang-rt-dev python3 python3-numpy python3-yaml iproute2 tcpreplay"
+# To test: units, clang with its sanitizers and fuzzer, the live tests (namespaces, replay), plots, the RoCE lab (docs/lab.md).
+CHECK="libcmocka-dev clang libclang-rt-dev python3 python3-numpy python3-yaml iproute2 tcpreplay gnuplot-nox"
 CHECK="$CHECK qemu-system-x86 tcpdump libibverbs-dev ibverbs-providers perftest openmpi-bin libopenmpi-dev"
 
 case "${1:-check}" in

@@ -3,6 +3,7 @@
 #include "cli.h"
 #include "loads.h"
 #include "moetap.h"
+#include "plot.h"
 #include "verbs.h"
 
 #include <math.h>
@@ -17,8 +18,15 @@ static const char about[] =
 	"  rel      mean of |forecast - actual| / actual, where actual >= 0.05 / experts\n"
 	"  norm     mean of |forecast - actual| * experts, over all\n"
 	"  experts  (layer, expert) that counted in rel\n"
-	"JSON also has the fraction of actual shares inside the 80 % intervals.\n\n"
+	"JSON also has the fraction of actual shares inside the 80 % intervals. Methods run on as "
+	"many\n"
+	"processors as there are. --plot shows the most loaded experts of a layer, their "
+	"forecasts\n"
+	"and intervals, and the mean shares over the next H steps; it needs gnuplot.\n\n"
 	"  moetap backtest --horizon 1000 --method all --from 500 --every 250 loads.csv";
+
+/** Room for all methods. */
+#define METHODS_MOST 32
 
 static const char *const states[MOETAP_ORIGINS_KINDS] = {"all", "transient", "stable"};
 
@@ -60,59 +68,83 @@ static void add_json(json_t *rows, const char *method, uint32_t horizon,
 				cli_number(lines[k].coverage)));
 }
 
-/** Runs one method and prints its lines, or adds them to `rows` if that is not NULL. */
-static int run(const struct moetap_series *series, const struct moetap_backtest_options *options,
-	json_t *rows)
+static void make_plot(void *plot, const struct moetap_forecast *forecast)
 {
-	struct moetap_backtest_line lines[MOETAP_ORIGINS_KINDS];
+	plot_add(plot, forecast);
+}
+
+/** Runs the method asked for, or all, and prints their lines, or adds them to `rows` if that is not
+ * NULL. */
+static int run_methods(const struct moetap_series *series,
+	const struct moetap_backtest_options *options, json_t *rows)
+{
+	struct moetap_backtest_line lines[METHODS_MOST][MOETAP_ORIGINS_KINDS];
+	const char *methods[METHODS_MOST] = {options->method};
+	uint32_t count = 1;
 	struct moetap_error error;
 
-	if (moetap_backtest(series, options, lines, &error) < 0)
+	if (options->method == NULL)
+		methods[0] = moetap_forecast_method(0, NULL);
+	if (strcmp(methods[0], "all") == 0) {
+		count = 0;
+		while (count < METHODS_MOST && moetap_forecast_method(count, NULL) != NULL) {
+			methods[count] = moetap_forecast_method(count, NULL);
+			count++;
+		}
+	}
+	if (moetap_backtest_methods(series, options, methods, count, lines, &error) < 0)
 		return cli_fail("backtest", "%s", error.text);
-	if (rows != NULL)
-		add_json(rows, options->method, options->horizon, lines);
-	else
-		print_csv(options->method, options->horizon, lines);
+	for (uint32_t i = 0; i < count; i++) {
+		if (rows != NULL)
+			add_json(rows, methods[i], options->horizon, lines[i]);
+		else
+			print_csv(methods[i], options->horizon, lines[i]);
+	}
 	return CLI_DONE;
 }
 
-/** Runs the method asked for, or all. */
-static int run_methods(
-	const struct moetap_series *series, struct moetap_backtest_options *options, json_t *rows)
+/** The same, with a plot if one is wanted. */
+static int run(const struct moetap_series *series, struct moetap_backtest_options *options,
+	const char *path, int64_t layer, json_t *rows)
 {
-	const char *wanted = options->method;
-	int status = CLI_DONE;
+	struct plot *plot = NULL;
+	int status;
 
-	if (wanted == NULL)
-		options->method = moetap_forecast_method(0, NULL);
-	if (wanted == NULL || strcmp(wanted, "all") != 0)
-		return run(series, options, rows);
-	for (uint32_t i = 0; status == CLI_DONE; i++) {
-		options->method = moetap_forecast_method(i, NULL);
-		if (options->method == NULL)
-			break;
-		status = run(series, options, rows);
+	if (path != NULL) {
+		plot = plot_new("backtest", path, series, layer, options->horizon);
+		if (plot == NULL)
+			return CLI_FAILED;
+		options->made = make_plot;
+		options->arg = plot;
 	}
+	status = run_methods(series, options, rows);
+	if (plot != NULL && status == CLI_DONE)
+		status = plot_write(plot);
+	plot_free(plot);
 	return status;
 }
 
 int verb_backtest(int argc, char **argv)
 {
-	struct moetap_backtest_options run = {.from = -1, .progress = show_progress};
+	struct moetap_backtest_options what = {.from = -1, .progress = show_progress};
 	struct moetap_series *series;
 	json_t *rows = NULL;
 	int format = 0, first, status;
 	double unseen;
+	const char *path = NULL;
+	int64_t layer = 0;
 	const struct cli_option options[] = {
-		{"horizon", CLI_COUNT, &run.horizon, "H", "steps ahead", true},
-		{"method", CLI_TEXT, &run.method, "NAME|all", "sw_avg (default), last, or all",
+		{"horizon", CLI_COUNT, &what.horizon, "H", "steps ahead", true},
+		{"method", CLI_TEXT, &what.method, "NAME|all", "sw_avg (default), last, or all",
 			false},
-		{"window", CLI_COUNT, &run.window, "W",
+		{"window", CLI_COUNT, &what.window, "W",
 			"steps that sw_avg averages; chosen from the history if not given", false},
-		{"from", CLI_STEP, &run.from, "S",
+		{"from", CLI_STEP, &what.from, "S",
 			"first origin; a sixteenth into the trace if not given", false},
-		{"every", CLI_COUNT, &run.every, "K",
+		{"every", CLI_COUNT, &what.every, "K",
 			"steps between origins; a thirty-second of the trace if not given", false},
+		{"plot", CLI_TEXT, &path, "FILE", "make a picture, FILE.svg or FILE.png", false},
+		{"layer", CLI_STEP, &layer, "L", "layer of the picture; 0 if not given", false},
 		{"format", CLI_CHOICE, &format, "csv|json", "csv (default) or json", false},
 		{0},
 	};
@@ -129,7 +161,7 @@ int verb_backtest(int argc, char **argv)
 		rows = json_array();
 	else
 		printf("method,horizon,state,rel,norm,experts,origins\n");
-	status = run_methods(series, &run, rows);
+	status = run(series, &what, path, layer, rows);
 	if (rows != NULL && status == CLI_DONE)
 		status = cli_print_json("backtest", json_pack("{s:f, s:O}", "estimated", unseen,
 							   "backtest", rows));

@@ -195,6 +195,94 @@ static void test_cancel(void **unused)
 	moetap_series_free(series);
 }
 
+/** What the callbacks saw. */
+struct heard {
+	uint32_t done, total, forecasts, stop_at;
+	uint32_t wrong; /**< asserted by the test's own thread */
+};
+
+static int count_progress(void *arg, uint32_t done, uint32_t total)
+{
+	struct heard *heard = arg;
+
+	/* One at a time, whatever thread. */
+	heard->wrong += done != heard->done + 1;
+	heard->done = done;
+	heard->total = total;
+	return done == heard->stop_at;
+}
+
+static void count_forecasts(void *arg, const struct moetap_forecast *f)
+{
+	struct heard *heard = arg;
+
+	heard->wrong += moetap_forecast_layers(f) != LAYERS;
+	heard->forecasts++;
+}
+
+/* All methods at once: the same to the last bit as one after the other, and as one thread. */
+static void test_threads(void **unused)
+{
+	static struct moetap_backtest_line one[16][MOETAP_ORIGINS_KINDS],
+		many[16][MOETAP_ORIGINS_KINDS], alone[MOETAP_ORIGINS_KINDS];
+	struct heard heard = {0};
+	struct moetap_backtest_options options = {.horizon = 100,
+		.from = 200,
+		.every = 150,
+		.threads = 1,
+		.progress = count_progress,
+		.made = count_forecasts,
+		.arg = &heard};
+	struct moetap_series *series = load();
+	const char *methods[16];
+	uint32_t count = 0;
+
+	(void)unused;
+	while ((methods[count] = moetap_forecast_method(count, NULL)) != NULL)
+		count++;
+	assert_int_equal(moetap_backtest_methods(series, &options, methods, count, one, NULL), 0);
+	assert_int_equal(heard.done, heard.total);
+	assert_int_equal(heard.forecasts, heard.total);
+	assert_int_equal(heard.total, count * one[0][MOETAP_ORIGINS_ALL].origins);
+	heard = (struct heard){0};
+	options.threads = 4;
+	assert_int_equal(moetap_backtest_methods(series, &options, methods, count, many, NULL), 0);
+	assert_memory_equal(one, many, count * sizeof(one[0]));
+	assert_int_equal(heard.wrong, 0);
+	for (uint32_t i = 0; i < count; i++) {
+		heard = (struct heard){0};
+		options.method = methods[i];
+		assert_int_equal(moetap_backtest(series, &options, alone, NULL), 0);
+		assert_memory_equal(alone, one[i], sizeof(alone));
+	}
+	moetap_series_free(series);
+}
+
+/* Canceled, and a method that does not exist. */
+static void test_threads_end(void **unused)
+{
+	struct moetap_backtest_line lines[3][MOETAP_ORIGINS_KINDS];
+	const char *methods[] = {"last", "sw_avg", "last"};
+	struct heard heard = {.stop_at = 5};
+	struct moetap_backtest_options options = {
+		.horizon = 50, .from = -1, .threads = 3, .progress = count_progress, .arg = &heard};
+	struct moetap_series *series = load();
+	struct moetap_error error;
+
+	(void)unused;
+	assert_int_equal(
+		moetap_backtest_methods(series, &options, methods, 3, lines, &error), -ECANCELED);
+	assert_int_equal(heard.done, 5);
+	assert_int_equal(heard.wrong, 0);
+	methods[1] = "none";
+	assert_int_equal(
+		moetap_backtest_methods(series, &options, methods, 3, lines, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "'none'"));
+	assert_int_equal(
+		moetap_backtest_methods(series, &options, methods, 0, lines, &error), -EINVAL);
+	moetap_series_free(series);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -203,6 +291,8 @@ int main(void)
 		cmocka_unit_test(test_perfect_and_dead),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_threads_end),
 	};
 
 	return cmocka_run_group_tests(tests, read_trace, NULL);

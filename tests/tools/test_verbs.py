@@ -33,8 +33,8 @@ PUBLISHED = [[5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1],
              [7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1]]
 
 
-def run(*args, stdin=None, stdout=subprocess.PIPE):
-    return subprocess.run([MOETAP, *map(str, args)], input=stdin, stdout=stdout,
+def run(*args, stdin=None, stdout=subprocess.PIPE, env=None):
+    return subprocess.run([MOETAP, *map(str, args)], input=stdin, stdout=stdout, env=env,
                           stderr=subprocess.PIPE, text=True, timeout=120)
 
 
@@ -647,13 +647,44 @@ class Backtest(Case):
         self.assertEqual(list(table[0]),
                          ["method", "horizon", "state", "rel", "norm", "experts", "origins"])
         self.assertEqual([(r["method"], r["state"]) for r in table],
-                         [(m, s) for m in ("auto", "sw_avg", "last") for s in ("all", "transient", "stable")])
-        for a, t, s in (table[:3], table[3:]):
+                         [(m, s) for m in ("auto", "sw_avg", "last", "arima", "lstm")
+                          for s in ("all", "transient", "stable")])
+        for a, t, s in (table[k:k + 3] for k in range(0, len(table), 3)):
             self.assertEqual(int(a["origins"]), 9)  # 200, 300, ... 1000
             self.assertEqual(int(t["origins"]) + int(s["origins"]), 9)
             self.assertEqual(a["experts"], str(LAYERS * EXPERTS))
         # The mean of a window beats a single noisy step on this trace.
-        self.assertLess(float(table[0]["rel"]), float(table[3]["rel"]))
+        error = {r["method"]: float(r["rel"]) for r in table if r["state"] == "all"}
+        self.assertEqual(max(error, key=error.get), "last")
+        # The order of the methods, and what they find, does not depend on which thread is first.
+        self.assertEqual(table, rows(self.good("backtest", "--horizon", 100, "--method", "all",
+                                               "--from", 200, "--every", 100, TRACE)))
+
+    @unittest.skipUnless(shutil.which("gnuplot"), "no gnuplot")
+    def test_plot(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, begins in (("it's.svg", b"<?xml"), ("a.png", b"\x89PNG")):
+                path = os.path.join(folder, name)
+                for more in ((), ("--method", "all", "--layer", LAYERS - 1)):
+                    self.good("backtest", "--horizon", 100, "--every", 200, *more, "--plot", path, TRACE)
+                    with open(path, "rb") as file:
+                        self.assertEqual(file.read(len(begins)), begins)
+                    os.unlink(path)
+            args = ("backtest", "--horizon", 100, "--every", 500)
+            gone = os.path.join(folder, "none", "a.svg")
+            self.bad(1, "No such file", *args, "--plot", gone, TRACE)
+            self.bad(1, "ends in .svg or .png", *args, "--plot", "a.pdf", TRACE)
+            self.bad(1, "no layer 4, only 0 to 3", *args, "--layer", 4, "--plot", gone, TRACE)
+            self.assertEqual(os.listdir(folder), [])
+
+    def test_plot_without_gnuplot(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "a.svg")
+            result = run("backtest", "--horizon", 100, "--every", 500, "--plot", path, TRACE,
+                         env=dict(os.environ, PATH=folder))
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("gnuplot-nox", result.stderr)
+            self.assertFalse(os.path.exists(path))
 
     def test_empty_state(self):
         """Before anything is stable there is no error to show, not an error of 0."""
