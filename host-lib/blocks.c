@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WEIGHT_FLAGGED 0.25f
+/** Samples for which an exact round is better than a flagged one. */
+#define EXACT_FOR 16
 /** A longer gap is cut to this; then nothing of what came before is left in any level. */
 #define GAP_MOST ((uint64_t)BLOCKS_KEPT << (BLOCKS_LEVELS - 1))
 
@@ -21,7 +22,8 @@ int mtl_blocks_open(struct blocks *b, uint32_t layers, uint32_t experts)
 		b->level[k].weight = malloc(BLOCKS_KEPT * (size_t)layers * sizeof(float));
 		ok = ok && b->level[k].mean != NULL && b->level[k].weight != NULL;
 	}
-	return ok ? 0 : -ENOMEM;
+	b->exact = calloc(layers, sizeof(*b->exact));
+	return ok && b->exact != NULL ? 0 : -ENOMEM;
 }
 
 void mtl_blocks_close(struct blocks *b)
@@ -30,6 +32,7 @@ void mtl_blocks_close(struct blocks *b)
 		free(b->level[k].mean);
 		free(b->level[k].weight);
 	}
+	free(b->exact);
 }
 
 static float *mean_at(const struct blocks *b, uint32_t level, uint64_t i, uint32_t layer)
@@ -93,6 +96,18 @@ static void fill_gap(struct blocks *b, int64_t step)
 	add_missing(b, missing < GAP_MOST ? missing : GAP_MOST);
 }
 
+/** Weight of a layer's round in its sample. */
+static float weight_of(struct blocks *b, const struct observation *o, uint32_t l)
+{
+	if (o->sum[l] <= 0)
+		return 0;
+	if ((o->quality[l] & MOETAP_QUALITY_INEXACT) == 0) {
+		b->exact[l] = b->samples + 1;
+		return 1;
+	}
+	return b->exact[l] > 0 && b->samples < b->exact[l] + EXACT_FOR ? 0 : 1;
+}
+
 void mtl_blocks_add(struct blocks *b, const struct observation *o)
 {
 	if (b->last < 0)
@@ -103,10 +118,8 @@ void mtl_blocks_add(struct blocks *b, const struct observation *o)
 	for (uint32_t l = 0; l < b->layers; l++) {
 		const double *from = o->share + (size_t)l * b->experts;
 		float *to = mean_at(b, 0, b->samples, l);
-		bool flagged = (o->quality[l] & MOETAP_QUALITY_INEXACT) != 0;
 
-		*weight_at(b, 0, b->samples, l) =
-			o->sum[l] > 0 ? (flagged ? WEIGHT_FLAGGED : 1) : 0;
+		*weight_at(b, 0, b->samples, l) = weight_of(b, o, l);
 		for (uint32_t e = 0; e < b->experts; e++)
 			to[e] = (float)from[e];
 	}

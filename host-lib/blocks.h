@@ -6,7 +6,8 @@
  * layers of 256 experts).
  *
  * Samples that are missing, layers that are idle and steps left out make blocks with less weight.
- * A round that is flagged weighs a quarter of an exact one.
+ * A round that is flagged is left out if one of the last 16 samples of its layer was exact; else
+ * there is nothing better, and it counts.
  */
 #ifndef MOETAP_BLOCKS_H
 #define MOETAP_BLOCKS_H
@@ -23,6 +24,7 @@ struct blocks {
 	int64_t first, last; /**< steps; `last` < 0: none yet */
 	int64_t stride;	     /**< steps a sample: the smallest difference between two steps */
 	uint64_t samples;    /**< so far, with missing ones */
+	uint64_t *exact;     /**< [layers]: samples at the last exact round; 0: none */
 	struct {
 		float *mean;   /**< [BLOCKS_KEPT][layers][experts] */
 		float *weight; /**< [BLOCKS_KEPT][layers], in samples; 0: not seen */

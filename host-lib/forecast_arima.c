@@ -172,13 +172,14 @@ static double correlation(const struct blocks *b, uint32_t level, uint32_t l)
  * look like noise either. */
 static uint32_t choose_level(const struct blocks *b, uint32_t l)
 {
-	uint32_t level = BLOCKS_LEVELS;
+	uint32_t longest = BLOCKS_LEVELS - 1, level;
 
+	while (longest > 0 && isnan(correlation(b, longest, l)))
+		longest--;
+	level = longest + 1;
 	while (level > 0 && !(correlation(b, level - 1, l) <= NOISE_CORRELATION))
 		level--;
-	if (level == BLOCKS_LEVELS || isnan(correlation(b, level, l)))
-		level--;
-	return level;
+	return level < longest ? level : longest;
 }
 
 /** Copies what a fit of a layer looks at. */

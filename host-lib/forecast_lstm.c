@@ -31,6 +31,10 @@
 #define EXPERTS_A_STEP 2048u
 /** Groups a descent looks at. */
 #define BATCH 4
+/** Horizons of which weights are kept: 1, 2, 4, ... 256 blocks. */
+#define FARS 9
+/** What the network is told of a horizon: the logarithm of its blocks to base 2, by this. */
+#define FAR_UNIT 4.0
 /** Rate of the descents: fast to begin with, to be of use after a few dozen steps. */
 #define RATE 0.002
 #define RATE_FIRST 0.02
@@ -68,7 +72,9 @@ struct state {
 	levels *bank;		   /**< [layers][groups] */
 	lanes *unit;		   /**< [layers][groups] */
 	struct lstm_state *memory; /**< [layers][groups] */
-	double *value;		   /**< [experts + LSTM_LANES], a block */
+	/** [layers][groups]: weights of the means, so that a forecast is cheap. */
+	float (*weight)[FARS][LSTM_LEVELS][LSTM_LANES];
+	double *value; /**< [experts + LSTM_LANES], a block */
 
 	uint32_t panel, apart; /**< groups learned from, and every which that is */
 	uint32_t count;	       /**< blocks in the history */
@@ -93,10 +99,24 @@ static void lstm_close(void *arg)
 	free(s->bank);
 	free(s->unit);
 	free(s->memory);
+	free(s->weight);
 	free(s->value);
 	free(s->past);
 	free(s->now);
 	free(s);
+}
+
+/** Finds the weights of a group from its state. */
+static void weigh(struct state *s, size_t g)
+{
+	levels weight;
+
+	for (int i = 0; i < FARS; i++) {
+		mtl_lstm_mix(&s->net, s->memory[g].out, i / FAR_UNIT, weight);
+		for (int j = 0; j < LSTM_LEVELS; j++)
+			for (int n = 0; n < LSTM_LANES; n++)
+				s->weight[g][i][j][n] = (float)weight[j][n];
+	}
 }
 
 static int lstm_open(uint32_t layers, uint32_t experts, uint32_t window, void **state)
@@ -115,12 +135,13 @@ static int lstm_open(uint32_t layers, uint32_t experts, uint32_t window, void **
 	s->bank = calloc(all, sizeof(*s->bank));
 	s->unit = calloc(all, sizeof(*s->unit));
 	s->memory = calloc(all, sizeof(*s->memory));
+	s->weight = calloc(all, sizeof(*s->weight));
 	s->value = calloc(experts + LSTM_LANES, sizeof(*s->value));
 	s->past = calloc((size_t)HISTORY * s->panel, sizeof(*s->past));
 	s->now = calloc(s->panel, sizeof(*s->now));
 	if (mtl_blocks_open(&s->blocks, layers, experts) < 0 || s->layer == NULL ||
-		s->bank == NULL || s->unit == NULL || s->memory == NULL || s->value == NULL ||
-		s->past == NULL || s->now == NULL) {
+		s->bank == NULL || s->unit == NULL || s->memory == NULL || s->weight == NULL ||
+		s->value == NULL || s->past == NULL || s->now == NULL) {
 		lstm_close(s);
 		return -ENOMEM;
 	}
@@ -130,6 +151,8 @@ static int lstm_open(uint32_t layers, uint32_t experts, uint32_t window, void **
 	s->pending = layers;
 	s->seed = SEED;
 	mtl_lstm_begin(&s->net, SEED);
+	for (size_t g = 0; g < all; g++)
+		weigh(s, g);
 	*state = s;
 	return 0;
 }
@@ -279,6 +302,7 @@ static void move_on(struct state *s)
 
 			make_inputs(s->bank[g], s->unit[g], s->blocks.experts, input);
 			mtl_lstm_step(&s->net, input, &s->memory[g]);
+			weigh(s, g);
 		}
 	}
 }
@@ -324,7 +348,7 @@ static void make_window(struct state *s, uint32_t p, uint32_t begin, uint32_t ah
 					unit[n];
 		}
 	}
-	w->far = log2(ahead) / 4;
+	w->far = log2(ahead) / FAR_UNIT;
 }
 
 /** Exponent of the longest horizon in blocks, a power of two, that has been learned; -1: none. */
@@ -368,33 +392,31 @@ static void lstm_add(void *arg, const struct observation *o)
 	learn(s);
 }
 
-/** The means of a group with the block under way, of which `part` is there. */
-static void with_partial(const struct state *s, uint32_t l, uint32_t k, double part, levels level)
+/** The means of a group with the block under way, which weighs `newest[LSTM_LEVELS]`. */
+static void with_partial(
+	const struct state *s, uint32_t l, uint32_t k, const double *newest, levels level)
 {
-	const size_t g = (size_t)l * s->groups + k;
-
-	memcpy(level, s->bank[g], sizeof(levels));
-	if (part <= 0)
-		return;
-	for (int j = 0; j < LSTM_LEVELS; j++) {
-		double w = newest_weight(j, s->layer[l].seen + 1);
-
-		w = s->layer[l].seen > 0 ? 1 - pow(1 - w, part) : 1;
+	memcpy(level, s->bank[(size_t)l * s->groups + k], sizeof(levels));
+	for (int j = 0; j < LSTM_LEVELS; j++)
 		for (int n = 0; n < LSTM_LANES; n++)
-			level[j][n] += w * (s->value[k * LSTM_LANES + n] - level[j][n]);
-	}
+			level[j][n] += newest[j] * (s->value[k * LSTM_LANES + n] - level[j][n]);
 }
 
+/** `far`: the logarithm of the blocks ahead, between two of which weights are kept. */
 static void predict_group(
-	struct state *s, uint32_t l, uint32_t k, double far, double part, double *share)
+	struct state *s, uint32_t l, uint32_t k, double far, const double *newest, double *share)
 {
-	levels level, weight;
+	const int i = far < FARS - 2 ? (int)far : FARS - 2;
+	const size_t g = (size_t)l * s->groups + k;
+	levels level;
 
-	with_partial(s, l, k, part, level);
-	mtl_lstm_mix(&s->net, s->memory[(size_t)l * s->groups + k].out, far, weight);
+	with_partial(s, l, k, newest, level);
 	for (uint32_t n = 0; n < LSTM_LANES && k * LSTM_LANES + n < s->blocks.experts; n++)
-		for (int j = 0; j < LSTM_LEVELS; j++)
-			share[k * LSTM_LANES + n] += weight[j][n] * level[j][n];
+		for (int j = 0; j < LSTM_LEVELS; j++) {
+			const double a = s->weight[g][i][j][n], b = s->weight[g][i + 1][j][n];
+
+			share[k * LSTM_LANES + n] += (a + (far - i) * (b - a)) * level[j][n];
+		}
 }
 
 static void lstm_predict(const struct question *q, double *share, int64_t *first)
@@ -403,14 +425,19 @@ static void lstm_predict(const struct question *q, double *share, int64_t *first
 	const double length = (double)s->blocks.stride * (1u << s->level);
 	double far = length > 0 ? log2(fmax(q->horizon / length, 1)) : 0;
 
-	far = fmin(far, fmax(longest(s), 0)) / 4;
+	/* Not farther than what could be learned. */
+	far = fmin(far, fmax(longest(s), 0));
 	*first = s->blocks.first;
 	memset(share, 0, (size_t)s->blocks.layers * s->blocks.experts * sizeof(*share));
 	for (uint32_t l = 0; l < s->blocks.layers; l++) {
-		double part = mtl_blocks_partial(&s->blocks, s->level, l, s->value);
+		const double part = mtl_blocks_partial(&s->blocks, s->level, l, s->value);
+		double newest[LSTM_LEVELS];
 
+		/* A part of a block weighs as if so much of it had come at once. */
+		for (int j = 0; j < LSTM_LEVELS; j++)
+			newest[j] = 1 - pow(1 - newest_weight(j, s->layer[l].seen + 1), part);
 		for (uint32_t k = 0; k < s->groups; k++)
-			predict_group(s, l, k, far, part, share + (size_t)l * s->blocks.experts);
+			predict_group(s, l, k, far, newest, share + (size_t)l * s->blocks.experts);
 	}
 }
 
