@@ -271,6 +271,55 @@ void mtl_season_add(struct season *season, const double *share);
  * when there is none that would help, and leaves `share` alone. */
 uint32_t mtl_season_predict(const struct season *season, uint64_t ahead, double *share);
 
+/* ---- drift.c ---- */
+
+/** Steps after which one may look again; windows are multiples of it. Steps here are those seen,
+ * whatever lies between them. */
+#define MTL_DRIFT_BLOCK 16
+/** Steps that two windows may have together. */
+#define MTL_DRIFT_STEPS 1280
+
+/** What the shares of one layer did lately. Its memory does not grow with the steps. */
+struct mtl_drift;
+
+/** Returns 0 or -ENOMEM. */
+int mtl_drift_open(uint32_t experts, struct mtl_drift **drift);
+void mtl_drift_close(struct mtl_drift *drift);
+
+/** Makes it as if newly opened. */
+void mtl_drift_forget(struct mtl_drift *drift);
+
+/** Adds the shares [experts] of a step. Returns whether a look may say something new: after every
+ * MTL_DRIFT_BLOCK steps. */
+bool mtl_drift_add(struct mtl_drift *drift, int64_t step, const double *share);
+
+/** Steps added. */
+uint64_t mtl_drift_steps(const struct mtl_drift *drift);
+
+/** Difference between the mean shares of two adjacent windows, the later of which has just ended. */
+struct mtl_look {
+	uint32_t before, after;
+	double span;	  /**< of the later one, in numbers of steps, as they are sampled */
+	double apart;	  /**< their middles, in numbers of steps */
+	double l1;	  /**< sum over experts of |difference|: the mean, times experts */
+	double noise;	  /**< what l1 would be from noise alone */
+	double square;	  /**< weighted sum of squares */
+	double expected;  /**< what that would be from noise alone */
+	double deviation; /**< and its standard deviation */
+	double z;	  /**< how unlikely noise alone is, in standard deviations */
+	double z_most;	  /**< the same if experts did not go together */
+};
+
+/** Compares the last `after` steps with the `before` steps before them: multiples of
+ * MTL_DRIFT_BLOCK. Returns false when there are too few steps. */
+bool mtl_drift_look(const struct mtl_drift *drift, uint32_t before, uint32_t after,
+	struct mtl_look *look);
+
+/** Which part of the difference that `longer` shows `look` shows too: the projection of the one on
+ * the other, with the standard deviation that noise gives it. Both are the newest looks. */
+double mtl_drift_part(const struct mtl_drift *drift, const struct mtl_look *look,
+	const struct mtl_look *longer, double *deviation);
+
 /* ---- plan.c ---- */
 
 /** What a policy plans for: one layer. */

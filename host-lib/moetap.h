@@ -398,14 +398,20 @@ MOETAP_EXPORT char *moetap_firmware_path(char *path, size_t size);
 /** Follows a series and says for every layer whether its shares are transient or stable. */
 struct moetap_state;
 
-/** State of one layer. The three figures are means of |difference of shares| * experts. */
+/**
+ * State of one layer. The three figures are means of |difference of shares| * experts; a window is
+ * taken as the forecast of the steps after it. docs/forecasting.md, State, says how they decide.
+ */
 struct moetap_layer_state {
 	bool stable;
-	int64_t since;	 /**< step at which this state began */
-	double drift;	 /**< last window against the window before */
-	double error;	 /**< of the last sliding-window forecast that matured, over four windows */
-	double noise;	 /**< what drift would be from the dispersion of shares alone */
-	char reason[96]; /**< why, in words */
+	int64_t since;	   /**< step after which this was first said */
+	double drift;	   /**< the last window, of 112 steps, against the one before */
+	double error;	   /**< the same over the longest window that counts: up to 1,024 steps */
+	double noise;	   /**< what drift would be from the dispersion of shares alone */
+	double confidence; /**< 0 ... 1. Stable: how far the limits are, times the square root of
+			    * the part of 1,000 steps that forecasts were judged over. Transient: 0.5
+			    * at the limit, 1 far above it, 0 while there are too few steps */
+	char reason[96];   /**< why, in words */
 };
 
 /** A detector for series of `layers` layers. Returns 0, -EINVAL or -ENOMEM. */
@@ -413,9 +419,14 @@ MOETAP_EXPORT int moetap_state_new(uint32_t layers, struct moetap_state **state)
 MOETAP_EXPORT void moetap_state_free(struct moetap_state *state);
 
 /**
- * Looks at the steps of `series` up to `step` that it has not seen yet, in a fixed grid of steps,
- * so that the outcome does not depend on how often it is called. It never looks at a later step.
- * Returns 0, -EINVAL (another number of layers) or -ENOMEM.
+ * Shows it the steps of `series` up to `step` that it has not seen yet, each once, so that the
+ * outcome does not depend on how often it is called. They should be whole: what a round adds later
+ * to a step already seen is not noticed. Memory is taken by the first update and does not grow.
+ * A series of other experts, or a `step` below the last one, as after a restart, is a new series: it
+ * begins anew.
+ *
+ * Rounds that are not exact are left out unless most are so. Returns 0, -EINVAL (another number of
+ * layers) or -ENOMEM.
  */
 MOETAP_EXPORT int moetap_state_update(
 	struct moetap_state *state, const struct moetap_series *series, int64_t step);

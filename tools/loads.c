@@ -122,10 +122,11 @@ json_t *state_json(const struct moetap_state *state, uint32_t layers)
 
 		moetap_state_layer(state, l, &s);
 		json_array_append_new(
-			rows, json_pack("{s:i, s:s, s:I, s:f, s:f, s:f, s:s}", "layer", (int)l,
+			rows, json_pack("{s:i, s:s, s:I, s:f, s:f, s:f, s:f, s:s}", "layer", (int)l,
 				      "state", s.stable ? "stable" : "transient", "since",
-				      (json_int_t)s.since, "drift", s.drift, "error", s.error,
-				      "noise", s.noise, "reason", s.reason));
+				      (json_int_t)s.since, "confidence", s.confidence, "drift",
+				      s.drift, "error", s.error, "noise", s.noise, "reason",
+				      s.reason));
 	}
 	return rows;
 }

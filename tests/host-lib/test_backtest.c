@@ -3,7 +3,7 @@
 
 #define LAYERS 4
 #define EXPERTS 16
-#define STEPS 1200
+#define STEPS 2000
 
 /** The trace, read again by the plainest means. */
 static double trace[STEPS][LAYERS][EXPERTS];
@@ -158,7 +158,7 @@ static void test_refused(void **unused)
 	struct moetap_backtest_line lines[MOETAP_ORIGINS_KINDS];
 	struct moetap_series *series = load();
 	struct moetap_error error;
-	struct moetap_backtest_options options = {.horizon = 1200, .from = 0};
+	struct moetap_backtest_options options = {.horizon = 2000, .from = 0};
 
 	(void)unused;
 	assert_int_equal(moetap_backtest(series, &options, lines, &error), -ENODATA);
@@ -168,7 +168,7 @@ static void test_refused(void **unused)
 	options = (struct moetap_backtest_options){.horizon = 5, .method = "none"};
 	assert_int_equal(moetap_backtest(series, &options, lines, &error), -EINVAL);
 	/* The shortest series that has an origin at all. */
-	options = (struct moetap_backtest_options){.horizon = 1199, .from = 0};
+	options = (struct moetap_backtest_options){.horizon = 1999, .from = 0};
 	assert_int_equal(moetap_backtest(series, &options, lines, &error), 0);
 	assert_int_equal(lines[MOETAP_ORIGINS_ALL].origins, 1);
 	moetap_series_free(series);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "common.h"
+#include "loads.h"
 
 #define EXPERTS 8
 
@@ -193,6 +193,182 @@ static void test_idle_layers(void **unused)
 	moetap_series_free(s);
 }
 
+/* ---- known change points ---- */
+
+/** Tokens of a step of one layer, by step. */
+struct known {
+	struct mix before, after;
+	int64_t at; /**< first step of `after` */
+	uint32_t tokens, scatter;
+	int64_t every; /**< steps from one sample to the next */
+};
+
+/** Follows it up to step `end`. Returns how often the state changed; `at` gets the steps. */
+static uint32_t follow(const struct known *k, int64_t end, int64_t at[16])
+{
+	struct moetap_series *s = series_of(1, k->before.experts, 32);
+	struct moetap_state *state = state_of(1);
+	double load[LOADS_EXPERTS_MOST];
+	uint32_t changes = 0;
+	bool was = false;
+
+	for (int64_t step = 0; step < end; step += k->every) {
+		mix_draw(
+			step >= k->at ? &k->after : &k->before, k->tokens, k->scatter, &seed, load);
+		assert_int_equal(moetap_series_add_step(s, step, load, NULL, NULL), 0);
+		assert_int_equal(moetap_state_update(state, s, step), 0);
+		if (stable(state, 0) == was)
+			continue;
+		was = !was;
+		assert_true(changes < 16);
+		at[changes++] = step;
+	}
+	moetap_state_free(state);
+	moetap_series_free(s);
+	return changes;
+}
+
+static struct known known_jump(uint32_t experts, uint32_t scatter)
+{
+	static struct known k;
+
+	k = (struct known){.at = 1003, .tokens = 16384, .scatter = scatter, .every = 1};
+	mix_zipf(&k.before, experts, 1, 0);
+	mix_zipf(&k.after, experts, 1, experts / 2);
+	mix_ready(&k.before);
+	mix_ready(&k.after);
+	return k;
+}
+
+/* Stable, a jump found within 300 steps, and within 300 steps stable with the new shares. */
+static void test_jump(void **unused)
+{
+	static const uint32_t scatters[] = {1, 10, 30};
+	int64_t at[16];
+
+	(void)unused;
+	seed = 12;
+	for (size_t i = 0; i < COUNT(scatters); i++) {
+		struct known k = known_jump(64, scatters[i]);
+
+		assert_int_equal(follow(&k, 3000, at), 3);
+		assert_in_range(at[0], 200, 300);
+		assert_in_range(at[1], 1003, 1303);
+		assert_in_range(at[2], at[1], 1303);
+	}
+}
+
+/* Samples of every 10th step: as many samples are needed as of a whole trace, or fewer. */
+static void test_sampled(void **unused)
+{
+	struct known k = known_jump(32, 10);
+	int64_t at[16];
+
+	(void)unused;
+	seed = 13;
+	k.every = 10;
+	k.at = 10000;
+	assert_int_equal(follow(&k, 20000, at), 3);
+	assert_in_range(at[0], 1270, 2240);
+	assert_in_range(at[1], 10000, 10160);
+	assert_in_range(at[2], at[1], 12240);
+}
+
+/* Noise is no change, however much there is. */
+static void test_no_false_alarm(void **unused)
+{
+	static const uint32_t scatters[] = {1, 2, 10, 30};
+	int64_t at[16];
+
+	(void)unused;
+	seed = 14;
+	for (size_t i = 0; i < COUNT(scatters); i++) {
+		struct known k = known_jump(16, scatters[i]);
+
+		k.at = INT64_MAX;
+		assert_int_equal(follow(&k, 20000, at), 1);
+		assert_in_range(at[0], 200, 300);
+	}
+}
+
+/* Fewer tokens a step are more noise, not a change; nor are more tokens. */
+static void test_tokens_change(void **unused)
+{
+	struct moetap_series *s = series_of(1, 64, 32);
+	struct moetap_state *state = state_of(1);
+	struct known k = known_jump(64, 4);
+	double load[64];
+
+	(void)unused;
+	seed = 15;
+	for (int step = 0; step < 3000; step++) {
+		mix_draw(&k.before, step / 1000 == 1 ? 2048 : 65536, 4, &seed, load);
+		moetap_series_add_step(s, step, load, NULL, NULL);
+		moetap_state_update(state, s, step);
+		assert_true(step < 300 || stable(state, 0));
+	}
+	moetap_state_free(state);
+	moetap_series_free(s);
+}
+
+/* Steps that are missing, and rounds that say that they are not exact, are no change. Where most
+ * say so, they are all there is to go by. */
+static void test_missing_and_flagged(void **unused)
+{
+	struct moetap_series *s = series_of(1, 64, 32);
+	struct moetap_state *state = state_of(1);
+	struct known k = known_jump(64, 4);
+	uint32_t gap = MOETAP_QUALITY_GAP;
+	double load[64];
+
+	(void)unused;
+	seed = 16;
+	for (int step = 0; step < 4000; step++) {
+		bool flag = step >= 1000 && step < 2000 && step % 40 < 10;
+
+		if (step % 50 >= 45)
+			continue;
+		mix_draw(flag || step >= 3000 ? &k.after : &k.before, 16384, 4, &seed, load);
+		moetap_series_add_step(s, step, load, flag || step >= 2500 ? &gap : NULL, NULL);
+		moetap_state_update(state, s, step);
+		assert_true(step < 300 || step >= 3000 || stable(state, 0));
+		assert_true(step != 3100 || !stable(state, 0));
+	}
+	assert_true(stable(state, 0));
+	moetap_state_free(state);
+	moetap_series_free(s);
+}
+
+/* A layer without tokens for long is idle, and begins anew. */
+static void test_falls_idle(void **unused)
+{
+	struct moetap_series *s = series_of(2, EXPERTS, 32);
+	struct moetap_state *state = state_of(2);
+	struct moetap_layer_state layer;
+	double weight[2 * EXPERTS];
+
+	(void)unused;
+	seed = 17;
+	for (int step = 0; step < 1600; step++) {
+		memcpy(weight, skewed, sizeof(skewed));
+		memcpy(weight + EXPERTS, skewed, sizeof(skewed));
+		if (step >= 500 && step < 1000)
+			memset(weight + EXPERTS, 0, sizeof(skewed));
+		add(s, step, weight, 0.05);
+		moetap_state_update(state, s, step);
+		moetap_state_layer(state, 1, &layer);
+		assert_true(step < 300 || stable(state, 0));
+		assert_true(step != 700 || layer.stable);
+		assert_true(step != 900 || (!layer.stable && layer.confidence == 0 &&
+						   moetap_state_stable(state, NULL)));
+		assert_true(step != 1100 || (!layer.stable && layer.since == 1000));
+	}
+	assert_true(layer.stable);
+	assert_true(layer.confidence > 0.3 && layer.confidence <= 1);
+	moetap_state_free(state);
+	moetap_series_free(s);
+}
+
 static void test_wrong_use(void **unused)
 {
 	struct moetap_series *s = series_of(2, EXPERTS, 0);
@@ -215,6 +391,12 @@ int main(void)
 		cmocka_unit_test(test_noise),
 		cmocka_unit_test(test_grid),
 		cmocka_unit_test(test_idle_layers),
+		cmocka_unit_test(test_jump),
+		cmocka_unit_test(test_sampled),
+		cmocka_unit_test(test_no_false_alarm),
+		cmocka_unit_test(test_tokens_change),
+		cmocka_unit_test(test_missing_and_flagged),
+		cmocka_unit_test(test_falls_idle),
 		cmocka_unit_test(test_wrong_use),
 	};
 

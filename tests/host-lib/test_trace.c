@@ -304,7 +304,7 @@ static void test_real_trace(void **unused)
 	assert_int_equal(moetap_series_load_trace(data_path("gpt-4x16-short.csv"), &s, NULL), 0);
 	assert_int_equal(moetap_series_layers(s), 4);
 	assert_int_equal(moetap_series_experts(s), 16);
-	assert_int_equal(moetap_series_steps(s), 1200);
+	assert_int_equal(moetap_series_steps(s), 2000);
 	moetap_series_mean_tokens(s, 0, tokens);
 	/* Top-2 of 4,096 tokens. */
 	for (int l = 0; l < 4; l++) {

@@ -535,11 +535,12 @@ class Forecast(Case):
             for key in ("layer", "expert", "share", "low", "high"):
                 self.assertAlmostEqual(a[key], float(b[key]), places=8)
         self.assertEqual((data["method"], data["horizon"]), ("auto", 100))
-        self.assertEqual(data["made_after_step"], 1199)
+        self.assertEqual(data["made_after_step"], 1999)
         self.assertEqual((data["flagged"], data["quality"]), (None, "unknown"))
         self.assertTrue(all(r["seen"] for r in data["forecast"]))
         self.assertEqual(len(data["state"]), LAYERS)
         self.assertIn(data["state"][0]["state"], ("transient", "stable"))
+        self.assertTrue(all(0 <= s["confidence"] <= 1 for s in data["state"]))
 
     def test_standard_input(self):
         self.assertEqual(self.good("forecast", "--horizon", 9, "-", stdin=read(TRACE)),
@@ -650,8 +651,8 @@ class Backtest(Case):
                          [(m, s) for m in ("auto", "sw_avg", "last", "arima", "lstm")
                           for s in ("all", "transient", "stable")])
         for a, t, s in (table[k:k + 3] for k in range(0, len(table), 3)):
-            self.assertEqual(int(a["origins"]), 9)  # 200, 300, ... 1000
-            self.assertEqual(int(t["origins"]) + int(s["origins"]), 9)
+            self.assertEqual(int(a["origins"]), 17)  # 200, 300, ... 1800
+            self.assertEqual(int(t["origins"]) + int(s["origins"]), 17)
             self.assertEqual(a["experts"], str(LAYERS * EXPERTS))
         # The mean of a window beats a single noisy step on this trace.
         error = {r["method"]: float(r["rel"]) for r in table if r["state"] == "all"}
@@ -707,7 +708,7 @@ class Backtest(Case):
                 self.assertTrue(0 <= a["coverage"] <= 1)
 
     def test_errors(self):
-        self.bad(1, "shorter horizon", "backtest", "--horizon", 1200, TRACE)
+        self.bad(1, "shorter horizon", "backtest", "--horizon", 2000, TRACE)
         self.bad(1, "no method", "backtest", "--horizon", 10, "--method", "x", TRACE)
 
 
@@ -886,7 +887,7 @@ class Hints(Case):
         self.assertEqual(self.good("hints", "show", self.name), shown)
         hint = self.show()
         self.assertEqual((hint["generation"], hint["made_after_step"], hint["valid_from_step"]),
-                         (1, 1199, 1200))
+                         (1, 1999, 2000))
         self.assertTrue(before <= hint["publish_time_ns"] <= time.time_ns())
         self.assertIn(hint["reason"], shown)
         self.assertEqual(len(hint["layers"]), LAYERS)
