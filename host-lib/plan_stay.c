@@ -10,8 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/** How much heavier than that of a plan from scratch the busiest rank may be for moving little. */
+/** How much heavier than that of a plan from scratch the busiest rank may be for moving little;
+ * what little is, of all slots; and how much where it is not. */
 #define SLACK 0.008
+#define LITTLE 16
+#define SLACK_ELSE 0.0005
 
 /** What is needed besides the node. */
 struct stay {
@@ -78,6 +81,22 @@ static bool search_near(struct stay *y, double enough)
 			y->out[(size_t)n * d->slots + s] = y->mine[d->slot[s]];
 	}
 	return true;
+}
+
+/** Whether a placement that was found near moves little. */
+static bool moves_little(const struct stay *y)
+{
+	uint32_t slots = y->task->shape.slots, per_rank = y->node->per_rank, moves = 0;
+
+	for (uint32_t s = 0; s < slots; s++) {
+		const uint32_t *there = y->task->current + s / per_rank * per_rank;
+		bool stays = false;
+
+		for (uint32_t t = 0; t < per_rank; t++)
+			stays |= there[t] == y->out[s];
+		moves += !stays;
+	}
+	return moves <= slots / LITTLE;
 }
 
 /* ---- the order of ranks ---- */
@@ -175,7 +194,8 @@ int mtl_plan_stay(const struct task *task, struct node *d, double most, uint32_t
 	y.mine = y.local + task->experts;
 	y.slot = y.mine + d->experts;
 	y.out = y.slot + d->slots;
-	if (search_near(&y, most * (1 + SLACK)))
+	if ((search_near(&y, most * (1 + SLACK)) && moves_little(&y)) ||
+		search_near(&y, most * (1 + SLACK_ELSE)))
 		memcpy(slot_expert, y.out, task->shape.slots * sizeof(*slot_expert));
 	else
 		ret = order_ranks(task, d, slot_expert);

@@ -279,7 +279,7 @@ static void miss(struct layer *layer, int64_t step)
 /** Whether to leave a round out: its counts are not exact, and most others are. */
 static bool flawed(struct layer *layer, uint32_t quality)
 {
-	bool flag = (quality & ~MOETAP_QUALITY_UNKNOWN) != 0;
+	bool flag = (quality & MOETAP_QUALITY_INEXACT) != 0;
 
 	layer->flagged += (flag - layer->flagged) / WINDOW_LEAST;
 	return flag && layer->flagged < 0.5;

@@ -16,7 +16,7 @@
 #define CAPTURE "rxe-4ranks.pcap.gz"
 #define MAP "rxe-4ranks.yaml"
 #define TRACE "gpt-4x16-short.csv"
-#define TRACE_RANKS 4u /* the trace is of one process; its experts are spread over so many */
+#define TRACE_RANKS 8u /* the trace is of one process; its experts are spread over so many */
 #define HORIZON_MAX 100u
 #define TOP 3u	/* experts shown of a forecast */
 #define ROW 16u /* experts in a row of the picture */

@@ -505,7 +505,7 @@ static void test_forecast(void **unused)
 static void test_decision(void **unused)
 {
 	const struct moetap_shape shape = {.ranks = 2, .nodes = 1, .slots = 8, .groups = 1};
-	struct truth t = {.job = {1, 2, 8, 1, false}, .steps = 100};
+	struct truth t = {.job = {1, 2, 8, 1, false}, .steps = 400};
 	struct moetap_decision d;
 	struct moetap_forecast *f;
 	struct moetap_series *s;
@@ -516,8 +516,8 @@ static void test_decision(void **unused)
 	simulate(&t, &(struct differ){0, 0}, 7);
 	s = estimated(&t);
 	assert_int_equal(moetap_state_new(1, &state), 0);
-	assert_int_equal(moetap_state_update(state, s, 99), 0);
-	assert_int_equal(moetap_forecast_make(s, 99, NULL, 10, 0, &f, NULL), 0);
+	assert_int_equal(moetap_state_update(state, s, 399), 0);
+	assert_int_equal(moetap_forecast_make(s, 399, NULL, 10, 0, &f, NULL), 0);
 	assert_int_equal(moetap_plan_trivial(&shape, 1, 8, &plan, NULL), 0);
 	assert_int_equal(moetap_decide(state, f, plan, plan, 0.05, &d), 0);
 	assert_non_null(strstr(d.reason, "; 50.0 % of the tokens estimated, and nothing tells how "

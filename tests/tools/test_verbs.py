@@ -520,7 +520,7 @@ class Forecast(Case):
     def test_figures(self):
         """The mean shares of the last window, computed here."""
         trace = [{k: float(v) for k, v in r.items()} for r in rows(read(TRACE))]
-        table = rows(self.good("forecast", "--horizon", 100, "--window", 30, TRACE))
+        table = rows(self.good("forecast", "--horizon", 100, "--method", "sw_avg", "--window", 30, TRACE))
         for r in table:
             mean = sum(t[f"l{r['layer']}_e{r['expert']}"] /
                        sum(t[f"l{r['layer']}_e{e}"] for e in range(EXPERTS))
@@ -576,7 +576,7 @@ class Forecast(Case):
 
     def test_quality(self):
         """Rounds with their quality: the loads of the CSV, and what is wrong with them."""
-        args = ("forecast", "--horizon", 1, "--format", "json", "-")
+        args = ("forecast", "--horizon", 1, "--method", "sw_avg", "--format", "json", "-")
         data = json.loads(self.guessed("50.0", *args, stdin=self.rounds()))
         self.assertEqual((data["rounds"], data["flagged"], data["quality"]), (6, 0, "estimated"))
         self.assertEqual([r["share"] for r in data["forecast"]], [0.25, 0.75, 0.25, 0.75])
@@ -901,7 +901,7 @@ class Hints(Case):
         hint = self.show()
         self.assertEqual((hint["flagged"], hint["quality"]), (None, "unknown"))
         self.assertEqual(Page(self.name).read()["quality"], 1 << 16)
-        shape = ("--horizon", 1, "--ranks", 2, "--slots", 4)
+        shape = ("--horizon", 1, "--method", "sw_avg", "--ranks", 2, "--slots", 4)
         shown = self.guessed("50.0", "hints", "publish", *shape, self.name, "-",
                              stdin=Forecast.rounds({1: "late"}))
         self.assertIn("\nestimated     50.0 % of the tokens behind it", shown)
