@@ -72,15 +72,19 @@ static uint32_t rule_reads(const struct mt_bank *bank, const struct mt_rule *r)
 	}
 }
 
+uint32_t mt_rule_snap(const struct mt_bank *bank, const struct mt_rule *r)
+{
+	if (r->type == MT_RULE_FLOW)
+		return MT_SNAP_WHOLE;
+	return ETH_VLAN_BYTES + IPV6_BYTES + UDP_BTH_BYTES + rule_reads(bank, r);
+}
+
 uint32_t mt_bank_snap(const struct mt_bank *bank)
 {
-	uint32_t start = ETH_VLAN_BYTES + IPV6_BYTES + UDP_BTH_BYTES, need = 0;
+	uint32_t need = 0;
 
 	for (uint32_t i = 0; i < bank->rules; i++)
-		if (mt_bank_rules(bank)[i].type == MT_RULE_FLOW)
-			return MT_SNAP_WHOLE;
-	for (uint32_t i = 0; i < bank->rules; i++)
-		need = max32(need, start + rule_reads(bank, &mt_bank_rules(bank)[i]));
+		need = max32(need, mt_rule_snap(bank, &mt_bank_rules(bank)[i]));
 	return need;
 }
 
@@ -363,8 +367,15 @@ static int precedence(const struct mt_rule *r)
 	return by_type[r->type];
 }
 
-/** The rule that goes first, of those that are not as @p but is. */
-static const struct mt_rule *first_rule(const struct mt_bank *b, const struct mt_rule *but)
+/** Whether @p r tells tokens in another way than the load does. */
+static bool is_beside(const struct mt_rule *load, const struct mt_rule *r)
+{
+	return r->phase != load->phase ||
+	       (load->type == MT_RULE_COUNTS && r->type != MT_RULE_COUNTS);
+}
+
+/** The rule that goes first, of those beside @p load. */
+static const struct mt_rule *first_rule(const struct mt_bank *b, const struct mt_rule *load)
 {
 	const struct mt_rule *best = NULL;
 
@@ -372,8 +383,7 @@ static const struct mt_rule *first_rule(const struct mt_bank *b, const struct mt
 		const struct mt_rule *r = &mt_bank_rules(b)[i];
 
 		if (precedence(r) > (best != NULL ? precedence(best) : 0) &&
-			(but == NULL || r->phase != but->phase ||
-				(but->type == MT_RULE_COUNTS && r->type != MT_RULE_COUNTS)))
+			(load == NULL || is_beside(load, r)))
 			best = r;
 	}
 	return best;
@@ -392,6 +402,13 @@ const struct mt_rule *mt_bank_witness(const struct mt_bank *b)
 bool mt_rule_tells(const struct mt_rule *r)
 {
 	return precedence(r) != 0;
+}
+
+const char *mt_rule_role(const struct mt_bank *b, const struct mt_rule *r)
+{
+	if (!mt_rule_tells(r))
+		return NULL;
+	return is_beside(mt_bank_load(b), r) ? "witness" : "load";
 }
 
 /** Counts in payloads have one witness, and phases to compare it by. */

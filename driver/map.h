@@ -69,6 +69,9 @@ uint64_t mt_bank_sum(const struct mt_bank *bank);
  */
 uint32_t mt_bank_snap(const struct mt_bank *bank);
 
+/** The same for one of its rules alone. */
+uint32_t mt_rule_snap(const struct mt_bank *bank, const struct mt_rule *r);
+
 /** How many integers a message of rule payload-counts to rank @p dst holds. */
 uint32_t mt_rule_values(const struct mt_bank *bank, const struct mt_rule *r, uint32_t dst);
 
@@ -125,6 +128,9 @@ const struct mt_rule *mt_bank_load(const struct mt_bank *b);
  * there is none.
  */
 const struct mt_rule *mt_bank_witness(const struct mt_bank *b);
+
+/** What a rule is to the tokens of a round: "load", "witness", or NULL: it tells none. */
+const char *mt_rule_role(const struct mt_bank *b, const struct mt_rule *r);
 
 /** What the witness of a round says, as users see it; NULL: no such. */
 const char *mt_witness_name(unsigned int witness);

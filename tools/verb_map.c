@@ -15,21 +15,6 @@
 
 #define RANKS_SHOWN 16u /* in text; JSON has all */
 
-/** Bytes of a frame that one rule needs. */
-static uint32_t rule_snap(const struct mt_bank *b, const struct mt_rule *rule)
-{
-	struct {
-		struct mt_bank bank;
-		struct mt_rule rule;
-	} one = {.bank = {.rules = 1,
-			 .rule_off = sizeof(one.bank),
-			 .atomics = b->atomics,
-			 .form = b->form},
-		.rule = *rule};
-
-	return mt_bank_snap(&one.bank);
-}
-
 static const char *address_text(const struct mt_addr *a, char text[INET6_ADDRSTRLEN])
 {
 	static const uint8_t v4[12] = {[10] = 0xff, [11] = 0xff};
@@ -104,10 +89,14 @@ static void print_rank(const struct mt_bank *b, uint32_t rank)
 
 static void print_rule(const struct mt_bank *b, const struct mt_rule *r)
 {
+	const char *role = mt_rule_role(b, r);
+
 	printf("  %-13s %s, %s: ", r->name, mt_rule_type_name(r->type), mt_phase_name(r->phase));
+	if (role != NULL)
+		printf("%s, ", role);
 	if (r->token_bytes > 0)
 		printf("%u bytes a token, ", r->token_bytes);
-	printf("needs %u bytes of a frame\n", rule_snap(b, r));
+	printf("needs %u bytes of a frame\n", mt_rule_snap(b, r));
 }
 
 /** Of atomics that are not, or need not be, the standard ones. */
@@ -192,10 +181,11 @@ static json_t *rules_json(const struct mt_bank *b)
 		const struct mt_rule *r = &mt_bank_rules(b)[i];
 
 		json_array_append_new(
-			rules, json_pack("{s:s, s:s, s:s, s:I, s:I}", "name", r->name, "rule",
+			rules, json_pack("{s:s, s:s, s:s, s:s?, s:I, s:I}", "name", r->name, "rule",
 				       mt_rule_type_name(r->type), "phase", mt_phase_name(r->phase),
-				       "token_bytes", (json_int_t)r->token_bytes, "snap_length",
-				       (json_int_t)rule_snap(b, r)));
+				       "role", mt_rule_role(b, r), "token_bytes",
+				       (json_int_t)r->token_bytes, "snap_length",
+				       (json_int_t)mt_rule_snap(b, r)));
 	}
 	return rules;
 }

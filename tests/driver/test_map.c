@@ -860,12 +860,32 @@ static void test_bases(void **unused)
 	"- {name: " name ", rule: payload-index, phase: dispatch, length: " length                 \
 	", payload: {width: 4, count: 1, stride: 8}}\n"
 
+/** Every rule of the load's or the witness's type that tells tokens says so; the others are neither. */
+static void check_roles(const struct mt_bank *bank, unsigned int load, int witness)
+{
+	uint32_t most = 0;
+
+	for (uint32_t i = 0; i < bank->rules; i++) {
+		const struct mt_rule *r = &mt_bank_rules(bank)[i];
+		const char *role = mt_rule_role(bank, r);
+
+		if (r->phase != MT_PHASE_DISPATCH && r->phase != MT_PHASE_COUNT)
+			assert_null(role);
+		else
+			assert_string_equal(role, r->type == load ? "load" : "witness");
+		assert_true(role == NULL || r->type == load || (int)r->type == witness);
+		most = mt_rule_snap(bank, r) > most ? mt_rule_snap(bank, r) : most;
+	}
+	assert_int_equal(most, bank->snap);
+}
+
 static void good_witness(const char *rules, unsigned int load, int witness)
 {
 	char *text = with_rules(false, rules);
 	struct mt_bank *bank = good(text);
 
 	assert_int_equal(mt_bank_load(bank)->type, load);
+	check_roles(bank, load, witness);
 	if (witness < 0)
 		assert_null(mt_bank_witness(bank));
 	else

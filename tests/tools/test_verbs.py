@@ -168,8 +168,8 @@ class Help(Case):
 class Map(Case):
     def test_check(self):
         text = self.good("map", "check", MAP)
-        for words in ("job             rxe-2ranks", "inference, 2 layers", "token         va, dispatch",
-                      "count         atomic, count: needs 102 bytes", "snap length     102 bytes",
+        for words in ("job             rxe-2ranks", "inference, 2 layers", "token         va, dispatch: witness, 544 bytes",
+                      "count         atomic, count: load, needs 102 bytes", "combine       va, combine: needs 98", "snap length     102 bytes",
                       "rank 1        experts 4 to 7", "10.77.0.2"):
             self.assertIn(words, text)
 
@@ -179,9 +179,17 @@ class Map(Case):
                          ("rxe-2ranks", 2, 8, "all"))
         self.assertEqual([r["addresses"] for r in data["ranks"]], [["10.77.0.1"], ["10.77.0.2"]])
         self.assertEqual([r["snap_length"] for r in data["rules"]], [98, 98, 102])
+        self.assertEqual([r["role"] for r in data["rules"]], ["witness", None, "load"])
         self.assertEqual(data["snap_length"], 102)
         # A header of 160 bytes, 4 pairs of 24, 16 cells of 12, up to a multiple of 64.
         self.assertEqual(data["round_bytes"], 448)
+
+    def test_snap_of_counts(self):
+        """Integers for all experts of a rank count among what their rule needs."""
+        data = json.loads(self.good("map", "check", "--format", "json", os.path.join(SOURCE, "docs/maps/witness.yaml")))
+        # Ethernet with two tags 22, IPv6 40, UDP and BTH 20, RETH and immediate 20, then 8 x 4, or a path MTU.
+        self.assertEqual([(r["role"], r["snap_length"]) for r in data["rules"]],
+                         [("load", 134), ("witness", 4198), (None, 98)])
 
     def test_wrong_maps(self):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
