@@ -8,6 +8,7 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <time.h>
+#include <zlib.h>
 
 struct moetap_publisher {
 	int fd; /**< holds the lock */
@@ -15,7 +16,76 @@ struct moetap_publisher {
 	struct moetap_hint *draft; /**< a whole bank, filled before it goes to the page */
 	struct moetap_shape shape;
 	uint32_t layers, experts;
+	struct moetap_terms terms;
 };
+
+/** Shares that differ by less are equal: of an even layer no expert is to be pushed. */
+#define ROUNDING 1e-12
+
+/** Where the answers begin: the largest page size of a machine, so that they can be mapped alone. */
+#define ACK_ALIGN 65536u
+
+/* ---- the layout ---- */
+
+/** Fills the geometry and the directory of a bank, `hint` (which may be NULL). @return its bytes */
+static uint64_t bank_layout(uint32_t layers, uint32_t experts, const struct moetap_shape *shape,
+	struct moetap_hint *hint)
+{
+	const struct moetap_hint_page geometry = {
+		.experts = experts, .slots = shape->slots, .nodes = shape->nodes};
+	const char *const type[MOETAP_HINT_KINDS] = {[MOETAP_HINT_PLACEMENT] = "<u4",
+		[MOETAP_HINT_SHARE] = "<f8",
+		[MOETAP_HINT_LOW] = "<f8",
+		[MOETAP_HINT_HIGH] = "<f8",
+		[MOETAP_HINT_SPLIT] = "<f4",
+		[MOETAP_HINT_BIAS] = "<f4",
+		[MOETAP_HINT_CAPACITY] = "<f4"};
+	struct moetap_hint_kind *entry = (struct moetap_hint_kind *)(void *)(hint + 1);
+	uint64_t at = sizeof(*hint) + (MOETAP_HINT_KINDS - 1) * sizeof(*entry);
+
+	for (uint32_t kind = 1; kind < MOETAP_HINT_KINDS; kind++) {
+		uint32_t columns = (uint32_t)moetap_hint_columns(&geometry, kind);
+		uint32_t element = moetap_hint_element(kind);
+
+		if (hint != NULL) {
+			entry[kind - 1] = (struct moetap_hint_kind){.kind = kind,
+				.version = 1,
+				.element = element,
+				.columns = columns,
+				.offset = (uint32_t)at};
+			if (type[kind] != NULL)
+				strcpy(entry[kind - 1].type, type[kind]);
+		}
+		at = (at + (uint64_t)layers * columns * element + 7) & ~7ull;
+	}
+	at = (at + 63) & ~63ull;
+	if (hint == NULL)
+		return at;
+	hint->bytes = (uint32_t)at;
+	hint->layers = layers;
+	hint->experts = experts;
+	hint->slots = shape->slots;
+	hint->ranks = shape->ranks;
+	hint->nodes = shape->nodes;
+	hint->groups = shape->groups;
+	hint->kinds_offset = sizeof(*hint);
+	hint->kinds = MOETAP_HINT_KINDS - 1;
+	hint->kind_bytes = sizeof(*entry);
+	return at;
+}
+
+static uint64_t ack_offset_of(uint64_t bank_bytes)
+{
+	return (sizeof(struct moetap_hint_page) + 2 * bank_bytes + ACK_ALIGN - 1) &
+	       ~(uint64_t)(ACK_ALIGN - 1);
+}
+
+/** A layer of a kind in a hint that is being filled. */
+static void *row_of(struct moetap_hint *hint, uint32_t kind, uint32_t layer)
+{
+	hint->present |= 1u << (kind - 1);
+	return (void *)(uintptr_t)moetap_hint_find(hint, kind, layer);
+}
 
 /* ---- the page ---- */
 
@@ -89,9 +159,14 @@ static int page_init(struct moetap_hint_page *page, const struct moetap_publishe
 	page->ranks = p->shape.ranks;
 	page->nodes = p->shape.nodes;
 	page->groups = p->shape.groups;
-	page->bank_bytes = (bytes - sizeof(*page)) / 2;
-	page->bank_offset[0] = sizeof(*page);
-	page->bank_offset[1] = sizeof(*page) + page->bank_bytes;
+	page->bank_bytes = bank_layout(p->layers, p->experts, &p->shape, NULL);
+	page->ack_offset = ack_offset_of(page->bank_bytes);
+	page->ack_bytes = bytes - page->ack_offset;
+	for (uint32_t i = 0; i < 2; i++) {
+		page->bank_offset[i] = sizeof(*page) + i * page->bank_bytes;
+		bank_layout(p->layers, p->experts, &p->shape,
+			(struct moetap_hint *)(void *)((char *)page + page->bank_offset[i]));
+	}
 	return getrandom(&page->page_id, sizeof(page->page_id), 0) < 0 ? -errno : 0;
 }
 
@@ -99,8 +174,9 @@ static int page_init(struct moetap_hint_page *page, const struct moetap_publishe
  * sees half a page. */
 static int page_make(struct moetap_publisher *p, const char *path, struct moetap_error *error)
 {
-	size_t bytes = sizeof(struct moetap_hint_page) +
-		       2 * moetap_hint_layout(p->layers, p->experts, p->shape.slots, NULL);
+	size_t bytes = ack_offset_of(bank_layout(p->layers, p->experts, &p->shape, NULL)) +
+		       sizeof(struct moetap_hint_acks) +
+		       p->layers * moetap_hint_ack_stride(p->shape.slots);
 	int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0644), err;
 	char self[40];
 
@@ -138,22 +214,32 @@ static bool page_fits(const struct moetap_hint_page *page, const struct moetap_p
 	       page->nodes == p->shape.nodes && page->groups == p->shape.groups;
 }
 
+/** A page of an earlier version: `retired` was always where it is, so that its readers are told. */
+static bool page_outdated(const struct moetap_hint_page *page)
+{
+	return page->magic == MOETAP_HINT_MAGIC && page->version < MOETAP_HINT_VERSION;
+}
+
 static void page_retire(struct moetap_hint_page *page, const char *path)
 {
 	__atomic_store_n(&page->retired, 1, __ATOMIC_RELEASE);
 	unlink(path);
 }
 
-/** Takes over the page whose lock `fd` holds, or retires it (-EAGAIN) if it does not fit. */
+/** Takes over the page whose lock `fd` holds, or retires it (-EAGAIN) if it does not fit or is of an
+ * earlier version. */
 static int page_take(struct moetap_publisher *p, int fd, const char *path, bool retire,
 	struct moetap_error *error)
 {
+	struct moetap_hint_reader found;
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
 		return mtl_fail(error, -errno, "%s: %s", path, strerror(errno));
 	p->page = (size_t)st.st_size >= sizeof(*p->page) ? page_map(fd, (size_t)st.st_size) : NULL;
-	if (p->page == NULL || !moetap_hint_check(p->page, (size_t)st.st_size)) {
+	if (p->page != NULL && page_outdated(p->page))
+		retire = true;
+	else if (p->page == NULL || !moetap_hint_check(p->page, (size_t)st.st_size, &found)) {
 		if (p->page != NULL)
 			munmap(p->page, (size_t)st.st_size);
 		p->page = NULL;
@@ -196,7 +282,7 @@ static int check_publisher(uint32_t layers, uint32_t experts, const struct moeta
 		return ret;
 	moetap_plan_free(trivial);
 	/* Offsets in a bank have 32 bits. */
-	if (moetap_hint_layout(layers, experts, shape->slots, NULL) > UINT32_MAX)
+	if (bank_layout(layers, experts, shape, NULL) > UINT32_MAX)
 		return mtl_fail(error, -E2BIG, "a hint of this geometry takes more than 4 GiB");
 	return 0;
 }
@@ -221,7 +307,8 @@ int moetap_publisher_open(const char *name, uint32_t layers, uint32_t experts,
 	p->layers = layers;
 	p->experts = experts;
 	p->shape = *shape;
-	p->draft = calloc(1, moetap_hint_layout(layers, experts, shape->slots, NULL));
+	p->terms.bias_rate = MOETAP_BIAS_RATE;
+	p->draft = calloc(1, bank_layout(layers, experts, shape, NULL));
 	ret = p->draft != NULL ? -EAGAIN : mtl_fail_memory(error);
 	for (int attempt = 0; attempt < 10 && ret == -EAGAIN; attempt++)
 		ret = page_open(p, path, error);
@@ -233,6 +320,15 @@ int moetap_publisher_open(const char *name, uint32_t layers, uint32_t experts,
 		return ret;
 	}
 	*publisher = p;
+	return 0;
+}
+
+int moetap_publisher_terms(struct moetap_publisher *p, const struct moetap_terms *terms)
+{
+	if (!(terms->bias_rate >= 0 && isfinite(terms->bias_rate)) ||
+		!(terms->lifetime >= 0 && terms->lifetime < 1e9))
+		return -EINVAL;
+	p->terms = *terms;
 	return 0;
 }
 
@@ -280,8 +376,7 @@ static struct moetap_hint *bank_of(const struct moetap_publisher *p, uint64_t ge
 static void fill_layers(struct moetap_hint *hint, const struct moetap_state *state)
 {
 	for (uint32_t l = 0; l < hint->layers; l++) {
-		struct moetap_hint_layer *to =
-			(struct moetap_hint_layer *)(uintptr_t)moetap_hint_state(hint, l);
+		struct moetap_hint_layer *to = row_of(hint, MOETAP_HINT_STATE, l);
 		struct moetap_layer_state from;
 
 		moetap_state_layer(state, l, &from);
@@ -299,6 +394,8 @@ static void fill_figures(struct moetap_hint *hint, const struct moetap_state *st
 	hint->made_after_step = info.step;
 	hint->valid_from_step = info.step + 1;
 	hint->horizon = info.horizon;
+	hint->expires_step = info.step + info.horizon;
+	hint->known = (uint32_t)decision->known;
 	hint->quality = info.quality;
 	hint->rounds = info.rounds;
 	hint->flagged = info.flagged;
@@ -313,31 +410,117 @@ static void fill_figures(struct moetap_hint *hint, const struct moetap_state *st
 	snprintf(hint->reason, sizeof(hint->reason), "%s", decision->reason);
 }
 
-static void fill_arrays(struct moetap_hint *hint, const struct moetap_forecast *forecast,
-	const struct moetap_plan *placement)
+static void fill_shares(struct moetap_hint *hint, const struct moetap_forecast *forecast)
 {
-	size_t cells = (size_t)hint->layers * hint->experts * sizeof(double);
-	char *start = (char *)hint;
+	size_t bytes = (size_t)hint->layers * hint->experts * sizeof(double);
 
-	memcpy(start + hint->placement_offset, moetap_plan_slots(placement),
-		(size_t)hint->layers * hint->slots * sizeof(uint32_t));
-	memcpy(start + hint->share_offset, moetap_forecast_share(forecast), cells);
-	memcpy(start + hint->low_offset, moetap_forecast_low(forecast), cells);
-	memcpy(start + hint->high_offset, moetap_forecast_high(forecast), cells);
+	memcpy(row_of(hint, MOETAP_HINT_SHARE, 0), moetap_forecast_share(forecast), bytes);
+	memcpy(row_of(hint, MOETAP_HINT_LOW, 0), moetap_forecast_low(forecast), bytes);
+	memcpy(row_of(hint, MOETAP_HINT_HIGH, 0), moetap_forecast_high(forecast), bytes);
 }
 
-/** The generation that first carried this placement: that of the hint before if it is the same. */
-static uint64_t placement_generation(const struct moetap_publisher *p)
+/**
+ * Gate bias: rate * sign(mean - load), as DeepSeek-V3 adds it after each step ("Auxiliary-loss-free
+ * load balancing", arXiv 2412.19437 and 2408.15664) and Megatron-Core under
+ * --moe-router-bias-update-rate. Here the load is the forecast one. Capacity factor of an expert:
+ * the upper end of its share times experts, so that a capacity of factor * tokens / experts holds
+ * what the interval allows.
+ */
+static void fill_gates(
+	struct moetap_hint *hint, const struct moetap_forecast *forecast, double rate)
 {
+	for (uint32_t l = 0; l < hint->layers; l++) {
+		float *bias = row_of(hint, MOETAP_HINT_BIAS, l);
+		float *capacity = row_of(hint, MOETAP_HINT_CAPACITY, l);
+		const double *share = moetap_forecast_share(forecast) + (size_t)l * hint->experts;
+		const double *high = moetap_forecast_high(forecast) + (size_t)l * hint->experts;
+		double sum = 0;
+
+		for (uint32_t e = 0; e < hint->experts; e++)
+			sum += share[e];
+		for (uint32_t e = 0; e < hint->experts; e++) {
+			double under = sum / hint->experts - share[e];
+			int sign = (under > ROUNDING) - (under < -ROUNDING);
+
+			bias[e] = (float)(rate * sign);
+			capacity[e] = (float)(high[e] * hint->experts);
+		}
+	}
+}
+
+static int fill_split(struct moetap_publisher *p, const struct moetap_forecast *forecast,
+	const struct moetap_plan *placement)
+{
+	struct moetap_hint *hint = p->draft;
+	size_t columns = (size_t)hint->nodes * hint->slots;
+	size_t sources = (size_t)hint->nodes * hint->experts;
+	double *weight = malloc((columns + sources) * sizeof(*weight)), *from = weight + columns;
+	int ret = 0;
+
+	if (weight == NULL)
+		return -ENOMEM;
+	for (uint32_t l = 0; l < hint->layers && ret == 0; l++) {
+		float *row = row_of(hint, MOETAP_HINT_SPLIT, l);
+
+		/* Unless it is said what each node sends, all send alike. */
+		for (size_t i = 0; i < sources; i++)
+			from[i] = p->terms.from != NULL
+					  ? p->terms.from[l * sources + i]
+					  : moetap_forecast_share(forecast)[(size_t)l * hint->experts +
+									    i % hint->experts];
+		ret = moetap_plan_split(placement, l, from, weight);
+		for (size_t i = 0; i < columns; i++)
+			row[i] = (float)weight[i];
+	}
+	free(weight);
+	return ret;
+}
+
+/** Kinds that follow from the loads; without those of all experts, they are left out. */
+static int fill_arrays(struct moetap_publisher *p, const struct moetap_forecast *forecast,
+	const struct moetap_plan *placement)
+{
+	struct moetap_hint *hint = p->draft;
+	bool unknown = hint->known == MOETAP_HINT_KNOWN_NOT, blind = false;
+	size_t cells = (size_t)hint->layers * hint->experts;
+	int ret = 0;
+
+	memcpy(row_of(hint, MOETAP_HINT_PLACEMENT, 0), moetap_plan_slots(placement),
+		(size_t)hint->layers * hint->slots * sizeof(uint32_t));
+	if (unknown) /* the bytes tell the next hint whether its placement is another one */
+		hint->present &= ~(1u << (MOETAP_HINT_PLACEMENT - 1));
+	fill_shares(hint, forecast);
+	for (size_t c = 0; c < cells; c++)
+		blind |= isnan(moetap_forecast_share(forecast)[c]);
+	if (!blind)
+		fill_gates(hint, forecast, p->terms.bias_rate);
+	if (!blind && !unknown)
+		ret = fill_split(p, forecast, placement);
+	return ret;
+}
+
+/** What is carried on from the hint before: the generation that first had this placement, and that
+ * of the newest plan. */
+static void fill_generations(struct moetap_publisher *p)
+{
+	struct moetap_hint *hint = p->draft;
 	uint64_t before = p->page->generation;
 	const struct moetap_hint *last = bank_of(p, before);
+	bool whole = before > 0 && last->generation == before;
+	const struct moetap_hint_kind *entry = (const struct moetap_hint_kind *)(const void *)(hint + 1);
+	uint32_t at = entry[MOETAP_HINT_PLACEMENT - 1].offset;
 
-	if (before > 0 && last->generation == before &&
-		memcmp(moetap_hint_placement(p->draft, 0),
-			(const char *)last + p->draft->placement_offset,
-			(size_t)p->layers * p->shape.slots * sizeof(uint32_t)) == 0)
-		return last->placement_generation;
-	return before + 1;
+	hint->generation = before + 1;
+	hint->placement_generation = hint->generation;
+	if (whole && memcmp((const char *)hint + at, (const char *)last + at,
+			     (size_t)p->layers * p->shape.slots * sizeof(uint32_t)) == 0)
+		hint->placement_generation = last->placement_generation;
+	hint->plan_generation = whole ? last->plan_generation : 0;
+	hint->plan_step = whole ? last->plan_step : 0;
+	if (hint->verdict == MOETAP_HINT_PLAN) {
+		hint->plan_generation = hint->generation;
+		hint->plan_step = hint->made_after_step;
+	}
 }
 
 /** Writes the draft into the bank that nobody is sent to, then sends readers there. */
@@ -382,21 +565,17 @@ int moetap_publisher_publish(struct moetap_publisher *p, const struct moetap_sta
 	if (moetap_state_layer(state, p->layers - 1, &last) < 0)
 		return mtl_fail(error, -EINVAL, "the state has fewer layers than the page");
 	clock_gettime(CLOCK_REALTIME, &now);
-	memset(hint, 0, sizeof(*hint));
-	hint->layers = p->layers;
-	hint->experts = p->experts;
-	hint->slots = p->shape.slots;
-	hint->ranks = p->shape.ranks;
-	hint->nodes = p->shape.nodes;
-	hint->groups = p->shape.groups;
-	hint->bytes = (uint32_t)moetap_hint_layout(p->layers, p->experts, p->shape.slots, hint);
-	hint->generation = p->page->generation + 1;
+	memset(hint, 0, bank_layout(p->layers, p->experts, &p->shape, NULL));
+	bank_layout(p->layers, p->experts, &p->shape, hint);
 	hint->publish_time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	if (p->terms.lifetime > 0)
+		hint->expires_ns = hint->publish_time_ns + (uint64_t)(p->terms.lifetime * 1e9);
 	fill_figures(hint, state, forecast, decision);
 	fill_layers(hint, state);
-	fill_arrays(hint, forecast, placement);
-	hint->placement_generation = placement_generation(p);
-	hint->crc = moetap_hint_crc((const char *)hint + 16, hint->bytes - 16);
+	if (fill_arrays(p, forecast, placement) < 0)
+		return mtl_fail_memory(error);
+	fill_generations(p);
+	hint->crc = (uint32_t)crc32(0, (const unsigned char *)hint + 16, hint->bytes - 16);
 	send_readers(p);
 	return 0;
 }

@@ -699,9 +699,19 @@ enum moetap_verdict {
 	MOETAP_PLAN, /**< move to the published placement */
 };
 
+/** How the placement in force is known. */
+enum moetap_known {
+	MOETAP_KNOWN_START,   /**< not told: it is the one that frameworks start with */
+	MOETAP_KNOWN_ACKED,   /**< the job acknowledged it on the hint page */
+	MOETAP_KNOWN_STATED,  /**< an operator stated it */
+	MOETAP_KNOWN_NOTICED, /**< the traffic shows it */
+	MOETAP_KNOWN_NOT,     /**< placement unknown */
+};
+
 /** A verdict with its grounds. */
 struct moetap_decision {
 	enum moetap_verdict verdict;
+	enum moetap_known known; /**< set by the caller; moetap_decide() leaves it _START */
 	double gain;	  /**< predicted fraction of the busiest ranks' load saved, all layers */
 	double before;	  /**< balancedness (sums) forecast for the placement in force */
 	double after;	  /**< balancedness (sums) forecast for the plan */
@@ -727,7 +737,8 @@ struct moetap_publisher;
 /**
  * Opens the hint page /dev/shm/moetap-hint-`name` for writing, making it where there is none.
  * A page that an earlier writer left is taken over: its hint stays readable and generations go on.
- * A page of another geometry is retired (readers get -ESTALE and open again) and made anew.
+ * A page of another geometry or of an earlier version is retired (readers get -ESTALE and open
+ * again) and made anew.
  *
  * Returns 0, -EINVAL (bad name or shape), -EBUSY (somebody else publishes there), -EACCES,
  * -EPROTO (the file is no hint page of this version) or another errno.
@@ -739,12 +750,29 @@ MOETAP_EXPORT int moetap_publisher_open(const char *name, uint32_t layers, uint3
 /** Gives the page up; it stays with its last hint for readers and the next writer. */
 MOETAP_EXPORT void moetap_publisher_close(struct moetap_publisher *publisher);
 
+/** Default of `bias_rate`: that of Megatron-Core's moe_router_bias_update_rate. */
+#define MOETAP_BIAS_RATE 1e-3
+
+/** What hints carry beside forecast and placement. */
+struct moetap_terms {
+	double bias_rate; /**< size of a step of the gate's bias, 0 or more */
+	double lifetime;  /**< seconds after which a hint is stale; 0: only its steps end it */
+	/** Tokens by source, [layers][nodes][experts] (any unit), for the split over replicas; NULL:
+	 * all nodes send as the forecast's shares. It has to live as long as hints are published. */
+	const double *from;
+};
+
+/** Sets them for the hints that follow. Returns 0 or -EINVAL (a rate or lifetime that is none). */
+MOETAP_EXPORT int moetap_publisher_terms(
+	struct moetap_publisher *publisher, const struct moetap_terms *terms);
+
 /**
  * Publishes a hint. `placement` is the placement that the hint carries: the plan for
  * MOETAP_PLAN, the placement in force for MOETAP_KEEP. Readers see the old hint or the new one,
- * never a mixture, also when this process is killed half way.
+ * never a mixture, also when this process is killed half way. A hint whose placement is
+ * MOETAP_KNOWN_NOT carries no placement and no split.
  *
- * Returns 0 or -EINVAL (shape of forecast or placement is not the page's).
+ * Returns 0, -EINVAL (shape of forecast or placement is not the page's) or -ENOMEM.
  */
 MOETAP_EXPORT int moetap_publisher_publish(struct moetap_publisher *publisher,
 	const struct moetap_state *state, const struct moetap_forecast *forecast,

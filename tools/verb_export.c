@@ -149,6 +149,10 @@ static int export_hint(struct request_of_export *r, const struct moetap_hint *hi
 
 	if (slots == NULL)
 		return cli_fail(VERB, "out of memory");
+	if (moetap_hint_placement(hint, 0) == NULL) {
+		free(slots);
+		return cli_fail(VERB, "%s", hint->reason);
+	}
 	for (uint32_t l = 0; l < hint->layers; l++)
 		for (uint32_t s = 0; s < hint->slots; s++)
 			slots[(size_t)l * hint->slots + s] = moetap_hint_placement(hint, l)[s];

@@ -17,23 +17,53 @@ static const char *verdict_name(const struct moetap_hint *hint)
 	return hint->verdict == MOETAP_HINT_PLAN ? "plan" : "keep";
 }
 
+static const char *known_name(uint32_t known)
+{
+	const char *const names[] = {"start", "acknowledged", "stated", "noticed", "unknown"};
+
+	return known < sizeof(names) / sizeof(names[0]) ? names[known] : "unknown";
+}
+
+static void print_slots(const struct moetap_hint *hint, uint32_t layer)
+{
+	const uint32_t *slots = moetap_hint_placement(hint, layer);
+	uint32_t per_rank = hint->slots / hint->ranks;
+
+	if (slots == NULL)
+		printf("unknown");
+	for (uint32_t s = 0; slots != NULL && s < hint->slots; s++)
+		printf("%s%u", s == 0 ? "" : s % per_rank == 0 ? " | " : " ", slots[s]);
+	putchar('\n');
+}
+
 static void print_layers(const struct moetap_hint *hint)
 {
 	printf("layer  state      since     drift  error  slots: experts\n");
 	for (uint32_t l = 0; l < hint->layers; l++) {
 		const struct moetap_hint_layer *layer = moetap_hint_state(hint, l);
-		uint32_t per_rank = hint->slots / hint->ranks;
 
 		printf("%5u  %-9s  %-8lld  %.3f  %.3f  ", l, layer->stable ? "stable" : "transient",
 			(long long)layer->since, layer->drift, layer->error);
-		for (uint32_t s = 0; s < hint->slots; s++)
-			printf("%s%u",
-				s == 0		    ? ""
-				: s % per_rank == 0 ? " | "
-						    : " ",
-				moetap_hint_placement(hint, l)[s]);
-		putchar('\n');
+		print_slots(hint, l);
 	}
+}
+
+/** Until when a hint holds, and what of it is there to be taken. */
+static void print_terms(const struct moetap_hint *hint)
+{
+	time_t seconds = (time_t)(hint->expires_ns / 1000000000u);
+	char when[40];
+	struct tm tm;
+
+	strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&seconds, &tm));
+	printf("holds         until step %lld%s%s\n", (long long)hint->expires_step,
+		hint->expires_ns != 0 ? " and " : "", hint->expires_ns != 0 ? when : "");
+	printf("in force      %s\n", known_name(hint->known));
+	printf("carries       forecast%s%s%s%s\n",
+		moetap_hint_placement(hint, 0) != NULL ? ", placement" : "",
+		moetap_hint_split(hint, 0) != NULL ? ", split" : "",
+		moetap_hint_bias(hint, 0) != NULL ? ", gate bias" : "",
+		moetap_hint_capacity(hint, 0) != NULL ? ", capacity factors" : "");
 }
 
 static int print_text(const struct moetap_hint *hint)
@@ -62,6 +92,7 @@ static int print_text(const struct moetap_hint *hint)
 	if (hint->unseen_ppm > 0)
 		printf("estimated     %.1f %% of the tokens behind it: they cross no NIC\n",
 			hint->unseen_ppm / 1e4);
+	print_terms(hint);
 	print_layers(hint);
 	return CLI_DONE;
 }
@@ -75,25 +106,48 @@ static json_t *real_array(const double *values, uint32_t n)
 	return array;
 }
 
+/** null for what the hint does not carry. */
+static json_t *float_array(const float *values, uint32_t n)
+{
+	json_t *array = values != NULL ? json_array() : json_null();
+
+	for (uint32_t i = 0; values != NULL && i < n; i++)
+		json_array_append_new(array, cli_number((double)values[i]));
+	return array;
+}
+
+static json_t *placement_json(const struct moetap_hint *hint, const uint32_t *slots)
+{
+	json_t *array = slots != NULL ? json_array() : json_null();
+
+	for (uint32_t s = 0; slots != NULL && s < hint->slots; s++)
+		json_array_append_new(array, json_integer(slots[s]));
+	return array;
+}
+
 static json_t *layers_json(const struct moetap_hint *hint)
 {
 	json_t *layers = json_array();
 
 	for (uint32_t l = 0; l < hint->layers; l++) {
 		const struct moetap_hint_layer *state = moetap_hint_state(hint, l);
-		json_t *placement = json_array();
+		const float *split = moetap_hint_split(hint, l);
+		json_t *nodes = split != NULL ? json_array() : json_null();
 
-		for (uint32_t s = 0; s < hint->slots; s++)
-			json_array_append_new(
-				placement, json_integer(moetap_hint_placement(hint, l)[s]));
+		for (uint32_t k = 0; split != NULL && k < hint->nodes; k++)
+			json_array_append_new(nodes, float_array(split + (size_t)k * hint->slots, hint->slots));
 		json_array_append_new(layers,
-			json_pack("{s:s, s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:o}", "state",
+			json_pack("{s:s, s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "state",
 				state->stable ? "stable" : "transient", "since",
 				(json_int_t)state->since, "drift", state->drift, "error",
-				state->error, "noise", state->noise, "placement", placement,
+				state->error, "noise", state->noise, "placement",
+				placement_json(hint, moetap_hint_placement(hint, l)),
 				"share", real_array(moetap_hint_share(hint, l), hint->experts),
 				"low", real_array(moetap_hint_low(hint, l), hint->experts), "high",
-				real_array(moetap_hint_high(hint, l), hint->experts)));
+				real_array(moetap_hint_high(hint, l), hint->experts), "split", nodes,
+				"bias", float_array(moetap_hint_bias(hint, l), hint->experts),
+				"capacity",
+				float_array(moetap_hint_capacity(hint, l), hint->experts)));
 	}
 	return layers;
 }
@@ -108,7 +162,7 @@ static int print_json(const struct moetap_hint *hint)
 		hint->reason, "made_after_step", (json_int_t)hint->made_after_step,
 		"valid_from_step", (json_int_t)hint->valid_from_step, "horizon",
 		(json_int_t)hint->horizon, "stable", (int)hint->stable, "method", hint->method);
-	json_t *more = json_pack("{s:f, s:f, s:f, s:I, s:I, s:o, s:s, s:f, s:I, s:I, s:I, s:I, s:o}",
+	json_t *more = json_pack("{s:f, s:f, s:f, s:I, s:I, s:o, s:s, s:f, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:o}",
 		"gain", hint->gain, "balancedness_before", hint->balancedness_before,
 		"balancedness_after", hint->balancedness_after, "moves", (json_int_t)hint->moves,
 		"rounds", (json_int_t)hint->rounds, "flagged",
@@ -116,8 +170,10 @@ static int print_json(const struct moetap_hint *hint)
 		moetap_quality_text(hint->quality, quality, sizeof(quality)), "estimated",
 		hint->unseen_ppm / 1e6, "ranks",
 		(json_int_t)hint->ranks, "nodes", (json_int_t)hint->nodes, "slots",
-		(json_int_t)hint->slots, "groups", (json_int_t)hint->groups, "layers",
-		layers_json(hint));
+		(json_int_t)hint->slots, "groups", (json_int_t)hint->groups, "expires_step",
+		(json_int_t)hint->expires_step, "expires_ns",
+		hint->expires_ns != 0 ? json_integer((json_int_t)hint->expires_ns) : json_null(),
+		"in_force", known_name(hint->known), "layers", layers_json(hint));
 
 	if (root != NULL && more != NULL)
 		json_object_update(root, more);
@@ -261,6 +317,7 @@ struct publication {
 	struct request request;
 	const char *policy, *current_path;
 	double threshold;
+	struct moetap_terms terms;
 	int format;
 	struct outlook outlook;
 	struct moetap_plan *current, *plan;
@@ -306,6 +363,11 @@ static int send_hint(const struct publication *p)
 	if (moetap_publisher_open(p->name, moetap_forecast_layers(f), moetap_forecast_experts(f),
 		    &p->shape, &publisher, &error) < 0)
 		return cli_fail("hints publish", "%s", error.text);
+	if (moetap_publisher_terms(publisher, &p->terms) < 0) {
+		moetap_publisher_close(publisher);
+		return cli_fail("hints publish",
+			"--bias-rate must be 0 or more, --lifetime from 0 to 10^9 seconds");
+	}
 	ret = moetap_publisher_publish(publisher, p->outlook.state, f,
 		p->decision.verdict == MOETAP_PLAN ? p->plan : p->current, &p->decision, &error);
 	moetap_publisher_close(publisher);
@@ -351,7 +413,8 @@ static const char publish_about[] =
 static int publish(int argc, char **argv)
 {
 	struct publication p = {
-		.shape = {.nodes = 1, .groups = 1}, .threshold = MOETAP_GAIN_THRESHOLD};
+		.shape = {.nodes = 1, .groups = 1}, .threshold = MOETAP_GAIN_THRESHOLD,
+		.terms = {.bias_rate = MOETAP_BIAS_RATE}};
 	int first, status;
 	const struct cli_option options[] = {
 		{"horizon", CLI_COUNT, &p.request.horizon, "H", "steps ahead", true},
@@ -364,6 +427,10 @@ static int publish(int argc, char **argv)
 			false},
 		{"threshold", CLI_NUMBER, &p.threshold, "X",
 			"gain that a plan must bring, as a fraction (0.05)", false},
+		{"lifetime", CLI_NUMBER, &p.terms.lifetime, "SECONDS",
+			"after which the hint is stale (0: only after its steps)", false},
+		{"bias-rate", CLI_NUMBER, &p.terms.bias_rate, "RATE",
+			"size of a step of the gate's bias (0.001)", false},
 		{"method", CLI_TEXT, &p.request.method, "NAME", "sw_avg (default) or last", false},
 		{"window", CLI_COUNT, &p.request.window, "W",
 			"steps that sw_avg averages; chosen from the history if not given", false},

@@ -842,7 +842,7 @@ class Page:
 
     def read(self):
         magic, version, header, size = struct.unpack_from("<QIIQ", self.page, 0)
-        assert magic.to_bytes(8, "little") == b"MTHINT01" and version == 1, "no hint page"
+        assert magic.to_bytes(8, "little") == b"MTHINT01" and version == 2, "no hint page"
         assert header == 192 and size == len(self.page)
         bank_bytes, *bank = struct.unpack_from("<QQQ", self.page, 56)
         for _ in range(1000):
@@ -859,9 +859,15 @@ class Page:
         hint = dict(zip(("generation", "placement_generation", "publish_time_ns", "made_after_step",
                          "valid_from_step", "horizon", "verdict", "stable", "quality", "rounds",
                          "flagged", "gain", "before", "after", "moves", "layers", "experts", "slots",
-                         "ranks", "nodes", "groups", "layer_at", "placement_at", "share_at",
-                         "low_at", "high_at"), struct.unpack_from("<QQQqqIIIIQQdddq6I5I", copy, 16)))
-        hint["reason"] = copy[200:456].split(b"\0")[0].decode()
+                         "ranks", "nodes", "groups", "kinds_at", "kinds", "kind_bytes", "present", "known",
+                         "unseen_ppm", "expires_ns", "expires_step", "plan_generation", "plan_step"),
+                        struct.unpack_from("<QQQqqIIIIQQdddq6I6IQqQq", copy, 16)))
+        for i in range(hint["kinds"]):
+            kind, version, _, _, _, at = \
+                struct.unpack_from("<II8sIII", copy, hint["kinds_at"] + i * hint["kind_bytes"])
+            assert version == 1 and hint["present"] >> i & 1
+            hint[{2: "placement_at", 3: "share_at"}.get(kind, f"kind_{kind}_at")] = at
+        hint["reason"] = copy[232:488].split(b"\0")[0].decode()
         n = hint["slots"]
         hint["placement"] = [list(struct.unpack_from(f"<{n}I", copy, hint["placement_at"] + 4 * n * l))
                              for l in range(hint["layers"])]
@@ -902,6 +908,28 @@ class Hints(Case):
         self.publish()
         again = self.show()
         self.assertEqual((again["generation"], again["placement_generation"]), (2, 1))
+
+    def test_terms(self):
+        """How long a hint holds, and what follows from its forecast."""
+        shown = self.publish("--nodes", 2, "--lifetime", 60, "--bias-rate", 0.25)
+        self.assertIn("\nholds         until step 1299 and 2", shown)
+        self.assertIn("\ncarries       forecast, placement, split, gate bias, capacity factors\n", shown)
+        hint = self.show()
+        self.assertEqual(hint["expires_step"], 1299)
+        self.assertEqual(hint["expires_ns"], hint["publish_time_ns"] + 60 * 10**9)
+        self.assertEqual(hint["in_force"], "start")
+        for layer in hint["layers"]:
+            for expert in range(EXPERTS):
+                under = 1 / EXPERTS - layer["share"][expert]
+                self.assertEqual(layer["bias"][expert], 0.25 if under > 0 else -0.25)
+                self.assertAlmostEqual(layer["capacity"][expert], layer["high"][expert] * EXPERTS, places=5)
+                for node in layer["split"]:
+                    self.assertAlmostEqual(
+                        sum(w for w, e in zip(node, layer["placement"]) if e == expert), 1, places=5)
+        self.publish()
+        self.assertIsNone(self.show()["expires_ns"])
+        for wrong in (("--lifetime", -1), ("--bias-rate", -1)):
+            self.bad(1, "must be 0 or more", "hints", "publish", *self.SHAPE, *wrong, self.name, TRACE)
 
     def test_quality(self):
         """Of the rounds behind a hint; a CSV does not say it."""
@@ -997,7 +1025,7 @@ class Hints(Case):
             whole = file.read()
         bank = struct.unpack_from("<Q", whole, 72)[0] + 300  # of generation 1
         for damaged, pattern in ((whole[:100], "cut short"), (b"", "cut short"),
-                                 (whole[:8] + b"\2" + whole[9:], "version"),
+                                 (whole[:8] + b"\3" + whole[9:], "version"),
                                  (b"x" * len(whole), "no hint page"),
                                  (whole[:bank] + b"\xff" + whole[bank + 1:], "checksums")):
             with open(self.path, "wb") as file:
