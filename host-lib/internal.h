@@ -91,6 +91,10 @@ int64_t mtl_series_observe(const struct moetap_series *series, uint32_t i, doubl
 int mtl_series_add_seen(struct moetap_series *series, int64_t step, uint32_t layer,
 	const double *tokens, const bool *seen, uint32_t quality, struct moetap_error *error);
 
+/** Adds a layer of the i-th kept step of a series of slots, `held[slots]` being their experts. */
+int mtl_series_add_slots(struct moetap_series *series, const struct moetap_series *slots,
+	uint32_t i, uint32_t layer, const uint32_t *held, struct moetap_error *error);
+
 /* ---- csv.c ---- */
 
 /** A CSV file that is read line by line. */

@@ -708,6 +708,69 @@ enum moetap_known {
 	MOETAP_KNOWN_NOT,     /**< placement unknown */
 };
 
+#define MOETAP_ALL_LAYERS UINT32_MAX
+
+/**
+ * Which expert each slot held, by layer and step. The wire shows slots (rank by rank, in each the
+ * local ones); with replicas, and after a plan was applied, an expert is the sum of its slots.
+ */
+struct moetap_placements;
+
+/** All layers as frameworks start: slot s holds expert s modulo experts. Returns as
+ * moetap_plan_trivial(). */
+MOETAP_EXPORT int moetap_placements_new(const struct moetap_shape *shape, uint32_t layers,
+	uint32_t experts, struct moetap_placements **placements, struct moetap_error *error);
+MOETAP_EXPORT void moetap_placements_free(struct moetap_placements *placements);
+
+/**
+ * `slots[slots]` (with MOETAP_ALL_LAYERS: [layers][slots]) are the experts of a layer's slots from
+ * `step` on. What was added for that step and later ones is forgotten. Returns 0, -EINVAL (no such
+ * layer or expert, an expert without a slot) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_placements_add(struct moetap_placements *placements, uint32_t layer,
+	int64_t step, const uint32_t *slots, enum moetap_known known, struct moetap_error *error);
+
+/**
+ * Adds what the job acknowledged on the hint page `name`, and keeps in mind what the page's hints
+ * propose. No page, or one of another geometry, says nothing. A page keeps the last four
+ * acknowledgements of a layer: after a fifth, what held before the oldest is unknown unless it was
+ * added before. Returns 0, -EBADMSG (damaged), -EINVAL, -EACCES or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_placements_read(
+	struct moetap_placements *placements, const char *name, struct moetap_error *error);
+
+/**
+ * Looks at layers of which nobody said how they are placed since the page's newest plan: do the
+ * loads of slots still go with the placement in force? If not, but with one of the page's hints, that
+ * one holds from the step at which the loads change (MOETAP_KNOWN_NOTICED); if with none, or if no
+ * steps from before the plan are there, the placement is unknown (MOETAP_KNOWN_NOT) from the plan
+ * on. Returns 0, -EINVAL (the series has not as many columns as slots) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_placements_check(struct moetap_placements *placements,
+	const struct moetap_series *slots, struct moetap_error *error);
+
+/** How the newest placements are known: MOETAP_KNOWN_NOT if that of any layer is not, and `reason`
+ * (may be NULL) says why; else noticed, stated or acknowledged if that of any layer is. */
+MOETAP_EXPORT enum moetap_known moetap_placements_known(
+	const struct moetap_placements *placements, char reason[128]);
+
+/** Experts of a layer's slots at a step, [slots]; NULL: unknown, or no such layer. */
+MOETAP_EXPORT const uint32_t *moetap_placements_at(
+	const struct moetap_placements *placements, uint32_t layer, int64_t step);
+
+/** The newest placement of every layer that is known, as a plan. Returns 0 or -ENOMEM. */
+MOETAP_EXPORT int moetap_placements_plan(const struct moetap_placements *placements,
+	struct moetap_plan **plan, struct moetap_error *error);
+
+/**
+ * Loads of experts from loads of slots: each step with the placement that held in it. Steps of a
+ * layer in which it is unknown are left out. Quality, and what is estimated, is carried over.
+ * Returns 0, -EINVAL (the series has not as many columns as slots), -E2BIG or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_placements_experts(const struct moetap_placements *placements,
+	const struct moetap_series *slots, struct moetap_series **experts,
+	struct moetap_error *error);
+
 /** A verdict with its grounds. */
 struct moetap_decision {
 	enum moetap_verdict verdict;

@@ -368,6 +368,59 @@ int mtl_series_add_sources(struct moetap_series *s, int64_t step, uint32_t layer
 	return ret;
 }
 
+/** Adds what of a row of slots is estimated. Errors of an expert's slots are taken as independent. */
+static void add_slot_guesses(const struct moetap_series *s, struct guess *g, uint32_t layer,
+	const struct moetap_series *slots, const struct guess *from, const uint32_t *held)
+{
+	g->rounds[layer] += from->rounds[layer];
+	for (uint32_t slot = 0; slot < slots->experts; slot++) {
+		size_t to = (size_t)layer * s->experts + held[slot];
+		size_t at = (size_t)layer * slots->experts + slot;
+
+		g->unseen[to] += from->unseen[at];
+		g->variance[to] += from->variance[at];
+		g->lasting[to] += from->lasting[at];
+	}
+}
+
+int mtl_series_add_slots(struct moetap_series *s, const struct moetap_series *slots, uint32_t i,
+	uint32_t layer, const uint32_t *held, struct moetap_error *error)
+{
+	const struct row *from = *row_at(slots, i);
+	const double *tokens = from->tokens + (size_t)layer * slots->experts;
+	double *load = calloc(s->experts, sizeof(*load));
+	bool *seen = malloc(s->experts * sizeof(*seen));
+	struct row *row;
+	int ret = 0;
+
+	if (load == NULL || seen == NULL) {
+		free(load);
+		free(seen);
+		return mtl_fail_memory(error);
+	}
+	memset(seen, true, s->experts * sizeof(*seen));
+	for (uint32_t slot = 0; slot < slots->experts; slot++) {
+		load[held[slot]] += tokens[slot];
+		seen[held[slot]] &= slots->seen[slot];
+	}
+	if ((from->quality[layer] & SEEN) != 0) {
+		if (from->guess != NULL && !s->guesses)
+			limit_rows(s);
+		ret = mtl_series_add_seen(
+			s, from->step, layer, load, seen, from->quality[layer], error);
+		if (ret == 0 && from->guess != NULL) {
+			ret = find_row(s, from->step, &row, error);
+			if (ret == 0 && guess_of(s, row) == NULL)
+				ret = mtl_fail_memory(error);
+			if (ret == 0)
+				add_slot_guesses(s, row->guess, layer, slots, from->guess, held);
+		}
+	}
+	free(load);
+	free(seen);
+	return ret;
+}
+
 int moetap_series_add_round(struct moetap_series *s, int64_t step, uint32_t layer,
 	const double *tokens, uint32_t quality, struct moetap_error *error)
 {
