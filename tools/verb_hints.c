@@ -212,6 +212,41 @@ int hints_explain(const char *verb, const char *name, int err)
 	return cli_fail(verb, MOETAP_HINT_PATH "%s: %s", name, strerror(-err));
 }
 
+/** Copies the newest acknowledgement of a layer. Returns whether there is one. */
+static bool newest_ack(
+	const struct moetap_hint_reader *reader, uint32_t layer, struct moetap_hint_ack *ack)
+{
+	void *buffer = malloc(moetap_hint_ack_bytes(reader));
+	bool there = buffer != NULL && moetap_hint_ack_read(reader, layer,
+					       moetap_hint_acked(reader, layer), buffer) == 0;
+
+	if (there)
+		memcpy(ack, buffer, sizeof(*ack));
+	free(buffer);
+	return there;
+}
+
+/** What the job answered, a line for layers that answered alike. */
+static void print_acks(const struct moetap_hint_reader *reader)
+{
+	uint32_t layers = moetap_hint_head(reader)->layers;
+	struct moetap_hint_ack ack = {0}, next = {0};
+
+	for (uint32_t l = 0, end; l < layers; l = end) {
+		bool there = newest_ack(reader, l, &ack);
+
+		for (end = l + 1; end < layers; end++)
+			if (newest_ack(reader, end, &next) != there ||
+				(there && (next.generation != ack.generation ||
+						  next.step != ack.step)))
+				break;
+		if (there)
+			printf("acknowledged  generation %llu from step %lld on, layers %u to %u\n",
+				(unsigned long long)ack.generation, (long long)ack.step, l,
+				end - 1);
+	}
+}
+
 /** Reads the newest hint of an open page and prints it. Returns 0 or a negative errno. */
 static int read_and_print(struct moetap_hint_reader *reader, int format)
 {
@@ -223,6 +258,8 @@ static int read_and_print(struct moetap_hint_reader *reader, int format)
 	ret = moetap_hint_read(reader, buffer);
 	if (ret == 0)
 		print_hint(buffer, format);
+	if (ret == 0 && format == 0)
+		print_acks(reader);
 	free(buffer);
 	return ret;
 }
@@ -315,14 +352,71 @@ struct publication {
 	const char *name;
 	struct moetap_shape shape;
 	struct request request;
-	const char *policy, *current_path;
+	const char *policy, *current_path, *stated;
+	uint32_t experts; /**< the trace is of slots, and they hold so many; 0: it is of experts */
 	double threshold;
 	struct moetap_terms terms;
 	int format;
 	struct outlook outlook;
+	struct moetap_placements *placements;
 	struct moetap_plan *current, *plan;
 	struct moetap_decision decision;
 };
+
+/** Adds the placements of "PLAN.json@STEP,...". */
+static int add_stated(struct publication *p, uint32_t layers)
+{
+	char *copy = strdup(p->stated), *rest = copy, *one;
+	struct moetap_error error;
+	int status = copy == NULL ? cli_fail("hints publish", "out of memory") : CLI_DONE;
+
+	while (status == CLI_DONE && (one = strsep(&rest, ",")) != NULL) {
+		char *at = strrchr(one, '@'), *end = at;
+		long long step = at != NULL ? strtoll(at + 1, &end, 10) : -1;
+		struct moetap_plan *plan;
+
+		if (at == NULL || end == at + 1 || *end != '\0' || step < 0) {
+			status = cli_fail("hints publish",
+				"--placement: '%s' is not PLAN.json@STEP", one);
+			break;
+		}
+		*at = '\0';
+		status = plan_read("hints publish", one, &p->shape, layers, p->experts, &plan);
+		if (status != CLI_DONE)
+			break;
+		if (moetap_placements_add(p->placements, MOETAP_ALL_LAYERS, step,
+			    moetap_plan_slots(plan), MOETAP_KNOWN_STATED, &error) < 0)
+			status = cli_fail("hints publish", "%s", error.text);
+		moetap_plan_free(plan);
+	}
+	free(copy);
+	return status;
+}
+
+/** A trace of slots: finds what they held, and looks ahead with the loads of experts. */
+static int look_ahead_slots(struct publication *p, const char *trace)
+{
+	struct moetap_series *slots;
+	struct moetap_error error;
+	int status = series_read("hints publish", trace, &slots);
+
+	if (status != CLI_DONE)
+		return status;
+	if (moetap_placements_new(&p->shape, moetap_series_layers(slots), p->experts,
+		    &p->placements, &error) < 0)
+		status = cli_fail("hints publish", "%s", error.text);
+	if (status == CLI_DONE && p->stated != NULL)
+		status = add_stated(p, moetap_series_layers(slots));
+	if (status == CLI_DONE &&
+		(moetap_placements_read(p->placements, p->name, &error) < 0 ||
+			moetap_placements_check(p->placements, slots, &error) < 0 ||
+			moetap_placements_experts(
+				p->placements, slots, &p->outlook.series, &error) < 0))
+		status = cli_fail("hints publish", "%s", error.text);
+	moetap_series_free(slots);
+	return status != CLI_DONE ? status
+				  : outlook_make("hints publish", &p->request, &p->outlook);
+}
 
 /** The placement in force: as stated, else the one that frameworks start with. */
 static int find_current(struct publication *p)
@@ -331,6 +425,10 @@ static int find_current(struct publication *p)
 	uint32_t experts = moetap_forecast_experts(p->outlook.forecast);
 	struct moetap_error error;
 
+	if (p->placements != NULL)
+		return moetap_placements_plan(p->placements, &p->current, &error) < 0
+			       ? cli_fail("hints publish", "%s", error.text)
+			       : CLI_DONE;
 	if (p->current_path != NULL)
 		return plan_read(
 			"hints publish", p->current_path, &p->shape, layers, experts, &p->current);
@@ -339,16 +437,36 @@ static int find_current(struct publication *p)
 	return CLI_DONE;
 }
 
+/** With a placement that is unknown nothing is planned. */
+static int decide_unknown(struct publication *p, const char *why)
+{
+	if (moetap_decide(p->outlook.state, p->outlook.forecast, p->current, p->current,
+		    p->threshold, &p->decision) < 0)
+		return cli_fail("hints publish", "the placement does not fit the loads");
+	p->decision.known = MOETAP_KNOWN_NOT;
+	snprintf(p->decision.reason, sizeof(p->decision.reason), "keep: placement unknown: %s",
+		why);
+	return CLI_DONE;
+}
+
 static int decide(struct publication *p)
 {
 	const struct moetap_forecast *f = p->outlook.forecast;
+	enum moetap_known known = p->current_path != NULL ? MOETAP_KNOWN_STATED
+							  : MOETAP_KNOWN_START;
 	struct moetap_error error;
+	char why[128];
 
+	if (p->placements != NULL)
+		known = moetap_placements_known(p->placements, why);
+	if (known == MOETAP_KNOWN_NOT)
+		return decide_unknown(p, why);
 	if (moetap_plan_make(p->policy, &p->shape, moetap_forecast_layers(f),
 		    moetap_forecast_experts(f), moetap_forecast_share(f), p->current, &p->plan,
 		    &error) < 0)
 		return cli_fail("hints publish", "%s", error.text);
 	moetap_decide(p->outlook.state, f, p->current, p->plan, p->threshold, &p->decision);
+	p->decision.known = known;
 	return CLI_DONE;
 }
 
@@ -384,7 +502,8 @@ static int send_hint(const struct publication *p)
 
 static int run_publication(struct publication *p, const char *trace)
 {
-	int status = look_ahead("hints publish", trace, &p->request, &p->outlook);
+	int status = p->experts > 0 ? look_ahead_slots(p, trace)
+				    : look_ahead("hints publish", trace, &p->request, &p->outlook);
 	struct moetap_forecast_info info;
 
 	if (status == CLI_DONE) {
@@ -399,6 +518,7 @@ static int run_publication(struct publication *p, const char *trace)
 		status = send_hint(p);
 	moetap_plan_free(p->plan);
 	moetap_plan_free(p->current);
+	moetap_placements_free(p->placements);
 	outlook_free(&p->outlook);
 	return status;
 }
@@ -425,6 +545,10 @@ static int publish(int argc, char **argv)
 		{"current", CLI_TEXT, &p.current_path, "PLAN.json",
 			"placement in force; slot s holds expert s modulo experts if not given",
 			false},
+		{"experts", CLI_COUNT, &p.experts, "E",
+			"the trace counts slots, as the wire shows them, of E experts", false},
+		{"placement", CLI_TEXT, &p.stated, "PLAN.json@STEP,...",
+			"with --experts: placements in force from these steps on", false},
 		{"threshold", CLI_NUMBER, &p.threshold, "X",
 			"gain that a plan must bring, as a fraction (0.05)", false},
 		{"lifetime", CLI_NUMBER, &p.terms.lifetime, "SECONDS",
@@ -444,6 +568,8 @@ static int publish(int argc, char **argv)
 	if (first < 0)
 		return status;
 	p.name = argv[first];
+	if (p.experts > 0 ? p.current_path != NULL : p.stated != NULL)
+		return cli_usage(&cli, "--experts goes with --placement, not with --current");
 	return run_publication(&p, argv[first + 1]);
 }
 

@@ -997,6 +997,38 @@ class Hints(Case):
         self.assertEqual([l["placement"] for l in hint["layers"]],
                          json.loads(plan)["physical_to_logical_map"])
 
+    def test_slots(self):
+        """A trace of slots: as at the start, then as an operator states, or unknown."""
+        def trace(held, steps):
+            return [",".join([str(step)] + [str((e + 1) * 100 / held.count(e) + step % 3) for e in held])
+                    for step in steps]
+        header = "step," + ",".join(f"l0_e{s}" for s in range(8))
+        start, moved = [0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 4, 5, 5, 4]
+        shape = ("--horizon", 50, "--ranks", 2, "--slots", 8, "--experts", 6)
+        lines = [header] + trace(start, range(300))
+
+        def publish(*args):
+            self.good("hints", "publish", *shape, *args, self.name, "-", stdin="\n".join(lines) + "\n")
+            return self.show()
+        hint = publish()
+        self.assertEqual((hint["verdict"], hint["in_force"]), ("plan", "start"), hint["reason"])
+        self.assertEqual(len(hint["layers"][0]["share"]), 6)
+        # Nobody answers, and slots 6 and 7 hold what no hint says.
+        lines += trace(moved, range(300, 400))
+        hint = publish()
+        self.assertEqual((hint["verdict"], hint["in_force"]), ("keep", "unknown"))
+        self.assertIn("placement unknown: layer 0: since the plan of step 299", hint["reason"])
+        self.assertIsNone(hint["layers"][0]["placement"])
+        self.bad(1, "placement unknown", "hints", "export", "--as", "csv", self.name)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as plan:
+            json.dump({"physical_to_logical_map": [moved]}, plan)
+            plan.flush()
+            hint = publish("--placement", f"{plan.name}@300")
+            self.assertEqual(hint["in_force"], "stated")
+            self.bad(1, "is not PLAN.json@STEP", "hints", "publish", *shape, "--placement", plan.name, self.name,
+                     "-", stdin="\n".join(lines) + "\n")
+        self.bad(2, "goes with", "hints", "publish", *self.SHAPE, "--placement", "x@1", self.name, TRACE)
+
     def test_watch(self):
         with subprocess.Popen([MOETAP, "hints", "watch", self.name], text=True,
                               stdout=subprocess.PIPE) as watch:
