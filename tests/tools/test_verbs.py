@@ -912,10 +912,10 @@ class Hints(Case):
     def test_terms(self):
         """How long a hint holds, and what follows from its forecast."""
         shown = self.publish("--nodes", 2, "--lifetime", 60, "--bias-rate", 0.25)
-        self.assertIn("\nholds         until step 1299 and 2", shown)
+        self.assertRegex(shown, r"\nholds         until step \d+ and 2")
         self.assertIn("\ncarries       forecast, placement, split, gate bias, capacity factors\n", shown)
         hint = self.show()
-        self.assertEqual(hint["expires_step"], 1299)
+        self.assertEqual(hint["expires_step"], hint["made_after_step"] + 100)
         self.assertEqual(hint["expires_ns"], hint["publish_time_ns"] + 60 * 10**9)
         self.assertEqual(hint["in_force"], "start")
         for layer in hint["layers"]:
