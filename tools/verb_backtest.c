@@ -135,7 +135,7 @@ int verb_backtest(int argc, char **argv)
 	int64_t layer = 0;
 	const struct cli_option options[] = {
 		{"horizon", CLI_COUNT, &what.horizon, "H", "steps ahead", true},
-		{"method", CLI_TEXT, &what.method, "NAME|all", "sw_avg (default), last, or all",
+		{"method", CLI_TEXT, &what.method, "NAME|all", "auto (default), another, or all",
 			false},
 		{"window", CLI_COUNT, &what.window, "W",
 			"steps that sw_avg averages; chosen from the history if not given", false},
@@ -163,8 +163,8 @@ int verb_backtest(int argc, char **argv)
 		printf("method,horizon,state,rel,norm,experts,origins\n");
 	status = run(series, &what, path, layer, rows);
 	if (rows != NULL && status == CLI_DONE)
-		status = cli_print_json("backtest", json_pack("{s:f, s:O}", "estimated", unseen,
-							   "backtest", rows));
+		status = cli_print_json(
+			"backtest", json_pack("{s:f, s:O}", "estimated", unseen, "backtest", rows));
 	json_decref(rows);
 	moetap_series_free(series);
 	return status;

@@ -86,7 +86,7 @@ int verb_forecast(int argc, char **argv)
 	int format = 0, first, status;
 	const struct cli_option options[] = {
 		{"horizon", CLI_COUNT, &request.horizon, "H", "steps ahead", true},
-		{"method", CLI_TEXT, &request.method, "NAME", "sw_avg (default) or last", false},
+		{"method", CLI_TEXT, &request.method, "NAME", "auto (default), arima, lstm, sw_avg or last", false},
 		{"window", CLI_COUNT, &request.window, "W",
 			"steps that sw_avg averages; chosen from the history if not given", false},
 		{"format", CLI_CHOICE, &format, "csv|json", "csv (default) or json", false},

@@ -555,7 +555,7 @@ static int publish(int argc, char **argv)
 			"after which the hint is stale (0: only after its steps)", false},
 		{"bias-rate", CLI_NUMBER, &p.terms.bias_rate, "RATE",
 			"size of a step of the gate's bias (0.001)", false},
-		{"method", CLI_TEXT, &p.request.method, "NAME", "sw_avg (default) or last", false},
+		{"method", CLI_TEXT, &p.request.method, "NAME", "auto (default), arima, lstm, sw_avg or last", false},
 		{"window", CLI_COUNT, &p.request.window, "W",
 			"steps that sw_avg averages; chosen from the history if not given", false},
 		{"policy", CLI_TEXT, &p.policy, "NAME", "moetap (default) or eplb", false},
