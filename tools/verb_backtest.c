@@ -135,7 +135,7 @@ int verb_backtest(int argc, char **argv)
 	int64_t layer = 0;
 	const struct cli_option options[] = {
 		{"horizon", CLI_COUNT, &what.horizon, "H", "steps ahead", true},
-		{"method", CLI_TEXT, &what.method, "NAME|all", "auto (default), another, or all",
+		{"method", CLI_TEXT, &what.method, "NAME|all", "auto (default), sw_avg, last, arima, lstm, or all",
 			false},
 		{"window", CLI_COUNT, &what.window, "W",
 			"steps that sw_avg averages; chosen from the history if not given", false},
