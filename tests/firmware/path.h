@@ -92,6 +92,8 @@ struct frame {
 	uint8_t opcode;
 	bool marked; /* it met congestion */
 	const struct form *form;
+	uint32_t words; /* of the payload, that the frame has; the rest of it is cut */
+	uint32_t word[4];
 };
 
 static inline void frame_put(uint8_t **p, uint64_t v, uint32_t bytes)
@@ -121,7 +123,7 @@ static inline void form_put(uint8_t *p, const struct frame *f)
 	frame_put(&p, f->va, 8);
 }
 
-/** The heads of a frame, without payload and ICRC. @return bytes */
+/** The heads of a frame, and the words of its payload. @return bytes */
 static inline uint32_t frame_make(uint8_t *data, const struct frame *f)
 {
 	const struct fw_opcode *op = &fw_opcodes[f->opcode];
@@ -157,7 +159,8 @@ static inline uint32_t frame_make(uint8_t *data, const struct frame *f)
 		else
 			frame_put(&p, f->length, 4);
 	}
-	return f->cut != 0 ? f->cut : 54u + ext;
+	memcpy(data + 54 + ext, f->word, f->words * sizeof(f->word[0]));
+	return f->cut != 0 ? f->cut : 54u + ext + f->words * (uint32_t)sizeof(f->word[0]);
 }
 
 /* ---- the path ---------------------------------------------------------------------------------- */
@@ -391,7 +394,8 @@ static inline struct fw_flow *path_flow(
 
 /* ---- jobs -------------------------------------------------------------------------------------- */
 
-enum job_rule { JOB_VA, JOB_QP, JOB_LENGTH };
+/** How a job's tokens are known; JOB_UNREAD: not at all. */
+enum job_rule { JOB_VA, JOB_QP, JOB_LENGTH, JOB_INDEX, JOB_UNREAD };
 
 /** A made-up job and its map. */
 struct job {
@@ -399,6 +403,7 @@ struct job {
 	uint32_t layers, micro_batches;
 	const char *pattern;
 	bool parity, counts, combine, heads, send;
+	bool told; /* counts for all experts of a rank go in one payload; tokens are their witness */
 	enum job_rule rule;
 	uint32_t idle_us; /* 0: as the map has it when it does not say */
 	const struct form *form; /* of its atomics, NULL: the standard one */
@@ -436,12 +441,23 @@ static inline size_t job_rules(const struct job *j, char *text, size_t room)
 	if (j->parity)
 		snprintf(parity, sizeof(parity), " parity: {stride: %lu, count: 2},", 2 * area);
 	n += (size_t)snprintf(text + n, room - n, "rules:\n");
+	if (j->told)
+		n += (size_t)snprintf(text + n, room - n,
+			"- {name: told, rule: payload-counts, phase: dispatch, length: %u, payload: {width: 4}}\n",
+			4 * j->experts);
 	if (j->rule == JOB_VA)
 		n += (size_t)snprintf(text + n, room - n,
 			"- {name: token, rule: va, phase: dispatch, length: %u, size: %lu,%s expert: "
 			"{stride: %u, count: %u, of: dst}, source: {stride: %u, count: %u}, token-bytes: "
 			"%u}\n", JOB_TOKEN, area, parity, j->ranks * JOB_SLOTS * JOB_TOKEN, j->experts,
 			JOB_SLOTS * JOB_TOKEN, j->ranks, JOB_TOKEN);
+	else if (j->rule == JOB_INDEX)
+		n += (size_t)snprintf(text + n, room - n,
+			"- {name: token, rule: payload-index, phase: dispatch, length: %u, payload: {width: 4, "
+			"of: all, count: 1, stride: %u}}\n", JOB_TOKEN, JOB_TOKEN);
+	else if (j->rule == JOB_UNREAD)
+		n += (size_t)snprintf(text + n, room - n,
+			"- {name: token, rule: length, phase: control, length: [17, 1000000]}\n");
 	else
 		n += (size_t)snprintf(text + n, room - n,
 			"- {name: token, rule: %s, phase: dispatch, length: [17, 1000000],%s token-bytes: "
@@ -501,11 +517,18 @@ static inline struct mt_bank *job_bank(const struct job *j)
 	return bank;
 }
 
+/** Whether a job sends its tokens one by one. */
+static inline bool job_by_token(const struct job *j)
+{
+	return j->rule == JOB_VA || j->rule == JOB_INDEX;
+}
+
 /** Frames of a job, without time and PSN. */
 static inline struct frame job_token(const struct job *j, uint32_t src, uint32_t dst, uint32_t e,
 	uint32_t slot, uint32_t parity)
 {
-	return (struct frame){.src = src, .dst = dst, .qpn = job_qpn(src, e),
+	return (struct frame){.words = j->rule == JOB_INDEX, .word = {dst * j->experts + e},
+		.src = src, .dst = dst, .qpn = job_qpn(src, e),
 		.opcode = j->send ? OP_SEND_ONLY : OP_WRITE_ONLY, .length = JOB_TOKEN, .payload = JOB_TOKEN,
 		.va = job_base(dst) + (j->parity ? parity : 0) * 2 * job_area(j) +
 		      ((uint64_t)(e * j->ranks + src) * JOB_SLOTS + slot % JOB_SLOTS) * JOB_TOKEN};
@@ -519,6 +542,18 @@ static inline struct frame job_count(const struct job *j, uint32_t src, uint32_t
 		.operand = -(uint64_t)tokens - 1,
 		.va = job_base(dst) + (j->parity ? parity : 0) * 2 * job_area(j) + job_area(j) +
 		      (e * j->ranks + src) * 8};
+}
+
+/** Counts of all experts of dst, in one message on the queue pair of its expert e. */
+static inline struct frame job_told(
+	const struct job *j, uint32_t src, uint32_t dst, uint32_t e, const uint32_t *tokens)
+{
+	struct frame f = {.src = src, .dst = dst, .qpn = job_qpn(src, e), .opcode = OP_WRITE_ONLY,
+		.va = job_base(dst), .length = 4 * j->experts, .payload = 4 * j->experts,
+		.words = j->experts};
+
+	memcpy(f.word, tokens, j->experts * sizeof(*tokens));
+	return f;
 }
 
 /** The flag behind the results of an expert. */

@@ -39,6 +39,7 @@ struct sim {
 	uint64_t *number; /* [rounds]: what moetap should call them */
 	uint32_t rounds;
 	uint64_t next_number;
+	bool shuffled;
 };
 
 static inline uint32_t sim_draw(struct sim *s, uint32_t n)
@@ -173,33 +174,47 @@ static inline void sim_drain(struct sim *s, struct sim_queue (*q)[SIM_EXPERTS], 
 			q[d][e].n = q[d][e].sent = 0;
 }
 
+/** The tokens of src for expert e of d, and what announces them. */
+static inline void sim_post_tokens(struct sim *s, struct sim_queue *q, uint32_t src, uint32_t d,
+	uint32_t e, uint32_t n, uint32_t parity)
+{
+	const struct job *j = s->j;
+	struct frame f = job_token(j, src, d, e, 0, parity);
+
+	if (!job_by_token(j) && n != 0) {
+		f.length = n * JOB_TOKEN;
+		f.payload = f.length;
+		sim_post(s, q, f, true);
+	}
+	for (uint32_t i = 0; job_by_token(j) && i < n; i++)
+		sim_post(s, q, job_token(j, src, d, e, i, parity), true);
+	if (j->counts)
+		sim_post(s, q, job_count(j, src, d, e, n, parity), true);
+}
+
 static inline void sim_post_dispatch(
 	struct sim *s, struct sim_queue (*q)[SIM_EXPERTS], uint32_t src, uint32_t parity)
 {
 	const struct job *j = s->j;
+	bool announced = j->told || (j->counts && j->form == NULL);
 	uint32_t *truth = s->truth + ((size_t)(s->rounds - 1) * j->ranks + src) * sim_experts(s);
 
-	for (uint32_t d = 0; d < j->ranks; d++)
-		for (uint32_t e = 0; e < j->experts; e++) {
-			uint32_t n = sim_draw(s, s->tokens + 1);
-			struct frame f = job_token(j, src, d, e, 0, parity);
+	for (uint32_t d = 0; d < j->ranks; d++) {
+		uint32_t told = j->told && d != src ? 1 + sim_draw(s, 2) : 0; /* before, or behind */
 
-			if (d == src)
-				continue;
+		for (uint32_t e = 0; e < j->experts && d != src; e++) {
+			uint32_t n = sim_draw(s, s->tokens + 1);
+
 			/* one that waits for nothing would not be seen to dispatch at all */
-			if ((!j->counts || j->form != NULL) && n == 0 && e == 0)
-				n = 1;
-			truth[d * j->experts + e] = n;
-			if (j->rule != JOB_VA && n != 0) {
-				f.length = n * JOB_TOKEN;
-				f.payload = f.length;
-				sim_post(s, &q[d][e], f, true);
-			}
-			for (uint32_t i = 0; j->rule == JOB_VA && i < n; i++)
-				sim_post(s, &q[d][e], job_token(j, src, d, e, i, parity), true);
-			if (j->counts)
-				sim_post(s, &q[d][e], job_count(j, src, d, e, n, parity), true);
+			truth[d * j->experts + e] = !announced && n == 0 && e == 0 ? 1 : n;
 		}
+		if (told == 1)
+			sim_post(s, &q[d][0], job_told(j, src, d, 0, truth + d * j->experts), true);
+		for (uint32_t e = 0; e < j->experts && d != src; e++)
+			sim_post_tokens(s, &q[d][e], src, d, e, truth[d * j->experts + e], parity);
+		if (told == 2)
+			sim_post(s, &q[d][0], job_told(j, src, d, 0, truth + d * j->experts), true);
+	}
 }
 
 static inline void sim_post_combine(
@@ -300,6 +315,7 @@ static inline void sim_sort(struct sim *s)
 /** What is at most so far apart may change places; times stay with the packets. */
 static inline void sim_shuffle(struct sim *s, uint32_t far)
 {
+	s->shuffled = true;
 	for (size_t i = 0; i < s->n; i++)
 		s->out[i].key = (i + sim_draw(s, far + 1)) * 2 + 1;
 	qsort(s->out, s->n, sizeof(*s->out), sim_by_key);
@@ -371,11 +387,25 @@ static inline void sim_tell(const struct sim *s, const struct path *p)
 		struct mt_round *m = p->round[i];
 		uint32_t at = sim_find(s, m->round);
 
-		fprintf(stderr, "round %lu: %s%s; %lu tokens, %u gaps, %u missing\n", m->round,
+		fprintf(stderr, "round %lu: %s%s; %lu tokens, %u gaps, %u missing, witness %s\n", m->round,
 			mt_quality_names(m->quality, names, sizeof(names)),
 			at == UINT32_MAX ? ", unknown" : sim_wrong_cells(s, at, m) ? ", WRONG" : "",
-			m->tokens, m->gaps, m->counts_missing);
+			m->tokens, m->gaps, m->counts_missing, mt_witness_name(m->witness));
 	}
+}
+
+/**
+ * What a round says against its counts. Counts in payloads are right also where their witness
+ * differs, and it only may where packets of a dispatch and of its combine change places.
+ */
+static inline uint32_t sim_doubts(const struct sim *s, const struct mt_round *m, bool *bad)
+{
+	uint32_t doubts = m->quality & MT_Q_INEXACT;
+
+	if (!s->j->told)
+		return doubts;
+	*bad |= (doubts & (MT_Q_DISAGREE | MT_Q_OVERRUN)) == MT_Q_DISAGREE && !s->shuffled;
+	return doubts & ~(uint32_t)MT_Q_DISAGREE;
 }
 
 /**
@@ -396,7 +426,7 @@ static inline void sim_check(const struct sim *s, const struct path *p, bool exa
 		for (; aligned && next < m->round; next++)
 			bad |= sim_find(s, next) != UINT32_MAX;
 		next = m->round + 1;
-		if (m->quality & MT_Q_INEXACT)
+		if (sim_doubts(s, m, &bad) != 0)
 			bad |= exact;
 		else
 			bad |= at == UINT32_MAX || sim_wrong_cells(s, at, m) != 0;

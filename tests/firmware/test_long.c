@@ -30,6 +30,14 @@ static const struct job jobs[] = {
 		.atomic_form = "learn"},
 	{.ranks = 3, .experts = 2, .layers = 3, .parity = true, .counts = true, .combine = true,
 		.form = &masked, .atomic_form = "learn"},
+	{.ranks = 3, .experts = 2, .layers = 2, .combine = true, .rule = JOB_INDEX},
+	{.ranks = 3, .experts = 3, .layers = 2, .told = true, .combine = true, .rule = JOB_UNREAD},
+	{.ranks = 3, .experts = 2, .layers = 2, .told = true, .combine = true},
+	{.ranks = 2, .experts = 3, .layers = 2, .told = true, .combine = true, .parity = true},
+	{.ranks = 3, .experts = 3, .layers = 3, .told = true, .combine = true, .rule = JOB_INDEX},
+	{.ranks = 3, .experts = 2, .layers = 2, .told = true, .combine = true, .rule = JOB_QP},
+	{.ranks = 3, .experts = 1, .layers = 3, .told = true, .combine = true, .rule = JOB_LENGTH, .send = true},
+	{.ranks = 3, .experts = 3, .layers = 2, .told = true, .combine = true, .rule = JOB_LENGTH},
 };
 
 enum damage { NONE, SHUFFLE, LOSS, LOSE_SOURCE, LOSE_ALL, RESTART, RESTART_OTHER, NOISE, DAMAGES };
@@ -117,7 +125,7 @@ static void run(struct path *p, uint64_t *state, struct totals *all)
 	struct sim s;
 
 	/* what moetap does not claim: see flow.h and rounds.h */
-	if ((!j->counts || j->form != NULL) && d == SHUFFLE)
+	if (!j->told && (!j->counts || j->form != NULL) && d == SHUFFLE)
 		d = NONE;
 	if (j->rule == JOB_QP && d == RESTART_OTHER)
 		d = RESTART;

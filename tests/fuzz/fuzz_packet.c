@@ -35,6 +35,12 @@ static const struct job jobs[] = {
 		.atomic_form = "learn"},
 	{.ranks = 2, .experts = 2, .layers = 2, .parity = true, .counts = true, .combine = true,
 		.form = &forms[1], .atomic_form = "learn"},
+	{.ranks = 3, .experts = 2, .layers = 2, .told = true, .combine = true},
+	{.ranks = 2, .experts = 3, .layers = 3, .told = true, .combine = true, .rule = JOB_INDEX},
+	{.ranks = 3, .experts = 2, .layers = 2, .told = true, .combine = true, .rule = JOB_QP, .send = true},
+	{.ranks = 3, .experts = 1, .layers = 2, .told = true, .combine = true, .rule = JOB_LENGTH},
+	{.ranks = 3, .experts = 3, .layers = 2, .told = true, .rule = JOB_UNREAD},
+	{.ranks = 2, .experts = 2, .layers = 2, .combine = true, .rule = JOB_INDEX},
 };
 
 static struct path path;
@@ -123,7 +129,9 @@ static void send_plausible(struct path *p, const struct job *j, struct input *in
 	uint32_t *next = &m->psn[src][dst][e], extra;
 	struct frame f;
 
-	if (what % 4 == 0)
+	if (what % 4 == 0 && j->told)
+		f = job_told(j, src, dst, e, (uint32_t[]){tokens, tokens / 2, parity - 1});
+	else if (what % 4 == 0)
 		f = job_count(j, src, dst, e, tokens, parity);
 	else if (what % 4 == 1)
 		f = job_combine(j, src, dst, e, parity);
