@@ -498,6 +498,8 @@ static inline void fw_apply_other(struct fw_tables *t, struct fw_flow *f, const 
 
 	if (unlikely(t->config->witness) && fw_witness_apply(t, f, it))
 		return;
+	if (it->what == FW_CONTRADICT)
+		f->flags |= FW_FLOW_DOUBT;
 	if (f->label == 0) {
 		fw_mark(t, f, it);
 		return;

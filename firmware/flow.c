@@ -574,10 +574,11 @@ void fw_epoch_open(
 		.parity = it->parity,
 		.gaps = cold->early,
 		.truncated = (f->flags & FW_FLOW_CUT) != 0,
+		.contradict = (f->flags & FW_FLOW_DOUBT) != 0,
 		.flags = f->flags & FW_FLOW_RESYNC ? FW_EPOCH_RESYNC : 0};
 	for (uint32_t i = 0; i < t->experts; i++)
 		e->cell[i] = (struct fw_cell){0};
-	f->flags &= (uint8_t)~FW_FLOW_RESYNC;
+	f->flags &= (uint8_t) ~(FW_FLOW_RESYNC | FW_FLOW_DOUBT);
 	unmark(t, f);
 	cold->early = 0;
 	f->parity = it->parity;

@@ -88,6 +88,7 @@ enum fw_flow_flag {
 	FW_FLOW_CUT = 4,     /**< a head was cut before the first epoch was open */
 	FW_FLOW_STRAY = 8,   /**< contradicted the map before the first epoch was open */
 	FW_FLOW_UNREAD = 16, /**< had what no rule knows before the first epoch was open */
+	FW_FLOW_DOUBT = 32,  /**< contradicted the map: perhaps what begins the next epoch */
 };
 
 /**

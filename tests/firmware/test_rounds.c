@@ -291,7 +291,9 @@ static void test_no_epoch(void **state)
 
 			half_of(&counted, 3, n % 2, 7, true);
 			f.cut = i == 1 ? 60 : 0;
-			f.va = i == 0 ? job_token(&counted, 0, 0, 0, 0, n % 2).va : i == 2 ? 16 : f.va;
+			f.va = i == 0	? job_token(&counted, 0, 0, 0, 0, n % 2).va
+			       : i == 2 ? 16
+					: f.va;
 			put(f, true);
 		}
 		path_end(&path);
@@ -302,6 +304,33 @@ static void test_no_epoch(void **state)
 		}
 		path_drop(&path);
 	}
+}
+
+/** What begins a round contradicts the map: that is said of its round, not only of the one before.
+ */
+static void test_doubt(void **state)
+{
+	(void)state;
+	use(&uncounted, 1, true);
+	for (uint32_t n = 0; n < 4; n++) {
+		for (uint32_t src = 0; src < 2; src++) {
+			struct frame f = job_token(&uncounted, src, !src, 0, 0, n % 2);
+
+			f.va = src == 0 ? f.va : job_token(&uncounted, 0, 0, 0, 0, n % 2).va;
+			put(f, true);
+			put(job_token(&uncounted, src, !src, 0, 1, n % 2), true);
+		}
+		for (uint32_t src = 0; src < 2; src++)
+			put(job_combine(&uncounted, src, !src, 0, n % 2), true);
+		path_pump(&path);
+	}
+	path_end(&path);
+	assert_int_equal(path.published, 4);
+	for (uint32_t n = 0; n < 4; n++) {
+		assert_int_equal(round_at(n)->tokens, 3);
+		assert_true(round_at(n)->quality & MT_Q_CONTRADICT);
+	}
+	path_drop(&path);
 }
 
 /** What the port drops before any round is known may have been whole rounds; later, PSNs tell. */
@@ -335,6 +364,7 @@ int main(void)
 		cmocka_unit_test(test_starting),
 		cmocka_unit_test(test_lost_round),
 		cmocka_unit_test(test_no_epoch),
+		cmocka_unit_test(test_doubt),
 		cmocka_unit_test(test_drops),
 		cmocka_unit_test(test_steps),
 		cmocka_unit_test(test_two_cores),
