@@ -11,6 +11,7 @@ static const struct verb verbs[] = {
 	{"demo", verb_demo, "bundled real traffic through all of it, as a picture"},
 	{"count", verb_count, "tokens of every expert, from a capture or a device page"},
 	{"map", verb_map, "check a map, or load it into a running moetap-fw"},
+	{"learn", verb_learn, "a map, from a capture alone"},
 	{"forecast", verb_forecast, "shares of the next steps, with intervals"},
 	{"backtest", verb_backtest, "how wrong forecasts would have been on a trace"},
 	{"plan", verb_plan, "a placement of experts on ranks"},

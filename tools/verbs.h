@@ -23,6 +23,7 @@ int verb_backtest(int argc, char **argv);
 int verb_forecast(int argc, char **argv);
 int verb_plan(int argc, char **argv);
 int verb_hints(int argc, char **argv);
+int verb_learn(int argc, char **argv);
 int verb_doctor(int argc, char **argv);
 
 /** `moetap hints export`, which is a file of its own. */

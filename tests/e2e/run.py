@@ -24,11 +24,12 @@ def main():
         os.environ["MOETAP_BUILD"] = os.path.abspath(a.build)
     import cases_capture
     import cases_hostile
+    import cases_learn
     import cases_live
     import cases_self
     import moetap
     cases = {}
-    for module in (cases_self, cases_capture, cases_live, cases_hostile):
+    for module in (cases_self, cases_capture, cases_learn, cases_live, cases_hostile):
         cases.update(module.cases())
     if a.list:
         for name in cases:
