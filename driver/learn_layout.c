@@ -139,16 +139,16 @@ static void sort_items(struct items *l)
 		qsort(l->at, l->count, sizeof(*l->at), order_items);
 }
 
-/** Sorts, and leaves each place once. */
-static void sort_places(struct places *l, int (*order)(const void *, const void *))
+/** Sorts by pair, expert, parity and address, and leaves each place once. */
+static void sort_places(struct places *l)
 {
 	uint32_t to = 0;
 
 	if (l->count == 0)
 		return;
-	qsort(l->at, l->count, sizeof(*l->at), order);
+	qsort(l->at, l->count, sizeof(*l->at), order_expert);
 	for (uint32_t i = 1; i < l->count; i++)
-		if (memcmp(&l->at[i], &l->at[to], sizeof(l->at[i])) != 0)
+		if (order_expert(&l->at[i], &l->at[to]) != 0)
 			l->at[++to] = l->at[i];
 	l->count = to + 1;
 }
@@ -339,6 +339,8 @@ static void walk(struct fit *f, struct learn_flow *flow, burst_fn *fn)
 			add_item(f, &f->counts, m->va, n);
 		else if (k < flow->end)
 			end = true;
+		/* Where no results part rounds, the last cell does. */
+		end = end || (flow->clean > 0 && f->counts.count == flow->clean);
 		if (!end || f->counts.count == 0)
 			continue;
 		sort_items(&f->counts);
@@ -351,15 +353,16 @@ static void walk(struct fit *f, struct learn_flow *flow, burst_fn *fn)
 /** How many cells a burst counts, and how far its tokens are from each other. */
 static void look(struct fit *f, struct learn_flow *flow)
 {
-	uint32_t cells = 1;
 	struct place cell = {.pair = flow->src + flow->dst * f->lay->ranks};
+	bool again = false; /* then it is several, with no results between them */
 
 	for (uint32_t i = 0; i < f->counts.count; i++) {
 		cell.va = f->counts.at[i].va;
 		add_place(f, &f->cells, &cell);
-		cells += i > 0 && cell.va != f->counts.at[i - 1].va;
+		again |= i > 0 && cell.va == f->counts.at[i - 1].va;
 	}
-	f->hist[cells < CELLS_MAX ? cells : CELLS_MAX]++;
+	if (!again)
+		f->hist[f->counts.count < CELLS_MAX ? f->counts.count : CELLS_MAX]++;
 	for (uint32_t i = 1; i < f->tokens.count; i++) {
 		uint64_t step = f->tokens.at[i].va - f->tokens.at[i - 1].va;
 
@@ -372,59 +375,80 @@ static void look(struct fit *f, struct learn_flow *flow)
 	}
 }
 
+/** Cells of a flow, each once, from the place `from` of the list on. Returns how many. */
+static uint32_t cells_of_flow(struct fit *f, uint32_t from)
+{
+	struct places own = {f->cells.at + from, f->cells.count - from, 0};
+
+	sort_places(&own);
+	f->cells.count = from + own.count;
+	return own.count;
+}
+
+/**
+ * Bursts of all flows. Each tells by how many cells of its flow it counts how many halves there are:
+ * the most that a quarter of them tell, for one between whose rounds no results went tells less.
+ */
 static int look_at_all(struct fit *f)
 {
+	uint64_t tell[PARITIES_MAX + 1] = {0}, all = 0;
+
 	for (uint32_t i = 0; i < f->l->flow_count; i++) {
-		struct learn_flow *flow = &f->l->flows[i];
+		uint32_t from = f->cells.count, cells;
 
 		memset(f->hist, 0, sizeof(f->hist));
-		walk(f, flow, look);
-		flow->clean = 1;
-		for (uint32_t n = 2; n <= CELLS_MAX; n++)
-			if (f->hist[n] > f->hist[flow->clean])
-				flow->clean = n;
-		if (f->hist[flow->clean] == 0)
-			flow->clean = 0;
-		if (flow->clean == CELLS_MAX)
-			return refuse(f, "a queue pair tells more cells than are learnt");
+		walk(f, &f->l->flows[i], look);
+		cells = cells_of_flow(f, from);
+		f->l->flows[i].cells = cells;
+		for (uint32_t n = 1; n <= cells && n < CELLS_MAX; n++) {
+			all += f->hist[n];
+			if (cells % n == 0 && cells / n <= PARITIES_MAX)
+				tell[cells / n] += f->hist[n];
+		}
 	}
+	for (uint32_t n = 1; n <= PARITIES_MAX; n++)
+		if (tell[n] >= BURSTS_LEAST && 4 * tell[n] >= all)
+			f->lay->count_parities = n;
 	f->pitch = 4 * f->pitched >= f->steps ? f->lay->token : f->vote;
-	sort_places(&f->cells, order_expert);
-	return f->no_memory ? -ENOMEM : 0;
+	sort_places(&f->cells);
+	if (f->no_memory)
+		return -ENOMEM;
+	return f->lay->count_parities > 0
+		       ? 0
+		       : refuse(f, "rounds cannot be told apart: too few results between counts. Look longer");
 }
 
 /* ---- cells ---- */
 
-/** Experts of a rank and parities of the cells, the same for all pairs. */
+/** Experts of a rank, the same for all pairs, and so many cells of each flow in a round. */
 static int find_experts(struct fit *f)
 {
-	uint32_t pairs = f->lay->ranks * f->lay->ranks, at = 0, experts, cells;
+	struct mt_layout *y = f->lay;
+	uint32_t pairs = y->ranks * y->ranks, at = 0, cells;
+	bool even = true;
 
 	for (uint32_t pair = 0; pair < pairs; pair++) {
 		f->pair_first[pair] = at;
 		while (at < f->cells.count && f->cells.at[at].pair == pair)
 			at++;
 		cells = at - f->pair_first[pair];
-		experts = 0;
-		for (uint32_t i = 0; i < f->l->flow_count; i++)
-			if (f->l->flows[i].src + f->l->flows[i].dst * f->lay->ranks == pair)
-				experts += f->l->flows[i].clean;
 		if (cells == 0)
 			continue;
-		f->lay->pairs++;
-		if (f->lay->experts == 0 && cells % experts == 0) {
-			f->lay->experts = experts;
-			f->lay->count_parities = cells / experts;
-		}
-		if (experts != f->lay->experts || cells != experts * f->lay->count_parities)
-			return refuse(f, "the cells of counts are not the same number for all pairs of "
-					 "ranks: either the capture is too short (three rounds are needed), or "
-					 "ranks hold different numbers of experts, which is not learnt");
+		y->pairs++;
+		if (y->experts == 0)
+			y->experts = cells / y->count_parities;
+		even = even && cells == y->experts * y->count_parities;
 	}
 	f->pair_first[pairs] = at;
-	return f->lay->count_parities <= PARITIES_MAX
+	for (uint32_t i = 0; i < f->l->flow_count; i++) {
+		f->l->flows[i].clean = f->l->flows[i].cells / y->count_parities;
+		even = even && f->l->flows[i].cells % y->count_parities == 0;
+	}
+	return even && y->experts > 0
 		       ? 0
-		       : refuse(f, "the cells of counts have no pattern of experts and halves");
+		       : refuse(f, "the cells of counts are not the same number for all pairs of ranks: either "
+				   "the capture is too short (three rounds are needed), or ranks hold different "
+				   "numbers of experts, which is not learnt");
 }
 
 /** Takes a stride if there is none yet. False: it is another one. */
@@ -582,7 +606,7 @@ static int find_token_strides(struct fit *f)
 	struct place *s = f->starts.at;
 
 	y->token_parities = 1;
-	sort_places(&f->starts, order_expert);
+	sort_places(&f->starts);
 	if (y->count_parities == 1)
 		number_parities(f);
 	for (uint32_t i = 1; i < f->starts.count; i++) {

@@ -21,7 +21,8 @@ struct learn_flow {
 	uint32_t qpn;
 	uint64_t psn, life;  /**< of the last request */
 	uint32_t first, end; /**< its messages, once they are sorted */
-	uint32_t clean;	     /**< cells that most of its bursts count */
+	uint32_t cells;	     /**< of counts */
+	uint32_t clean;	     /**< of these in a round; 0: not known yet */
 	bool met;
 };
 
