@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /**
- * @file learn.h: a map from traffic alone. Frames go in, the layout of a job's buffers comes out; it
- * is a proposal, which only counting by it can prove.
+ * @file learn.h: a map from traffic alone. Frames go in, the layout of a job's buffers comes out;
+ * it is a proposal, which only counting by it can prove.
  *
- * Learnt so far is the low-latency family: tokens and results are RDMA WRITEs known by their address
- * and length, and an atomic fetch-and-add behind the tokens of an expert announces their number.
- * Functions are thread-safe on different objects.
+ * Learnt so far is the low-latency family: tokens and results are RDMA WRITEs known by their
+ * address and length, and an atomic fetch-and-add behind the tokens of an expert announces their
+ * number. Functions are thread-safe on different objects.
  */
 #ifndef MOETAP_DRIVER_LEARN_H
 #define MOETAP_DRIVER_LEARN_H
@@ -66,9 +66,10 @@ struct mt_layout {
 
 	/* Evidence. */
 	uint64_t seen_tokens, seen_counts; /**< tokens in messages; as announced */
-	uint64_t bursts, unclean; /**< counts with all their tokens before them; those with a hole */
-	uint64_t starts;	  /**< places where the tokens of an expert begin */
-	uint32_t pairs;		  /**< (source, destination) that were seen */
+	uint64_t bursts,
+		unclean; /**< counts with all their tokens before them; those with a hole */
+	uint64_t starts; /**< places where the tokens of an expert begin */
+	uint32_t pairs;	 /**< (source, destination) that were seen */
 };
 
 /** Order of a job's rounds. */
@@ -88,8 +89,8 @@ struct mt_learnt_round {
 };
 
 /**
- * Begin. @p address: `ranks` addresses of 16 bytes, IPv4 as ::ffff:a.b.c.d, in the order of ranks; 0
- * ranks: all that send RDMA, in the order of their addresses.
+ * Begin. @p address: `ranks` addresses of 16 bytes, IPv4 as ::ffff:a.b.c.d, in the order of ranks;
+ * 0 ranks: all that send RDMA, in the order of their addresses.
  * @return 0, -ENOMEM
  */
 int mt_learn_new(const uint8_t (*address)[16], uint32_t ranks, struct mt_learn **l);
@@ -106,8 +107,8 @@ int mt_learn_layout(struct mt_learn *l, struct mt_layout *layout, struct mt_erro
 
 /**
  * Layers and pattern from counted rounds, in their order: of each, @p cells numbers, those of
- * @p experts follow each other for each source. What is not 0 in @p order, or not -1 as its pattern,
- * is taken as stated.
+ * @p experts follow each other for each source. What is not 0 in @p order, or not -1 as its
+ * pattern, is taken as stated.
  * @return 0, -ENOENT: it cannot be told, @p err says why; -ENOMEM
  */
 int mt_learn_order(const struct mt_learnt_round *rounds, uint32_t count, uint32_t cells,

@@ -4,9 +4,10 @@
  *
  * On a queue pair the tokens of a round come first, behind those of an expert the atomic that tells
  * their number, then the results of the other direction: a burst. How many tokens an atomic tells
- * says which length is that of tokens. Sorted by address, the cells of the atomics and the tokens of
- * a burst are in the same order, so the numbers tell where the tokens of each expert begin; and these
- * places are base + parity x stride + expert x stride + source x stride, or nothing is proposed.
+ * says which length is that of tokens. Sorted by address, the cells of the atomics and the tokens
+ * of a burst are in the same order, so the numbers tell where the tokens of each expert begin; and
+ * these places are base + parity x stride + expert x stride + source x stride, or nothing is
+ * proposed.
  */
 #include "learn_priv.h"
 
@@ -58,7 +59,7 @@ struct fit {
 	uint32_t lengths[LENGTHS_MAX], length_count;
 	bool batches; /**< a message may be several tokens */
 	uint64_t pitch;
-	uint32_t *pair_first; /**< [ranks * ranks + 1] in cells */
+	uint32_t *pair_first;	  /**< [ranks * ranks + 1] in cells */
 	uint64_t *cell0, *start0; /**< [ranks * ranks] */
 	struct places cells, starts;
 	struct items counts, tokens; /**< of a burst */
@@ -222,7 +223,8 @@ static bool tells(const struct encoding *e, const struct learn_msg *m, uint32_t 
 {
 	int64_t tokens = m->operand;
 
-	if (m->kind != LEARN_ATOMIC || tokens > (int64_t)TOKENS_MAX || tokens < -(int64_t)TOKENS_MAX)
+	if (m->kind != LEARN_ATOMIC || tokens > (int64_t)TOKENS_MAX ||
+		tokens < -(int64_t)TOKENS_MAX)
 		return false;
 	tokens = e->scale * tokens + e->add;
 	*n = (uint32_t)tokens;
@@ -310,9 +312,10 @@ static int find_token(struct fit *f)
 				f->batches = batches;
 			}
 	if (f->enc == NULL)
-		return refuse(f, "no witness: on no queue pair do atomics tell how many WRITEs of some "
-				 "length came before them. Tokens by bytes or with lists or counts in "
-				 "payloads are not learnt yet: write a map, or use a preset");
+		return refuse(f,
+			"no witness: on no queue pair do atomics tell how many WRITEs of some "
+			"length came before them. Tokens by bytes or with lists or counts in "
+			"payloads are not learnt yet: write a map, or use a preset");
 	f->lay->scale = f->enc->scale;
 	f->lay->add = f->enc->add;
 	return 0;
@@ -386,8 +389,9 @@ static uint32_t cells_of_flow(struct fit *f, uint32_t from)
 }
 
 /**
- * Bursts of all flows. Each tells by how many cells of its flow it counts how many halves there are:
- * the most that a quarter of them tell, for one between whose rounds no results went tells less.
+ * Bursts of all flows. Each tells by how many cells of its flow it counts how many halves there
+ * are: the most that a quarter of them tell, for one between whose rounds no results went tells
+ * less.
  */
 static int look_at_all(struct fit *f)
 {
@@ -413,9 +417,9 @@ static int look_at_all(struct fit *f)
 	sort_places(&f->cells);
 	if (f->no_memory)
 		return -ENOMEM;
-	return f->lay->count_parities > 0
-		       ? 0
-		       : refuse(f, "rounds cannot be told apart: too few results between counts. Look longer");
+	return f->lay->count_parities > 0 ? 0
+					  : refuse(f, "rounds cannot be told apart: too few "
+						      "results between counts. Look longer");
 }
 
 /* ---- cells ---- */
@@ -444,11 +448,12 @@ static int find_experts(struct fit *f)
 		f->l->flows[i].clean = f->l->flows[i].cells / y->count_parities;
 		even = even && f->l->flows[i].cells % y->count_parities == 0;
 	}
-	return even && y->experts > 0
-		       ? 0
-		       : refuse(f, "the cells of counts are not the same number for all pairs of ranks: either "
-				   "the capture is too short (three rounds are needed), or ranks hold different "
-				   "numbers of experts, which is not learnt");
+	return even && y->experts > 0 ? 0
+				      : refuse(f, "the cells of counts are not the same number for "
+						  "all pairs of ranks: either "
+						  "the capture is too short (three rounds are "
+						  "needed), or ranks hold different "
+						  "numbers of experts, which is not learnt");
 }
 
 /** Takes a stride if there is none yet. False: it is another one. */
@@ -474,12 +479,14 @@ static int find_cell_strides(struct fit *f)
 				return refuse(f, "the cells of counts are not evenly spaced");
 		for (uint32_t i = e; i < n; i++)
 			if (!same(&y->count_parity, c[i].va - c[i - e].va))
-				return refuse(f, "the halves of the cells of counts are not evenly spaced");
+				return refuse(f,
+					"the halves of the cells of counts are not evenly spaced");
 	}
 	return 0;
 }
 
-/** The stride between sources, from those of the same destination. 0: they contradict each other. */
+/** The stride between sources, from those of the same destination. 0: they contradict each other.
+ */
 static bool stride_of_sources(const struct fit *f, const uint64_t *first, uint64_t *stride)
 {
 	uint32_t ranks = f->lay->ranks;
@@ -510,8 +517,9 @@ static int find_cell_sources(struct fit *f)
 	uint64_t lone = y->experts == 1 ? 8 : y->count_expert / y->ranks;
 
 	if (!stride_of_sources(f, f->cell0, &y->count_source))
-		return refuse(f, "the cells of sources are not evenly spaced in the order of ranks: are the "
-				 "addresses in the order of ranks?");
+		return refuse(f,
+			"the cells of sources are not evenly spaced in the order of ranks: are the "
+			"addresses in the order of ranks?");
 	if (y->count_source == 0) /* two ranks: each has only one source */
 		y->count_source = lone >= 4 && lone * y->ranks >= 8 && y->count_expert != 8
 					  ? lone
@@ -616,12 +624,15 @@ static int find_token_strides(struct fit *f)
 		if (s[i].pair != s[i - 1].pair || s[i].expert != s[i - 1].expert)
 			continue;
 		if (more == 0 || s[i].parity >= PARITIES_MAX)
-			return refuse(f, "the tokens of an expert begin at more places than there are halves");
+			return refuse(f, "the tokens of an expert begin at more places than there "
+					 "are halves");
 		if (step == 0 && y->token_parity == 0)
 			continue;
-		if (step % more != 0 || s[i].va < s[i - 1].va || !same(&y->token_parity, step / more))
+		if (step % more != 0 || s[i].va < s[i - 1].va ||
+			!same(&y->token_parity, step / more))
 			return refuse(f, "the halves of the tokens are not evenly spaced");
-		y->token_parities = s[i].parity + 1 > y->token_parities ? s[i].parity + 1 : y->token_parities;
+		y->token_parities =
+			s[i].parity + 1 > y->token_parities ? s[i].parity + 1 : y->token_parities;
 	}
 	if (y->token_parity != 0 && y->count_parities > y->token_parities)
 		y->token_parities = y->count_parities;
@@ -632,7 +643,8 @@ static int find_token_strides(struct fit *f)
 
 		if (s[i].pair != s[i - 1].pair || s[i].parity != s[i - 1].parity || more == 0)
 			continue;
-		if (s[i].va < s[i - 1].va || step % more != 0 || !same(&y->token_expert, step / more))
+		if (s[i].va < s[i - 1].va || step % more != 0 ||
+			!same(&y->token_expert, step / more))
 			return refuse(f, "the tokens of experts are not evenly spaced");
 	}
 	if (y->experts > 1 && y->token_expert == 0)
@@ -650,11 +662,13 @@ static int find_starts(struct fit *f)
 
 		if (!same(&f->start0[s->pair],
 			    s->va - s->parity * y->token_parity - s->expert * y->token_expert))
-			return refuse(f, "tokens lie at places that no strides of experts and halves explain");
+			return refuse(f, "tokens lie at places that no strides of experts and "
+					 "halves explain");
 	}
 	for (uint32_t pair = 0; pair < y->ranks * y->ranks; pair++)
 		if (f->cell0[pair] != 0 && f->start0[pair] == 0)
-			return refuse(f, "between some ranks counts were seen, but no tokens: look longer");
+			return refuse(f,
+				"between some ranks counts were seen, but no tokens: look longer");
 	return 0;
 }
 
@@ -663,7 +677,8 @@ static uint64_t stride_of_two(const struct fit *f)
 {
 	const struct mt_layout *y = f->lay;
 	/* pair = source + 2 x destination: 1 is from rank 1 to rank 0, 2 from rank 0 to rank 1 */
-	uint64_t stride = (f->cell0[2] - f->start0[2]) - (f->cell0[1] - y->count_source - f->start0[1]);
+	uint64_t stride =
+		(f->cell0[2] - f->start0[2]) - (f->cell0[1] - y->count_source - f->start0[1]);
 
 	if (stride != 0 && stride < UINT64_MAX / 2 && stride % f->pitch == 0)
 		return stride;
@@ -676,8 +691,9 @@ static int find_token_sources(struct fit *f)
 	uint64_t inner;
 
 	if (!stride_of_sources(f, f->start0, &y->token_source))
-		return refuse(f, "the areas of sources are not evenly spaced in the order of ranks: are the "
-				 "addresses in the order of ranks?");
+		return refuse(f,
+			"the areas of sources are not evenly spaced in the order of ranks: are the "
+			"addresses in the order of ranks?");
 	if (y->token_source == 0 && y->ranks == 2)
 		y->token_source = stride_of_two(f);
 	if (y->token_source == 0)
@@ -706,7 +722,8 @@ static int find_bases(struct fit *f, const uint64_t *first, uint64_t stride, uin
 				return refuse(f, "sources are not evenly spaced");
 		}
 		if (base[dst] == 0)
-			return refuse(f, "a rank got no counts or no tokens: are its address and its place in "
+			return refuse(f, "a rank got no counts or no tokens: are its address and "
+					 "its place in "
 					 "the list right, and does the tap see its port?");
 	}
 	return 0;
@@ -762,7 +779,8 @@ static int find_combines(struct fit *f)
 			continue;
 		}
 		if (y->combines == MT_LEARN_COMBINES)
-			return refuse(f, "WRITEs beside the tokens have more lengths than are learnt");
+			return refuse(
+				f, "WRITEs beside the tokens have more lengths than are learnt");
 		y->combine[y->combines].length = m.length;
 		y->combine[y->combines].region = in_halves(f, m.length);
 		y->combines++;
@@ -798,13 +816,17 @@ static int propose(struct fit *f)
 		return refuse(f, "no RDMA between two ranks: are the addresses right?");
 	if (f->l->seen.atomics == 0)
 		return refuse(f, f->l->seen.vendor > 0
-				? "no witness: no standard atomic was seen. Atomics of a vendor's form are not "
-				  "learnt yet: use the preset, which has its form learnt"
-				: "no witness: no atomic announces how many tokens were sent. Jobs without "
-				  "counts, or with counts in payloads, are not learnt yet: use a preset");
+					 ? "no witness: no standard atomic was seen. Atomics of a "
+					   "vendor's form are not "
+					   "learnt yet: use the preset, which has its form learnt"
+					 : "no witness: no atomic announces how many tokens were "
+					   "sent. Jobs without "
+					   "counts, or with counts in payloads, are not learnt "
+					   "yet: use a preset");
 	if (!find_lengths(f))
-		return refuse(f, f->length_count == 0 ? "no RDMA WRITE was seen, so no tokens by address"
-						      : "WRITEs have too many lengths for tokens of one size");
+		return refuse(f, f->length_count == 0
+					 ? "no RDMA WRITE was seen, so no tokens by address"
+					 : "WRITEs have too many lengths for tokens of one size");
 	ret = find_token(f);
 	if (ret == 0)
 		ret = look_at_all(f);
@@ -819,7 +841,8 @@ static int propose(struct fit *f)
 	if (ret == 0 && f->no_memory)
 		ret = -ENOMEM;
 	if (ret == 0 && (f->lay->bursts < BURSTS_LEAST || f->lay->bursts < f->lay->unclean))
-		ret = refuse(f, "where tokens lie does not go with their counts: no run of tokens follows each "
+		ret = refuse(f, "where tokens lie does not go with their counts: no run of tokens "
+				"follows each "
 				"other from a first place on");
 	if (ret == 0)
 		ret = find_token_strides(f);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The order of rounds from their loads. A backward pass repeats the counts of the forward pass,
- * mirrored: that is exact, cell by cell. Else the number of layers is the distance at which loads are
- * alike, as an expert that is popular in a layer stays so from step to step: for each number the
- * rounds of a layer are taken as samples of one distribution, and the evidence for that (multinomial
- * with a uniform prior, so ln of the Dirichlet-multinomial) is compared with that for the others, for
- * rounds that have nothing to do with each other, and for experts that are all alike.
+ * mirrored: that is exact, cell by cell. Else the number of layers is the distance at which loads
+ * are alike, as an expert that is popular in a layer stays so from step to step: for each number
+ * the rounds of a layer are taken as samples of one distribution, and the evidence for that
+ * (multinomial with a uniform prior, so ln of the Dirichlet-multinomial) is compared with that for
+ * the others, for rounds that have nothing to do with each other, and for experts that are all
+ * alike.
  */
 #include "learn.h"
 #include "moetap_page.h"
@@ -15,10 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STEPS 3u	 /* that are looked at, if they are enough */
-#define SURE 0.99	 /* below, it is said that it cannot be told */
+#define STEPS 3u  /* that are looked at, if they are enough */
+#define SURE 0.99 /* below, it is said that it cannot be told */
 #define MICRO_MAX 16u
-#define PAUSE 3.0	 /* a pause between steps is so many times one inside */
+#define PAUSE 3.0 /* a pause between steps is so many times one inside */
 
 struct look {
 	const struct mt_learnt_round *rounds;
@@ -36,7 +37,9 @@ static bool alike(const struct look *l, uint32_t i, uint32_t j)
 
 static uint32_t unit_of(uint32_t pattern, uint32_t layers)
 {
-	return layers * (pattern == MT_PATTERN_INFERENCE ? 1 : pattern == MT_PATTERN_TRAINING ? 2 : 3);
+	return layers * (pattern == MT_PATTERN_INFERENCE	 ? 1
+				: pattern == MT_PATTERN_TRAINING ? 2
+								 : 3);
 }
 
 /** The layer of the n-th round of a micro-batch. */
@@ -51,14 +54,16 @@ static uint32_t layer_of(uint32_t pattern, uint32_t layers, uint32_t n)
 /** Compares all rounds of the first micro-batches. Returns how sure it is that they repeat so. */
 static double mirrored(const struct look *l, uint32_t pattern, uint32_t layers, uint32_t *used)
 {
-	uint32_t unit = unit_of(pattern, layers), end = STEPS * unit < l->count ? STEPS * unit : l->count;
+	uint32_t unit = unit_of(pattern, layers),
+		 end = STEPS * unit < l->count ? STEPS * unit : l->count;
 	uint32_t same = 0, others = 0, chance = 0;
 
 	*used = end;
 	for (uint32_t i = 0; i < end; i++) {
 		for (uint32_t j = i + 1; j < end && j < i + unit; j++) {
-			bool pair = i / unit == j / unit && layer_of(pattern, layers, i % unit) ==
-								     layer_of(pattern, layers, j % unit);
+			bool pair =
+				i / unit == j / unit && layer_of(pattern, layers, i % unit) ==
+								layer_of(pattern, layers, j % unit);
 
 			if (!l->rounds[i].exact || !l->rounds[j].exact)
 				continue;
@@ -82,7 +87,8 @@ static uint32_t micro_batches(const struct look *l, uint32_t unit)
 		uint32_t steps = 0;
 
 		for (uint32_t i = unit; i < l->count; i += unit) {
-			double gap = (double)l->rounds[i].first_ns - (double)l->rounds[i - 1].last_ns;
+			double gap =
+				(double)l->rounds[i].first_ns - (double)l->rounds[i - 1].last_ns;
 
 			if (i / unit % m != 0)
 				inside = gap > inside ? gap : inside;
@@ -106,7 +112,9 @@ static int find_mirror(const struct look *l, int pattern, struct mt_learnt_order
 		if (pattern >= 0 && (uint32_t)pattern != patterns[p])
 			continue;
 		for (uint32_t n = 1; unit_of(patterns[p], n) <= l->count; n++) {
-			double sure = o->layers == 0 || o->layers == n ? mirrored(l, patterns[p], n, &used) : 0;
+			double sure = o->layers == 0 || o->layers == n
+					      ? mirrored(l, patterns[p], n, &used)
+					      : 0;
 
 			if (sure < SURE)
 				continue;
@@ -117,7 +125,8 @@ static int find_mirror(const struct look *l, int pattern, struct mt_learnt_order
 			if (o->micro_batches == 0)
 				o->micro_batches = micro_batches(l, unit_of(patterns[p], n));
 			snprintf(o->why, sizeof(o->why),
-				"%s of %u rounds: the counts of all cells come %s", "mirrored", used,
+				"%s of %u rounds: the counts of all cells come %s", "mirrored",
+				used,
 				p == 0 ? "twice, the second time in the opposite order"
 				       : "three times, from the last layer on twice in a row");
 			return 0;
@@ -154,7 +163,8 @@ static double evidence_of(const struct look *l, uint32_t rounds, uint32_t layers
 	return ln;
 }
 
-/** How much more loads of a layer scatter than tokens that know nothing of each other: at least 1. */
+/** How much more loads of a layer scatter than tokens that know nothing of each other: at least 1.
+ */
 static double scatter(const struct look *l, uint32_t rounds, uint32_t layers)
 {
 	double chi = 0, free = 0;
@@ -182,7 +192,8 @@ static double scatter(const struct look *l, uint32_t rounds, uint32_t layers)
 	return free > 0 && chi > free ? chi / free : 1;
 }
 
-/** The likeliest number of layers among the first rounds; 0: loads that are not alike, or all alike. */
+/** The likeliest number of layers among the first rounds; 0: loads that are not alike, or all
+ * alike. */
 static uint32_t likeliest(const struct look *l, uint32_t rounds, double *sure)
 {
 	double best, ln[2] = {0, evidence_of(l, rounds, rounds)}, total = 0, tempered;
@@ -230,21 +241,27 @@ static int find_lag(const struct look *l, struct mt_learnt_order *o, struct mt_e
 	double sure = 0, fewer = 0;
 	uint32_t layers = likeliest(l, l->count, &sure), used = l->count;
 
-	if (layers > 0 && STEPS * layers < l->count && likeliest(l, STEPS * layers, &fewer) == layers &&
-		fewer >= SURE) {
+	if (layers > 0 && STEPS * layers < l->count &&
+		likeliest(l, STEPS * layers, &fewer) == layers && fewer >= SURE) {
 		used = STEPS * layers;
 		sure = fewer;
 	}
 	if (layers == 0)
 		return mt_fail(err, -ENOENT,
-			"the layout is proven, but the number of layers cannot be told: in %u rounds no loads "
-			"are alike at any distance. State it (--layers N), or look for at least three steps "
-			"from the start of the job", l->count);
+			"the layout is proven, but the number of layers cannot be told: in %u "
+			"rounds no loads "
+			"are alike at any distance. State it (--layers N), or look for at least "
+			"three steps "
+			"from the start of the job",
+			l->count);
 	if (sure < SURE)
 		return mt_fail(err, -ENOENT,
-			"the layout is proven, but the number of layers cannot be told: likeliest of %u rounds "
-			"is %u, with a confidence of %.2f where 0.99 is wanted. State it (--layers N), or look "
-			"longer: at least three steps", l->count, layers, sure);
+			"the layout is proven, but the number of layers cannot be told: likeliest "
+			"of %u rounds "
+			"is %u, with a confidence of %.2f where 0.99 is wanted. State it (--layers "
+			"N), or look "
+			"longer: at least three steps",
+			l->count, layers, sure);
 	o->layers = layers;
 	o->rounds = used;
 	o->confidence = sure;
@@ -269,18 +286,23 @@ static int find_order(struct look *l, int pattern, struct mt_learnt_order *o, st
 	if (pattern != MT_PATTERN_INFERENCE && find_mirror(l, pattern, o) == 0)
 		return 0;
 	if (pattern > (int)MT_PATTERN_INFERENCE)
-		return mt_fail(err, -ENOENT, "the layout is proven, but in %u rounds no counts come again in "
-			"the order of that pattern: look longer, or state --layers", l->count);
+		return mt_fail(err, -ENOENT,
+			"the layout is proven, but in %u rounds no counts come again in "
+			"the order of that pattern: look longer, or state --layers",
+			l->count);
 	if (pattern < 0 && repeats(l))
-		return mt_fail(err, -ENOENT, "the layout is proven, but not the pattern: counts come again, yet "
-			"in no order that is known. Was the capture begun inside of a step? State --pattern "
+		return mt_fail(err, -ENOENT,
+			"the layout is proven, but not the pattern: counts come again, yet "
+			"in no order that is known. Was the capture begun inside of a step? State "
+			"--pattern "
 			"and --layers");
 	o->pattern = MT_PATTERN_INFERENCE;
 	if (!stated)
 		return find_lag(l, o, err);
 	o->rounds = l->count;
 	o->confidence = 1;
-	snprintf(o->why, sizeof(o->why), "layers are stated; in %u rounds no counts come again", l->count);
+	snprintf(o->why, sizeof(o->why), "layers are stated; in %u rounds no counts come again",
+		l->count);
 	return 0;
 }
 

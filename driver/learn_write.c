@@ -19,7 +19,8 @@ static void write_address(FILE *to, const uint8_t *a)
 
 static void write_ranks(FILE *to, const struct mt_layout *y)
 {
-	fprintf(to, "experts-per-rank: %u  # cells that each source tells a rank in a round\n", y->experts);
+	fprintf(to, "experts-per-rank: %u  # cells that each source tells a rank in a round\n",
+		y->experts);
 	fprintf(to, "ranks:  # bases: where the first area lies\n");
 	for (uint32_t r = 0; r < y->ranks; r++) {
 		fprintf(to, "  - {rank: %u, address: ", r);
@@ -34,7 +35,8 @@ static void write_ranks(FILE *to, const struct mt_layout *y)
 static void write_parity(FILE *to, uint64_t stride, uint32_t count, const char *why)
 {
 	if (count > 1)
-		fprintf(to, "    parity: {stride: %" PRIu64 ", count: %u}  # %s\n", stride, count, why);
+		fprintf(to, "    parity: {stride: %" PRIu64 ", count: %u}  # %s\n", stride, count,
+			why);
 }
 
 static void write_tokens(FILE *to, const struct mt_layout *y)
@@ -44,15 +46,20 @@ static void write_tokens(FILE *to, const struct mt_layout *y)
 		fprintf(to, "    length: [%u, %u, %u]", y->token, y->longest, y->token);
 	else
 		fprintf(to, "    length: %u", y->token);
-	fprintf(to, "  # %" PRIu64 " of these, and counts say %" PRIu64 "\n", y->seen_tokens, y->seen_counts);
-	fprintf(to, "    offset: %" PRIu64 "\n    size: %" PRIu64 "  # %u slots for each source and expert\n",
+	fprintf(to, "  # %" PRIu64 " of these, and counts say %" PRIu64 "\n", y->seen_tokens,
+		y->seen_counts);
+	fprintf(to,
+		"    offset: %" PRIu64 "\n    size: %" PRIu64
+		"  # %u slots for each source and expert\n",
 		y->token_offset, y->token_size, y->slots);
 	write_parity(to, y->token_parity, y->token_parities, "areas take turns");
-	fprintf(to, "    expert: {stride: %" PRIu64 ", count: %u, of: dst}  # %" PRIu64
-		    " places where tokens begin, all so\n",
+	fprintf(to,
+		"    expert: {stride: %" PRIu64 ", count: %u, of: dst}  # %" PRIu64
+		" places where tokens begin, all so\n",
 		y->token_expert, y->experts, y->starts);
-	fprintf(to, "    source: {stride: %" PRIu64 ", count: %u}  # %u pairs of ranks, %s\n", y->token_source,
-		y->ranks, y->pairs, y->ranks == 2 ? "and the same layout at both" : "all so");
+	fprintf(to, "    source: {stride: %" PRIu64 ", count: %u}  # %u pairs of ranks, %s\n",
+		y->token_source, y->ranks, y->pairs,
+		y->ranks == 2 ? "and the same layout at both" : "all so");
 	fprintf(to, "    token-bytes: %u\n", y->token);
 }
 
@@ -63,13 +70,16 @@ static void write_combines(FILE *to, const struct mt_layout *y)
 
 		if (y->combines > 1)
 			snprintf(number, sizeof(number), "-%u", i);
-		fprintf(to, "  - name: combine%s\n    rule: %s\n    phase: combine\n    length: %u"
-			    "  # behind the counts, on the same queue pairs\n",
+		fprintf(to,
+			"  - name: combine%s\n    rule: %s\n    phase: combine\n    length: %u"
+			"  # behind the counts, on the same queue pairs\n",
 			number, y->combine[i].region ? "va" : "length", y->combine[i].length);
 		if (!y->combine[i].region)
 			continue;
-		fprintf(to, "    offset: %" PRIu64 "\n    size: %" PRIu64 "\n", y->token_offset, y->token_parity);
-		write_parity(to, y->token_parity, y->token_parities, "all of them are in the areas of tokens");
+		fprintf(to, "    offset: %" PRIu64 "\n    size: %" PRIu64 "\n", y->token_offset,
+			y->token_parity);
+		write_parity(to, y->token_parity, y->token_parities,
+			"all of them are in the areas of tokens");
 	}
 }
 
@@ -79,22 +89,28 @@ static void write_atomics(FILE *to, const struct mt_layout *y, bool counts)
 		counts ? "count" : "combine");
 	if (y->two_bases)
 		fprintf(to, "    base: atomics\n");
-	fprintf(to, "    offset: %" PRIu64 "\n    size: %" PRIu64 "\n", y->count_offset, y->count_size);
-	write_parity(to, y->count_parity, y->count_parities, "cells take turns from round to round");
+	fprintf(to, "    offset: %" PRIu64 "\n    size: %" PRIu64 "\n", y->count_offset,
+		y->count_size);
+	write_parity(
+		to, y->count_parity, y->count_parities, "cells take turns from round to round");
 	if (counts) {
-		fprintf(to, "    expert: {stride: %" PRIu64 ", count: %u, of: dst}\n", y->count_expert, y->experts);
-		fprintf(to, "    source: {stride: %" PRIu64 ", count: %u}\n", y->count_source, y->ranks);
+		fprintf(to, "    expert: {stride: %" PRIu64 ", count: %u, of: dst}\n",
+			y->count_expert, y->experts);
+		fprintf(to, "    source: {stride: %" PRIu64 ", count: %u}\n", y->count_source,
+			y->ranks);
 	}
 	fprintf(to, "    value: {scale: %d, add: %d}", y->scale, y->add);
-	fprintf(to, counts ? "  # %" PRIu64 " bursts told just the tokens before them, %" PRIu64 " had holes\n"
-			   : "\n",
+	fprintf(to,
+		counts ? "  # %" PRIu64 " bursts told just the tokens before them, %" PRIu64
+			 " had holes\n"
+		       : "\n",
 		y->bursts, y->unclean);
 	if (y->has_others)
 		fprintf(to, "    when: %s\n", (y->scale < 0) == counts ? "negative" : "positive");
 }
 
-void mt_learn_write(FILE *to, const struct mt_layout *y, const struct mt_learnt_order *o, const char *job,
-	const char *head, uint64_t agreed)
+void mt_learn_write(FILE *to, const struct mt_layout *y, const struct mt_learnt_order *o,
+	const char *job, const char *head, uint64_t agreed)
 {
 	if (head != NULL)
 		fputs(head, to);
@@ -103,11 +119,13 @@ void mt_learn_write(FILE *to, const struct mt_layout *y, const struct mt_learnt_
 	fprintf(to, "layers: %u  # confidence %.4f\n", o->layers, o->confidence);
 	if (o->micro_batches > 1)
 		fprintf(to, "micro-batches: %u\n", o->micro_batches);
-	fprintf(to, "tap: %s\n", y->heads ? "heads  # no packet behind the first of a message" : "all");
+	fprintf(to, "tap: %s\n",
+		y->heads ? "heads  # no packet behind the first of a message" : "all");
 	write_ranks(to, y);
 	fprintf(to, "rules:");
 	if (agreed > 0)
-		fprintf(to, "  # in %" PRIu64 " rounds every count is that of the tokens seen", agreed);
+		fprintf(to, "  # in %" PRIu64 " rounds every count is that of the tokens seen",
+			agreed);
 	fputc('\n', to);
 	write_tokens(to, y);
 	write_combines(to, y);
