@@ -62,6 +62,8 @@ struct mt_layout {
 	uint32_t count_parities;
 	int scale, add;	 /**< what an operand announces */
 	bool has_others; /**< the same cells get atomics that announce nothing */
+	uint64_t other_offset, other_size;
+	bool has_empty; /**< WRITEs without data */
 	bool heads;
 
 	/* Evidence. */
@@ -113,6 +115,12 @@ int mt_learn_layout(struct mt_learn *l, struct mt_layout *layout, struct mt_erro
  */
 int mt_learn_order(const struct mt_learnt_round *rounds, uint32_t count, uint32_t cells,
 	uint32_t experts, int pattern, struct mt_learnt_order *order, struct mt_error *err);
+
+/**
+ * The preset that makes this layout, as a line of text: its name, and what it wants to know.
+ * @return whether there is one
+ */
+bool mt_learn_preset(const struct mt_layout *layout, char *text, size_t size);
 
 /** Write the map. @p head: comment lines, or NULL; @p agreed: rounds whose counts agreed. */
 void mt_learn_write(FILE *to, const struct mt_layout *layout, const struct mt_learnt_order *order,

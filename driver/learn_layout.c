@@ -21,6 +21,7 @@
 #define TOKENS_MAX (1u << 20) /* that an atomic announces */
 #define PARITIES_MAX 4u
 #define BURSTS_LEAST 3u
+#define OTHERS_MAX (1ull << 30) /* bytes behind the first cell in which flags may lie */
 #define NEAR 0.1 /* part of the tokens that may be missing: a tap that loses, or a cut capture */
 
 /** How an operand may tell n tokens: scale x operand + add. */
@@ -788,7 +789,19 @@ static int find_combines(struct fit *f)
 	return 0;
 }
 
-/** What was seen in all, and atomics that tell nothing in the same cells. */
+/** Atomics that tell nothing: where they lie, counted from the cells of counts. */
+static void add_other(struct mt_layout *y, uint64_t at)
+{
+	uint64_t end = y->other_offset + y->other_size;
+
+	if (!y->has_others || at < y->other_offset)
+		y->other_offset = at;
+	end = !y->has_others || at + 8 > end ? at + 8 : end;
+	y->other_size = end - y->other_offset;
+	y->has_others = true;
+}
+
+/** What was seen in all. */
 static void add_up(struct fit *f)
 {
 	struct mt_layout *y = f->lay;
@@ -796,12 +809,15 @@ static void add_up(struct fit *f)
 
 	for (uint32_t i = 0; i < f->l->count; i++) {
 		const struct learn_msg *m = &f->l->msgs[i];
+		uint32_t dst = f->l->flows[m->flow].dst;
 
 		y->seen_tokens += tokens_of(m, y->token, f->batches);
+		y->has_empty |= m->kind == LEARN_WRITE && m->length == 0;
 		if (tells(f->enc, m, &n))
 			y->seen_counts += n;
-		else if (m->kind == LEARN_ATOMIC)
-			y->has_others = true;
+		else if (m->kind == LEARN_ATOMIC && m->va >= y->atomics[dst] &&
+			 m->va - y->atomics[dst] < OTHERS_MAX)
+			add_other(y, m->va - y->atomics[dst]);
 	}
 	y->starts = f->starts.count;
 	y->heads = f->l->seen.heads;

@@ -83,30 +83,73 @@ static void write_combines(FILE *to, const struct mt_layout *y)
 	}
 }
 
-static void write_atomics(FILE *to, const struct mt_layout *y, bool counts)
+static void write_counts(FILE *to, const struct mt_layout *y)
 {
-	fprintf(to, "  - name: %s\n    rule: atomic\n    phase: %s\n", counts ? "count" : "done",
-		counts ? "count" : "combine");
-	if (y->two_bases)
-		fprintf(to, "    base: atomics\n");
+	fprintf(to, "  - name: count\n    rule: atomic\n    phase: count\n%s",
+		y->two_bases ? "    base: atomics\n" : "");
 	fprintf(to, "    offset: %" PRIu64 "\n    size: %" PRIu64 "\n", y->count_offset,
 		y->count_size);
 	write_parity(
 		to, y->count_parity, y->count_parities, "cells take turns from round to round");
-	if (counts) {
-		fprintf(to, "    expert: {stride: %" PRIu64 ", count: %u, of: dst}\n",
-			y->count_expert, y->experts);
-		fprintf(to, "    source: {stride: %" PRIu64 ", count: %u}\n", y->count_source,
-			y->ranks);
-	}
-	fprintf(to, "    value: {scale: %d, add: %d}", y->scale, y->add);
+	fprintf(to, "    expert: {stride: %" PRIu64 ", count: %u, of: dst}\n", y->count_expert,
+		y->experts);
+	fprintf(to, "    source: {stride: %" PRIu64 ", count: %u}\n", y->count_source, y->ranks);
 	fprintf(to,
-		counts ? "  # %" PRIu64 " bursts told just the tokens before them, %" PRIu64
-			 " had holes\n"
-		       : "\n",
-		y->bursts, y->unclean);
+		"    value: {scale: %d, add: %d}  # %" PRIu64
+		" bursts told just the tokens before them, %" PRIu64 " had holes\n",
+		y->scale, y->add, y->bursts, y->unclean);
 	if (y->has_others)
-		fprintf(to, "    when: %s\n", (y->scale < 0) == counts ? "negative" : "positive");
+		fprintf(to, "    when: %s\n", y->scale < 0 ? "negative" : "positive");
+}
+
+static void write_others(FILE *to, const struct mt_layout *y)
+{
+	if (y->has_others)
+		fprintf(to,
+			"  - name: done  # atomics whose operand announces nothing\n    rule: "
+			"atomic\n    phase: "
+			"combine\n%s    offset: %" PRIu64 "\n    size: %" PRIu64
+			"\n    value: {scale: 1, add: 0}\n    when: %s\n",
+			y->two_bases ? "    base: atomics\n" : "",
+			y->count_offset + y->other_offset, y->other_size,
+			y->scale < 0 ? "positive" : "negative");
+	if (y->has_empty)
+		fprintf(to,
+			"  - name: empty\n    rule: length\n    phase: control\n    length: 0\n");
+}
+
+static uint64_t up_to(uint64_t x, uint64_t a)
+{
+	return (x + a - 1) / a * a;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* Formulas: driver/presets/deepep-ll.yaml, which names their sources. */
+bool mt_learn_preset(const struct mt_layout *y, char *text, size_t size)
+{
+	uint64_t hidden = y->combine[0].length / 2, experts = (uint64_t)y->ranks * y->experts;
+	uint64_t slot = 2 * hidden + 4 * (hidden / 128), largest = 16 + 2 * hidden;
+	uint64_t signals = up_to(y->count_source * experts, 128);
+	uint64_t send = larger(y->slots * largest, experts * y->slots * slot);
+	uint64_t receive = experts * y->slots * larger(largest, slot);
+	bool fp8 = y->token == 16 + hidden + 4 * (hidden / 128);
+
+	if (y->combines != 1 || y->two_bases || y->count_offset != 0 || hidden % 128 != 0 ||
+		(!fp8 && y->token != largest) || y->token_offset != 2 * signals + 2 * send ||
+		y->token_expert != (uint64_t)y->ranks * y->slots * y->token ||
+		y->count_expert != y->ranks * y->count_source || y->scale != -1 || y->add != -1 ||
+		(y->token_parities > 1 && y->token_parity != receive) ||
+		(y->count_parities > 1 && y->count_parity != signals))
+		return false;
+	snprintf(text, size,
+		"preset: deepep-ll, with: {hidden: %" PRIu64
+		", tokens: %u, dtype: %s, cell: %" PRIu64 "}",
+		hidden, y->slots, fp8 ? "fp8" : "bf16", y->count_source);
+	return true;
 }
 
 void mt_learn_write(FILE *to, const struct mt_layout *y, const struct mt_learnt_order *o,
@@ -129,7 +172,6 @@ void mt_learn_write(FILE *to, const struct mt_layout *y, const struct mt_learnt_
 	fputc('\n', to);
 	write_tokens(to, y);
 	write_combines(to, y);
-	write_atomics(to, y, true);
-	if (y->has_others)
-		write_atomics(to, y, false);
+	write_counts(to, y);
+	write_others(to, y);
 }

@@ -249,12 +249,15 @@ static int judge(struct learn *l)
 static void write_head(const struct learn *l, char *text, size_t size)
 {
 	const struct proof *p = &l->proof;
+	char preset[160];
 	int n = snprintf(text, size,
 		"# Learnt by moetap %s from traffic alone. Confidence %.4f.\n# Witness: atomics. In %" PRIu64
 		" of %u rounds all counts are those of the tokens seen, in none they differ;\n"
 		"# in the others packets are missing.\n",
 		MOETAP_VERSION, l->order.confidence, p->agreed, p->count);
 
+	if (mt_learn_preset(&l->layout, preset, sizeof(preset)))
+		n += snprintf(text + n, size - (size_t)n, "# The same layout as %s.\n", preset);
 	if (p->unmatched > 0)
 		n += snprintf(text + n, size - (size_t)n, "# %" PRIu64 " packets between the ranks are of "
 			"something else, and read by no rule.\n", p->unmatched);
