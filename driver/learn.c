@@ -251,8 +251,10 @@ int mt_learn_add(struct mt_learn *l, const struct mt_learn_frame *frame)
 		m.va = get64(p.bth + 12);
 		m.operand = (int64_t)get64(p.bth + 24);
 		l->seen.atomics++;
-	} else
+	} else {
+		l->seen.cut += op == 0x06 || op == 0x0a || op == 0x0b || op == 0x14;
 		return 0;
+	}
 	l->seen.heads = l->firsts > 0 && l->behind == 0;
 	return keep(l, &m);
 }

@@ -34,7 +34,8 @@ struct mt_learn_seen {
 	uint64_t frames, roce; /**< frames; those of reliable connections between ranks */
 	uint64_t strangers;    /**< RoCE of other addresses */
 	uint64_t writes, atomics, sends, reads, vendor; /**< packets that begin or are a message */
-	bool heads; /**< first packets of long messages were seen, and never one behind them */
+	uint64_t cut; /**< that end before the address of their message */
+	bool heads;   /**< first packets of long messages were seen, and never one behind them */
 };
 
 /** The layout of a low-latency job. Offsets count from the base of each rank, or from its base of

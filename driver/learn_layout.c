@@ -830,6 +830,10 @@ static int propose(struct fit *f)
 
 	if (f->l->ranks < 2)
 		return refuse(f, "no RDMA between two ranks: are the addresses right?");
+	if (f->l->seen.cut > f->l->count)
+		return refuse(f,
+			"frames are cut before the addresses in them: capture 102 bytes of each "
+			"or more");
 	if (f->l->seen.atomics == 0)
 		return refuse(f, f->l->seen.vendor > 0
 					 ? "no witness: no standard atomic was seen. Atomics of a "

@@ -4,8 +4,8 @@
 # usage: tools/deps.sh [build|check]     build: to build and run; check (default): also to test
 set -eu
 
-# To build and to run: compiler, meson, DPDK (its drivers come with it), YAML, JSON, gzip, ZIP, manual pages.
-BUILD="gcc libc6-dev meson ninja-build pkgconf libdpdk-dev libyaml-dev libjansson-dev libarchive-dev zlib1g-dev"
+# To build and to run: compiler, meson, DPDK (its drivers come with it), YAML, JSON, gzip, ZIP, pcap, manual pages.
+BUILD="gcc libc6-dev meson ninja-build pkgconf libdpdk-dev libyaml-dev libjansson-dev libarchive-dev zlib1g-dev libpcap-dev"
 BUILD="$BUILD liblbfgs-dev scdoc"
 # To test: units, clang with its sanitizers and fuzzer, the live tests (namespaces, replay), plots, the RoCE lab (docs/lab.md).
 CHECK="libcmocka-dev clang libclang-rt-dev python3 python3-numpy python3-yaml iproute2 tcpreplay gnuplot-nox"
