@@ -196,10 +196,10 @@ static int level_open(uint32_t layers, uint32_t experts, uint32_t window, void *
 		level_close(s);
 		return -ENOMEM;
 	}
-	/* Until something is known: the means of a quarter and of an eighth of the history. */
+	/* Until something is known: the means of all and of half of the history. */
 	for (uint32_t u = 0; u < s->units; u++) {
 		for (uint32_t b = 0; b < LAGS; b++)
-			s->weight[u][b][HALF_LIVES + 2] = s->weight[u][b][HALF_LIVES + 3] = 0.5f;
+			s->weight[u][b][HALF_LIVES] = s->weight[u][b][HALF_LIVES + 1] = 0.5f;
 	}
 	*state = s;
 	return 0;
@@ -858,7 +858,7 @@ static double predict_layer(
 
 	for (uint32_t group = 0; group < GROUPS; group++) {
 		mix(s, a, layer * GROUPS + group, w[group]);
-		window = fmax(window, window_of(w[group], (double)s->steps[layer]));
+		window = fmax(window, window_of(w[group], (double)s->tick));
 	}
 	for (uint32_t e = 0; e < s->experts; e++) {
 		const float *level = s->level + at + e;
