@@ -96,7 +96,7 @@ class Case(unittest.TestCase):
 
 
 class Help(Case):
-    VERBS = ("demo", "count", "map check", "map load", "forecast", "backtest", "plan", "hints publish",
+    VERBS = ("demo", "count", "learn", "map check", "map load", "forecast", "backtest", "plan", "hints publish",
              "hints show", "hints watch", "doctor", "map presets")
 
     def test_table(self):
