@@ -341,6 +341,19 @@ static bool any_starting(const struct fw_rounds *r)
 	return false;
 }
 
+/**
+ * Whether a lane may be of this round, which has told nothing yet: its first packet is not known,
+ * or it has begun since words were taken last. Its packets waited, so it may be behind all others.
+ */
+static bool is_beginning(const struct lane *l)
+{
+	const struct fw_flow *f = l->flows != NULL ? l->flows->f : NULL;
+
+	return l->newest == 0 && f != NULL &&
+	       (__atomic_load_n(&f->block, __ATOMIC_ACQUIRE) != 0 ||
+		       __atomic_load_n(&f->label, __ATOMIC_ACQUIRE) != 0);
+}
+
 /** Whether everything that this round will ever have is there. */
 static bool is_whole(const struct fw_rounds *r)
 {
@@ -351,8 +364,8 @@ static bool is_whole(const struct fw_rounds *r)
 	{
 		bool ended = has_head(l) && l->newest != l->next;
 
-		if (l->newest == 0 && l->flows != NULL && l->flows->f->block != 0)
-			return false; /* a new flow, whose first packet is not known yet */
+		if (is_beginning(l))
+			return false;
 		if (!l->taken && counted)
 			continue; /* a lane that the round does not need: an old queue pair */
 		if (!ended && !(counted && has_head(l)))

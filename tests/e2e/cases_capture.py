@@ -360,6 +360,19 @@ def learnt(seed):
             raise Failure("counts never came, and no round says so")
 
 
+def all_wait(seed):
+    """A job so small that all its packets wait for a flow's first one until the capture ends. Then flows
+    begin one by one while rounds are being closed; a round that does not wait for the last says "late"."""
+    with tempfile.TemporaryDirectory() as where:
+        gen.generate(["--out", where, "--seed", str(1009 + seed), "--ranks", "5", "--layers", "1", "--steps", "3",
+                      "--experts-per-rank", "1", "--tokens", "32", "--top-k", "2", "--qps", "1",
+                      "--message", "1040", "--combine-message", "2048"])
+        truth = moetap.read_truth(os.path.join(where, "truth.csv"))
+        for turn in range(30):
+            counts = moetap.count(os.path.join(where, "map.yaml"), os.path.join(where, "capture.pcap.gz"))
+            moetap.must_equal(counts, truth, f"all packets wait, turn {turn}")
+
+
 def tcp(name, variant, seed):
     data = os.path.join(DATA, name)
     packets = TCP[variant](roce.read_pcap(os.path.join(data, "capture.pcap.gz")), random.Random(seed))
@@ -476,6 +489,7 @@ def cases():
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: exact(n, v, s)
         out[f"lossy {name} remove-1-percent"] = lambda s, n=name: lossy(n, "remove-1-percent", s)
     out["witness generated"] = witness
+    out["generated all-wait"] = all_wait
     for name in TCP_CAPTURES:
         for variant in TCP:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)
