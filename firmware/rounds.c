@@ -277,14 +277,38 @@ static void judge_bytes(struct fw_rounds *r, size_t cell)
 		r->round->quality |= MT_Q_FRACTION;
 }
 
-/** Whether the round has announced counts to compare with, all of which could be read. */
+/** Whether the cells of all pairs that were ever seen have their counts. */
+static bool all_counted(const struct fw_rounds *r)
+{
+	const struct mt_bank *b = r->config->bank;
+
+	for (uint32_t pair = 0; pair < b->ranks * b->ranks; pair++) {
+		const struct mt_rank *dst = &mt_bank_ranks(b)[pair % b->ranks];
+		size_t cell = (size_t)(pair / b->ranks) * b->experts + dst->first_expert;
+
+		if (mt_round_pairs(r->round)[pair].last_ns == 0)
+			continue;
+		for (uint32_t e = 0; e < dst->experts; e++)
+			if (r->counts[cell + e] < r->config->announcers)
+				return false;
+	}
+	return true;
+}
+
+/**
+ * Whether the round has announced counts to compare with, all of which could be read. Where their
+ * form is learnt, that happens amid a round, a part of whose counts was not read yet: so only from
+ * the first round on that has all of them.
+ */
 static bool has_counts(const struct fw_rounds *r)
 {
 	size_t cells = (size_t)ranks_of(r) * r->config->bank->experts;
 
 	if (!r->config->by_source)
 		return true;
-	for (size_t i = 0; r->config->learn != NULL && !r->odd && i < cells; i++)
+	if (r->config->learn == NULL || r->odd || (!r->counting && !all_counted(r)))
+		return false;
+	for (size_t i = 0; i < cells; i++)
 		if (r->counts[i] != 0)
 			return true;
 	return false;
@@ -608,6 +632,7 @@ static void publish(struct fw_rounds *r, bool timeout)
 	if (m->last_ns != 0)
 		follow_pace(r, m);
 	r->publish(r->arg, m);
+	r->counting |= r->counted && m->tokens != 0;
 	r->number++;
 	r->first = false;
 	r->ready_lead = 0;

@@ -91,6 +91,7 @@ struct fw_rounds {
 	bool steady, alternates; /* parity changed at every round so far, and did at least once */
 	bool odd;		 /* the round at hand has atomics of unknown form */
 	bool counted;		 /* it has announced counts to compare with */
+	bool counting;		 /* some round before had */
 	bool align;		 /* layer and step are assumed */
 	bool joined;		 /* see fw_rounds_join() */
 	bool first;		 /* no round was closed yet */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Any frames through the data path, and rounds of them. The first byte chooses a job and its map, the
- * second the cores and what the rest of the input is: frames, or the chance by which a job sends and a
- * tap damages (sim.h), whose rounds then have to be the truth or say that they are not.
+ * Any frames through the data path, and rounds of them. The first byte chooses a job and its map,
+ * the second the cores and what the rest of the input is: frames, or the chance by which a job
+ * sends and a tap damages (sim.h), whose rounds then have to be the truth or say that they are not.
  *
- * A first byte from 0xf0 on is a job over TCP: segments of frames that are mostly right. One from 0xe0
- * on is a job that sends counts among other SENDs.
+ * A first byte from 0xf0 on is a job over TCP: segments of frames that are mostly right. One from
+ * 0xe0 on is a job that sends counts among other SENDs.
  *
  * A frame is a byte that says of what kind, then either its bytes behind their number, or few bytes
  * that choose what a plausible packet has. Every packet has one outcome, every round is consistent,
@@ -31,13 +31,30 @@ static const struct job jobs[] = {
 	{.ranks = 3, .experts = 1, .layers = 2, .combine = true, .rule = JOB_LENGTH, .send = true},
 	{.ranks = 2, .experts = 3, .layers = 2, .combine = true, .rule = JOB_QP, .send = true},
 	{.ranks = 3, .experts = 1, .layers = 2, .rule = JOB_LENGTH, .idle_us = 200},
-	{.ranks = 3, .experts = 2, .layers = 2, .counts = true, .combine = true, .form = &forms[0],
+	{.ranks = 3,
+		.experts = 2,
+		.layers = 2,
+		.counts = true,
+		.combine = true,
+		.form = &forms[0],
 		.atomic_form = "learn"},
-	{.ranks = 2, .experts = 2, .layers = 2, .parity = true, .counts = true, .combine = true,
-		.form = &forms[1], .atomic_form = "learn"},
+	{.ranks = 2,
+		.experts = 2,
+		.layers = 2,
+		.parity = true,
+		.counts = true,
+		.combine = true,
+		.form = &forms[1],
+		.atomic_form = "learn"},
 	{.ranks = 3, .experts = 2, .layers = 2, .told = true, .combine = true},
 	{.ranks = 2, .experts = 3, .layers = 3, .told = true, .combine = true, .rule = JOB_INDEX},
-	{.ranks = 3, .experts = 2, .layers = 2, .told = true, .combine = true, .rule = JOB_QP, .send = true},
+	{.ranks = 3,
+		.experts = 2,
+		.layers = 2,
+		.told = true,
+		.combine = true,
+		.rule = JOB_QP,
+		.send = true},
 	{.ranks = 3, .experts = 1, .layers = 2, .told = true, .combine = true, .rule = JOB_LENGTH},
 	{.ranks = 3, .experts = 3, .layers = 2, .told = true, .rule = JOB_UNREAD},
 	{.ranks = 2, .experts = 2, .layers = 2, .combine = true, .rule = JOB_INDEX},
@@ -75,7 +92,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	static char seeds[] = "-seed_inputs=" FUZZ_SEEDS;
 	char **more = calloc((size_t)*argc + 2, sizeof(*more));
 
-	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* tables live for one input: do not clear megabytes */
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0,
+		0); /* tables live for one input: do not clear megabytes */
 	path_start_dpdk();
 	path_init(&path);
 	if (more == NULL)
@@ -113,7 +131,9 @@ static uint32_t choose_psn(struct input *in, uint32_t next)
 	case 1:
 		return next - (v & 63);
 	case 2:
-		return v == 0x80 ? next + 0x10001 : v == 0x81 ? next - 0x10001 : next + (v & 63) * 512;
+		return v == 0x80   ? next + 0x10001
+		       : v == 0x81 ? next - 0x10001
+				   : next + (v & 63) * 512;
 	default:
 		return next;
 	}
@@ -122,8 +142,8 @@ static uint32_t choose_psn(struct input *in, uint32_t next)
 static void send_plausible(struct path *p, const struct job *j, struct input *in, struct model *m)
 {
 	static const uint8_t opcodes[] = {OP_SEND_FIRST, OP_SEND_MIDDLE, OP_SEND_LAST, OP_SEND_ONLY,
-		OP_WRITE_FIRST, OP_WRITE_MIDDLE, OP_WRITE_LAST, OP_WRITE_LAST_IMM, OP_WRITE_ONLY_IMM,
-		OP_READ, OP_ACK, OP_CAS, 0x1c, 0x15, OP_CNP, OP_WRITE_ONLY};
+		OP_WRITE_FIRST, OP_WRITE_MIDDLE, OP_WRITE_LAST, OP_WRITE_LAST_IMM,
+		OP_WRITE_ONLY_IMM, OP_READ, OP_ACK, OP_CAS, 0x1c, 0x15, OP_CNP, OP_WRITE_ONLY};
 	uint32_t who = byte(in), what = byte(in), src = who % j->ranks, dst = who / 4 % j->ranks;
 	uint32_t e = who / 16 % j->experts, parity = what >> 7, tokens = what >> 4 & 7;
 	uint32_t *next = &m->psn[src][dst][e], extra;
@@ -235,7 +255,9 @@ static void play_job(struct path *p, const struct job *j, struct input *in)
 	else if (how % 8 == 4 && !p->config->by_source)
 		sim_shuffle(&s, 1 + byte(in) % 100);
 	sim_play(&s, p, 1 + byte(in) % 64);
-	sim_check(&s, p, how % 8 == 0 || how % 8 > 3);
+	/* while a form is learnt, rounds may say more than need be: firmware/atomic looks at that
+	 */
+	sim_check(&s, p, (how % 8 == 0 || how % 8 > 3) && j->form == NULL);
 	sim_free(&s);
 }
 
@@ -244,15 +266,17 @@ static void play_job(struct path *p, const struct job *j, struct input *in)
 #define TCP_RANKS 3u
 #define TCP_HEAD "header: 12, length: {at: 0, width: 4, add: 12}, match: [{at: 4, width: 1, value: "
 #define TCP_OTHER                                                                                  \
-	"- {name: combine, rule: flow, phase: combine, frame: {" TCP_HEAD "3}]}}\n"                  \
+	"- {name: combine, rule: flow, phase: combine, frame: {" TCP_HEAD "3}]}}\n"                \
 	"- {name: other, rule: flow, phase: control, frame: {" TCP_HEAD "1}]}}\n"
 
 /** Rules of phase dispatch, and what stands before them. */
 static const struct {
 	const char *map, *rule;
 } tcp_maps[] = {
-	{"tcp: {connect: 3}\n", "2}], bytes: {at: 8, width: 4}}, expert: {fixed: 1}, token-bytes: 8}\n"},
-	{"tcp: {ports: 5000, accept: 70}\n", "2}], bytes: {at: 0, width: 4}, round: {at: 5, width: 1}}, "
+	{"tcp: {connect: 3}\n",
+		"2}], bytes: {at: 8, width: 4}}, expert: {fixed: 1}, token-bytes: 8}\n"},
+	{"tcp: {ports: 5000, accept: 70}\n",
+		"2}], bytes: {at: 0, width: 4}, round: {at: 5, width: 1}}, "
 		"expert: {fixed: 0}, token-bytes: 8}\n"},
 	{"", "2}]}, payload: {at: 4, width: 4, of: all}}\n"},
 	{"idle-gap-us: 500\n", "2}]}, payload: {width: 8, encoding: complement}}\n"},
@@ -268,7 +292,8 @@ static const struct mt_bank *tcp_bank(uint32_t i)
 	if (banks[i] != NULL)
 		return banks[i];
 	n = snprintf(text, sizeof(text),
-		"moetap-map: 1\njob: fuzz\npattern: inference\nlayers: 2\nexperts-per-rank: 2\n%sranks:\n"
+		"moetap-map: 1\njob: fuzz\npattern: inference\nlayers: 2\nexperts-per-rank: "
+		"2\n%sranks:\n"
 		"- {rank: 0, address: 10.0.0.1}\n- {rank: 1, address: 10.0.0.2}\n"
 		"- {rank: 2, address: 10.0.0.3}\nrules:\n"
 		"- {name: dispatch, rule: flow, phase: dispatch, frame: {" TCP_HEAD "%s" TCP_OTHER,
@@ -381,8 +406,10 @@ static void try_streams(struct input *in, uint32_t which, uint32_t how)
 
 static const char sent_map[] =
 	"{moetap-map: 1, job: sent, pattern: inference, layers: 2, experts-per-rank: 4, ranks: ["
-	"{rank: 0, address: [10.0.0.1, \"fd77::1\"]}, {rank: 1, address: [10.0.0.2, \"fd77::2\"]}], rules: ["
-	"{name: counts, rule: payload-counts, phase: dispatch, length: 41, payload: {at: 9, width: 8}, "
+	"{rank: 0, address: [10.0.0.1, \"fd77::1\"]}, {rank: 1, address: [10.0.0.2, "
+	"\"fd77::2\"]}], rules: ["
+	"{name: counts, rule: payload-counts, phase: dispatch, length: 41, payload: {at: 9, width: "
+	"8}, "
 	"match: [{at: 0, width: 1, mask: 0x1f, value: 2}, "
 	"{at: 5, width: 4, mask: 0xffffff00, value: 0xfffff300}]}, "
 	"{name: parts, rule: payload-counts, phase: dispatch, length: [0x21, 0x2000], "
@@ -397,7 +424,8 @@ static void try_sends(struct input *in, uint32_t how)
 	struct mt_bank *copy;
 
 	if (bank == NULL)
-		MUST_SAY(mt_map_parse(sent_map, strlen(sent_map), "map", &bank, &err) == 0, "%s", err.text);
+		MUST_SAY(mt_map_parse(sent_map, strlen(sent_map), "map", &bank, &err) == 0, "%s",
+			err.text);
 	copy = malloc(bank->bytes);
 	if (copy == NULL)
 		return;
