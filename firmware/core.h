@@ -42,6 +42,7 @@ struct fw_tables {
 	uint32_t used;
 	uint32_t experts;	   /**< cells a flow and bank */
 	struct fw_flow **by_index; /**< [max] */
+	uint16_t *ports;	   /**< [max], UDP source port of a flow's first packet; 0: none */
 	struct fw_cold *cold;	   /**< [mask + 1], beside flows */
 	char *banks;		   /**< struct fw_epoch with its cells, bank_bytes each */
 	uint32_t bank_bytes, banks_max;

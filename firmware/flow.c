@@ -58,6 +58,7 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	t->banks_touched = FW_DUMP_BANK + 1;
 	t->flows = fw_reserve((t->mask + 1ul) * sizeof(*t->flows));
 	t->by_index = fw_reserve(max * sizeof(*t->by_index));
+	t->ports = fw_reserve(max * sizeof(*t->ports));
 	t->cold = fw_reserve((t->mask + 1ul) * sizeof(*t->cold));
 	t->banks = fw_reserve(banks_bytes(t));
 	t->free_banks = fw_reserve(t->banks_max * sizeof(*t->free_banks));
@@ -73,11 +74,11 @@ struct fw_tables *fw_tables_new(const struct fw_config *config, uint32_t max)
 	}
 	t->kept = fw_reserve((size_t)t->kept_max * t->kept_bytes + 1);
 	t->kept_free = fw_reserve(t->kept_max * sizeof(*t->kept_free) + 1);
-	if (t->flows == NULL || t->by_index == NULL || t->cold == NULL || t->banks == NULL ||
-		t->free_banks == NULL || t->sources == NULL || t->witness == NULL ||
-		t->congestion == NULL || t->congested == NULL || t->blocks == NULL ||
-		t->kept == NULL || t->kept_free == NULL || fw_learn_join(config->learn, t) < 0 ||
-		!fw_tcp_reserve(t)) {
+	if (t->flows == NULL || t->by_index == NULL || t->ports == NULL || t->cold == NULL ||
+		t->banks == NULL || t->free_banks == NULL || t->sources == NULL ||
+		t->witness == NULL || t->congestion == NULL || t->congested == NULL ||
+		t->blocks == NULL || t->kept == NULL || t->kept_free == NULL ||
+		fw_learn_join(config->learn, t) < 0 || !fw_tcp_reserve(t)) {
 		fw_tables_free(t);
 		return NULL;
 	}
@@ -91,6 +92,7 @@ void fw_tables_free(struct fw_tables *t)
 	fw_tcp_release(t);
 	fw_release(t->flows, (t->mask + 1ul) * sizeof(*t->flows));
 	fw_release(t->by_index, t->max * sizeof(*t->by_index));
+	fw_release(t->ports, t->max * sizeof(*t->ports));
 	fw_release(t->cold, (t->mask + 1ul) * sizeof(*t->cold));
 	fw_release(t->banks, banks_bytes(t));
 	fw_release(t->free_banks, t->banks_max * sizeof(*t->free_banks));
@@ -423,6 +425,7 @@ struct fw_flow *fw_flow_new(struct fw_core *core, const struct fw_packet *p)
 	t->flows[i] = (struct fw_flow){.ips = p->ips, .qpn = p->qpn, .next = p->psn};
 	fill_flow(core, &t->flows[i], &want);
 	t->by_index[t->used] = &t->flows[i];
+	t->ports[t->used] = p->ext != NULL ? fw_source_port(p) : 0;
 	__atomic_store_n(&t->used, t->used + 1, __ATOMIC_RELEASE);
 	return &t->flows[i];
 }

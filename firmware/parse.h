@@ -31,6 +31,7 @@
 #define FW_VXLAN_PORT 4789
 #define FW_PROTO_UDP 17u
 #define FW_PROTO_TCP 6u
+#define FW_UDP_BYTES 8u
 #define FW_BTH_BYTES 12u
 #define FW_ICRC_BYTES 4u
 #define FW_WRITE_ONLY_IMM 0x0b /* opcode: RDMA WRITE Only with Immediate */
@@ -114,6 +115,12 @@ static inline uint64_t fw_be64(const uint8_t *p)
 static inline uint16_t fw_be16(const uint8_t *p)
 {
 	return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+/** Source port of the UDP datagram that a packet is. */
+static inline uint16_t fw_source_port(const struct fw_packet *p)
+{
+	return fw_be16(p->ext - FW_BTH_BYTES - FW_UDP_BYTES);
 }
 
 /** What else is known of a frame that is not plain, see fw_is_plain(). */

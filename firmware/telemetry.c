@@ -9,6 +9,7 @@
 
 #include "congestion.h"
 #include "control.h"
+#include "ports.h"
 
 #define SHOWN 128u /* pairs of ranks: an answer has 16 KiB */
 
@@ -321,6 +322,33 @@ static int show_congested_flows(const char *cmd, const char *params, struct rte_
 	return 0;
 }
 
+/** Pairs of ranks whose queue pairs share UDP source ports. */
+static int show_ports(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	static const char *const names[] = {"src", "dst", "queue_pairs", "ports"};
+	struct rte_tel_data *column[RTE_DIM(names)];
+	struct fw_ports shared[SHOWN];
+	uint32_t all = 0;
+	int n = -1;
+
+	(void)cmd, (void)params;
+	rte_spinlock_lock(&control->tables_lock);
+	if (control->plane->core[0]->tables != NULL)
+		n = fw_ports_shared(
+			control->plane->core, control->plane->cores, shared, SHOWN, &all);
+	rte_spinlock_unlock(&control->tables_lock);
+	if (n < 0 || start_columns(d, names, column, RTE_DIM(names)) < 0)
+		return -1;
+	for (int i = 0; i < n; i++) {
+		rte_tel_data_add_array_uint(column[0], shared[i].src);
+		rte_tel_data_add_array_uint(column[1], shared[i].dst);
+		rte_tel_data_add_array_uint(column[2], shared[i].queue_pairs);
+		rte_tel_data_add_array_uint(column[3], shared[i].ports);
+	}
+	rte_tel_data_add_dict_uint(d, "pairs", all);
+	return 0;
+}
+
 void fw_telemetry_init(struct fw_control *c)
 {
 	control = c;
@@ -332,6 +360,8 @@ void fw_telemetry_init(struct fw_control *c)
 	rte_telemetry_register_cmd("/moetap/cores", show_cores, "Packets received, by poll core.");
 	rte_telemetry_register_cmd(
 		"/moetap/congestion", show_congestion, "Pairs of ranks that met congestion.");
+	rte_telemetry_register_cmd("/moetap/ports", show_ports,
+		"Pairs of ranks whose queue pairs share UDP source ports.");
 	rte_telemetry_register_cmd("/moetap/congestion/flows", show_congested_flows,
 		"Flows that met congestion, of all, or of a pair: SRC,DST.");
 }

@@ -24,6 +24,7 @@
 
 #include "cli.h"
 #include "moetap.h"
+#include "telemetry.h"
 #include "verbs.h"
 
 enum standing { GOOD, NOTE, WARNING, WRONG };
@@ -571,6 +572,53 @@ static void check_rdma(struct report *rep)
 		closedir(d);
 }
 
+/* ---- a running firmware ----------------------------------------------------------------------- */
+
+static json_int_t number(const json_t *columns, const char *name, size_t row)
+{
+	return json_integer_value(json_array_get(json_object_get(columns, name), row));
+}
+
+/** Whether the queue pairs of two ranks share UDP source ports: switches spread flows by these. */
+static void check_ports(struct report *rep, const char *page)
+{
+	char why[FOUND_LEN];
+	json_t *ports = telemetry_ask(page, "/moetap/ports", why, sizeof(why));
+	json_int_t pairs = json_integer_value(json_object_get(ports, "pairs"));
+
+	if (ports == NULL)
+		add(rep, "source ports", WRONG, "", "%s", why);
+	else if (pairs == 0)
+		add(rep, "source ports", GOOD, "", "every queue pair that %s saw has its own", page);
+	else
+		add(rep, "source ports", WARNING, "",
+			"%lld queue pairs from rank %lld to rank %lld share %lld UDP source ports, and "
+			"so in %lld pairs of ranks: a switch spreads them over no more paths, and a NIC "
+			"over no more queues",
+			(long long)number(ports, "queue_pairs", 0), (long long)number(ports, "src", 0),
+			(long long)number(ports, "dst", 0), (long long)number(ports, "ports", 0),
+			(long long)pairs);
+	json_decref(ports);
+}
+
+/** Packets that the port had no room for are in no count. */
+static void check_drops(struct report *rep, const char *page)
+{
+	char why[FOUND_LEN];
+	json_t *stats = telemetry_ask(page, "/moetap/stats", why, sizeof(why));
+	json_int_t drops = json_integer_value(json_object_get(stats, "nic_drops"));
+	json_int_t packets = json_integer_value(json_object_get(stats, "packets"));
+
+	if (stats == NULL)
+		add(rep, "drops", WRONG, "", "%s", why);
+	else
+		add(rep, "drops", drops == 0 ? GOOD : WARNING, "",
+			"the port of %s dropped %lld packets beside %lld received%s", page,
+			(long long)drops, (long long)packets,
+			drops == 0 ? "" : ": more poll cores, a CPU for each, huge pages");
+	json_decref(stats);
+}
+
 /* ---- the verb ------------------------------------------------------------------------------ */
 
 static void (*const checks[])(struct report *) = {check_privileges, check_huge_pages, check_dpdk,
@@ -618,8 +666,11 @@ static int print_json(const struct report *rep)
 int verb_doctor(int argc, char **argv)
 {
 	static struct report rep;
+	const char *page = NULL;
 	int format = 0, status;
 	const struct cli_option options[] = {
+		{"page", CLI_TEXT, &page, "NAME",
+			"look at the running moetap-fw of this page too", false},
 		{"format", CLI_CHOICE, &format, "text|json", "how to print it", false},
 		{NULL, CLI_END, NULL, NULL, NULL, false}};
 	const struct cli cli = {"doctor", "", 0,
@@ -633,6 +684,10 @@ int verb_doctor(int argc, char **argv)
 		return status;
 	for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++)
 		checks[i](&rep);
+	if (page != NULL) {
+		check_ports(&rep, page);
+		check_drops(&rep, page);
+	}
 	if (format == 0)
 		print_table(&rep);
 	else if (print_json(&rep) != CLI_DONE)

@@ -79,13 +79,13 @@ class Firmware:
     """A running moetap-fw on page `name`; port is its --vdev."""
     runs = 0
 
-    def __init__(self, name, port, map_path, ns=None, options=(), wait=True):
+    def __init__(self, name, port, map_path, ns=None, options=(), wait=True, prefix=None):
         Firmware.runs += 1
         self.name = name
         self.log = tempfile.TemporaryFile("w+")
         argv = ["ip", "netns", "exec", ns] if ns else []
         argv += [moetap.FIRMWARE, "--no-huge", "-m", "256", "--no-pci", "--file-prefix",
-                 f"mt{os.getpid()}-{Firmware.runs}", "--lcores", "0@0,1@1", "--vdev", port, "--",
+                 prefix or f"mt{os.getpid()}-{Firmware.runs}", "--lcores", "0@0,1@1", "--vdev", port, "--",
                  "--map", map_path, "--page", name, *options]
         self.argv = argv
         self.process = subprocess.Popen(argv, stdout=self.log, stderr=self.log)
@@ -313,6 +313,46 @@ def telemetry(seed):
             fw.stop()
     for changes in (["congestion=0.2"], ["ipv6", "congestion=0.2"], ["congestion=0.1", "vxlan"]):
         congestion("rxe-4ranks", changes, seed)
+
+
+def ports(seed):
+    """/moetap/ports has the pairs of ranks whose queue pairs share source ports, those first that have
+    most of them a port; where each has its own it has none."""
+    if os.geteuid() != 0:
+        raise Skip("DPDK's run-time folder is root's")
+    data = os.path.join(DATA, "rxe-4ranks")
+    whole = roce.read_pcap(os.path.join(data, "capture.pcap.gz"))
+    map_path = os.path.join(data, "map.yaml")
+    with open(map_path) as f:
+        ranks = {ipaddress.ip_address(a): int(r)
+                 for r, a in re.findall(r"rank: (\d+), address: ([\d.]+)", f.read())}
+    for changes in [], ["source-ports=1"], ["source-ports=2"], ["source-ports=1", "vxlan", "vlan"]:
+        packets, tag, flows = list(pcapmod.apply(whole, changes, seed)), f"ports-{os.getpid()}", {}
+        for r in (r for r in map(roce.parse, (p.data for p in packets)) if pcapmod.is_request(r)):
+            flows.setdefault(r.flow, (ranks[r.src], ranks[r.dst], r.port))
+        pairs = {}
+        for src, dst, port in flows.values():
+            pairs.setdefault((src, dst), []).append(port)
+        wanted = {pair: (len(p), len(set(p))) for pair, p in pairs.items() if len(set(p)) < len(p)}
+        if bool(wanted) != bool(changes):
+            raise Failure(f"{changes}: the capture has {wanted}")
+        with tempfile.TemporaryDirectory() as where:
+            capture = os.path.join(where, "capture.pcap")
+            roce.write_pcap(capture, packets)
+            with started(tag, f"net_pcap0,rx_pcap={capture}", map_path, prefix=f"moetap-{tag}") as fw:
+                wait_until("the whole capture is read", lambda: page.Page(tag).packets == len(packets))
+                told = ask(fw, "/moetap/ports")
+                rows = list(zip(*(told[k] for k in ("src", "dst", "queue_pairs", "ports"))))
+                doctor = moetap.run([moetap.MOETAP, "doctor", "--page", tag, "--format", "json"])
+                fw.stop()
+        found = {c["check"]: c for c in json.loads(doctor.stdout)["checks"]}
+        said = found["source ports"]["standing"], found["drops"]["standing"]
+        if said != ("warning" if wanted else "ok", "ok"):
+            raise Failure(f"{changes}: doctor: {found['source ports']} {found['drops']}")
+        crowds = [q / p for _, _, q, p in rows]
+        if {r[:2]: r[2:] for r in rows} != wanted or told["pairs"] != len(rows) or crowds != sorted(crowds)[::-1]:
+            raise Failure(f"{changes}: /moetap/ports: {told}, not {wanted}")
+        print(f"{changes}: {rows[:3]} of {len(rows)}")
 
 
 def congestion(name, changes, seed):
@@ -609,6 +649,7 @@ def cases():
     for name in CAPTURES:
         out[f"live {name}"] = lambda s, n=name: live(n, s)
     out["live telemetry"] = telemetry
+    out["live ports"] = ports
     out["live map-load"] = map_load
     out["live no-room"] = no_room
     out["kill firmware"] = kill_firmware

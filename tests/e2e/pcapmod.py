@@ -221,6 +221,19 @@ def congestion(packets, rng, argument):
     return out
 
 
+@change
+def source_ports(packets, rng, argument):
+    """All queue pairs share ARGUMENT UDP source ports."""
+    for p, r in parsed(packets):
+        if r is None:
+            yield p
+            continue
+        data = bytearray(p.data)
+        data[r.l4:r.l4 + 2] = (49152 + r.qpn % int(argument)).to_bytes(2, "big")
+        data[r.l4 + 6:r.l4 + 8] = b"\0\0"
+        yield copy(p, bytes(data))
+
+
 # ---- what a transport does -----------------------------------------------------------------------
 
 def with_psn(packet, r, psn):

@@ -32,7 +32,7 @@ class Packet:
 class Roce:
     """Where the parts of a RoCEv2 frame lie, and what its BTH says. Addresses are ipaddress objects."""
     __slots__ = ("l3", "l4", "bth", "version", "tos", "src", "dst", "op", "qpn", "psn", "va", "length",
-                 "add", "payload")
+                 "add", "payload", "port")
 
     @property
     def flow(self):
@@ -105,6 +105,7 @@ def parse(data, inside=False):
     if port != ROCE_PORT:
         return None
     b = data[r.bth:]
+    r.port = int.from_bytes(data[r.l4:r.l4 + 2], "big")
     r.op, r.qpn, r.psn = b[0], int.from_bytes(b[5:8], "big"), int.from_bytes(b[9:12], "big")
     r.va = r.length = r.add = None
     extension = 0
