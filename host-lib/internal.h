@@ -62,6 +62,26 @@ void mtl_estimate_free(struct mtl_estimate *estimate);
 int mtl_estimate_round(const struct mtl_sources *sources, struct mtl_trail *trail,
 	struct mtl_estimate *estimate);
 
+/* ---- network.c ---- */
+
+/** Who sent the tokens of a layer's experts: sliding means of its rounds. All zero at first. */
+struct mtl_senders {
+	uint32_t ranks, rounds;
+	float *mean;	/**< [ranks][experts], source first, tokens */
+	double *load;	/**< [experts], tokens, those that no tap could see included */
+	uint32_t *rank; /**< [experts]: ranks or above: at none */
+	bool *crosses;	/**< [ranks][ranks], source first: passed the tap in some round */
+};
+
+/** Goes on with the means; `load[experts]` is of the same round. They begin anew where experts are
+ * at other ranks than before. Returns 0 or -ENOMEM. */
+int mtl_senders_add(
+	struct mtl_senders *senders, const struct mtl_sources *round, const double *load);
+void mtl_senders_free(struct mtl_senders *senders);
+
+/** Those of a layer; NULL: no round came by source. */
+const struct mtl_senders *mtl_series_senders(const struct moetap_series *series, uint32_t layer);
+
 /* ---- series.c ---- */
 
 /** Largest load: above it, doubles no longer count exactly. */

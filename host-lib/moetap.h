@@ -794,6 +794,36 @@ MOETAP_EXPORT int moetap_decide(const struct moetap_state *state,
 	const struct moetap_forecast *forecast, const struct moetap_plan *current,
 	const struct moetap_plan *plan, double threshold, struct moetap_decision *decision);
 
+/* ---- the network ---- */
+
+#define MOETAP_QUEUE_PAIRS_MAX 128u /**< of one pair of ranks: NCCL's limit of a connection */
+
+/** Ranks of rounds by source in a series; 0: it has none. */
+MOETAP_EXPORT uint32_t moetap_network_ranks(const struct moetap_series *series);
+
+/**
+ * Tokens that each rank will dispatch to each other rank in a step, as a mean over the forecast's
+ * horizon: of each expert, its forecast share of the tokens that its layer had in the last `steps`
+ * steps (0: all that are kept), divided over the sources as in the last 256 rounds, about, since
+ * experts are where they are.
+ *
+ * `tokens[ranks][ranks]`, source first, ranks as of moetap_network_ranks(); NAN: they pass no tap,
+ * so nothing is known. Returns 0, -ENODATA (rounds name no sources), -EINVAL (the forecast is not of
+ * this series) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_network_tokens(const struct moetap_series *series,
+	const struct moetap_forecast *forecast, uint32_t steps, double *tokens,
+	struct moetap_error *error);
+
+/**
+ * Queue pairs a pair of ranks in proportion to its bytes, so that each carries about the same;
+ * `queue_pairs` is what a pair with the mean of bytes gets. `bytes` and `spread` are [ranks][ranks];
+ * at least 1 for a pair that passes the tap, at most MOETAP_QUEUE_PAIRS_MAX, and 0 where `bytes` is
+ * NAN.
+ */
+MOETAP_EXPORT void moetap_network_spread(
+	const double *bytes, uint32_t ranks, uint32_t queue_pairs, uint32_t *spread);
+
 /** The one writer of a hint page. */
 struct moetap_publisher;
 

@@ -41,6 +41,7 @@ struct moetap_series {
 	bool *seen;		      /**< [experts]: some round could see it */
 	bool guesses;		      /**< rows may have estimates */
 	struct mtl_trail *trails;     /**< [layers]; NULL: no round came by source yet */
+	struct mtl_senders *senders;  /**< [layers]; as `trails` */
 	struct mtl_estimate estimate; /**< of the round that is added */
 	struct row **rows;
 };
@@ -110,6 +111,9 @@ void moetap_series_free(struct moetap_series *s)
 	for (uint32_t l = 0; s->trails != NULL && l < s->layers; l++)
 		free(s->trails[l].mean);
 	free(s->trails);
+	for (uint32_t l = 0; s->senders != NULL && l < s->layers; l++)
+		mtl_senders_free(&s->senders[l]);
+	free(s->senders);
 	mtl_estimate_free(&s->estimate);
 	free(s->rows);
 	free(s->seen);
@@ -345,11 +349,15 @@ int mtl_series_add_sources(struct moetap_series *s, int64_t step, uint32_t layer
 			error, -EINVAL, "layer %u of a series of %u layers", layer, s->layers);
 	if (s->trails == NULL)
 		s->trails = calloc(s->layers, sizeof(*s->trails));
+	if (s->senders == NULL)
+		s->senders = calloc(s->layers, sizeof(*s->senders));
 	if (estimate->load == NULL)
 		ret = mtl_estimate_new(s->experts, estimate);
-	if (ret < 0 || s->trails == NULL)
+	if (ret < 0 || s->trails == NULL || s->senders == NULL)
 		return mtl_fail_memory(error);
 	ret = mtl_estimate_round(sources, &s->trails[layer], estimate);
+	if (ret == 0)
+		ret = mtl_senders_add(&s->senders[layer], sources, estimate->load);
 	if (ret < 0)
 		return mtl_fail_memory(error);
 	for (uint32_t e = 0; e < s->experts; e++)
@@ -446,6 +454,11 @@ int moetap_series_add_step(struct moetap_series *s, int64_t step, const double *
 			quality != NULL ? quality[l] : 0);
 	note_seen(s, NULL);
 	return 0;
+}
+
+const struct mtl_senders *mtl_series_senders(const struct moetap_series *s, uint32_t layer)
+{
+	return s->senders != NULL && s->senders[layer].rounds > 0 ? &s->senders[layer] : NULL;
 }
 
 uint32_t moetap_series_layers(const struct moetap_series *s)

@@ -579,6 +579,7 @@ static const struct verb verbs[] = {
 	{"publish", publish, "from a trace to a hint"},
 	{"show", show, "the newest hint of a page"},
 	{"watch", watch, "every new hint of a page"},
+	{"network", hints_network, "bytes to come between ranks, for controllers of switches"},
 	{"export", hints_export, "a placement as a file that a framework reads"},
 };
 

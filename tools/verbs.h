@@ -29,6 +29,9 @@ int verb_doctor(int argc, char **argv);
 /** `moetap hints export`, which is a file of its own. */
 int hints_export(int argc, char **argv);
 
+/** `moetap hints network`, too. */
+int hints_network(int argc, char **argv);
+
 /** Says why a hint page cannot be read; err is what moetap_hint_open() or _read() returned. Returns
  * an exit status. */
 int hints_explain(const char *verb, const char *name, int err);

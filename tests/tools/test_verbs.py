@@ -97,7 +97,7 @@ class Case(unittest.TestCase):
 
 class Help(Case):
     VERBS = ("demo", "count", "learn", "map check", "map load", "forecast", "backtest", "plan", "hints publish",
-             "hints show", "hints watch", "doctor", "map presets")
+             "hints show", "hints watch", "hints network", "doctor", "map presets")
 
     def test_table(self):
         verbs = run("--complete").stdout.split()
@@ -875,6 +875,51 @@ class Page:
         hint["share"] = [list(struct.unpack_from(f"<{n}d", copy, hint["share_at"] + 8 * n * l))
                          for l in range(hint["layers"])]
         return hint
+
+
+class Network(Case):
+    ARGS = ("hints", "network", "--horizon", 4, "--method", "sw_avg", "--token-bytes", 100)
+    COUNTS = "round,step,layer,phase,src,dst,expert,tokens,bytes\n" + "".join(
+        f"{n},{n // 2},{n % 2},dispatch,{s},{1 - s},{1 - s},{30 - 20 * s},0\n" for n in range(8) for s in (0, 1))
+
+    def network(self, *args):
+        """Of ranks that keep nothing for themselves, as far as is known: half of all is estimated."""
+        result = run(*self.ARGS, *args, "-", stdin=self.COUNTS)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout
+
+    def test_bytes(self):
+        """A step has two layers, each with 30 tokens from rank 0 to rank 1 and 10 back."""
+        self.assertEqual(self.network(), "src,dst,bytes,queue_pairs\n0,1,6000,2\n1,0,2000,1\n")
+        self.assertEqual(self.network("--combine-bytes", 200, "--queue-pairs", 10),
+                         "src,dst,bytes,queue_pairs\n0,1,10000,8\n1,0,14000,12\n")
+
+    def test_json(self):
+        data = json.loads(self.network("--traffic-class", 96, "--format", "json"))
+        self.assertEqual([(p["src"], p["dst"], round(p["bytes"]), p["src_address"]) for p in data["pairs"]],
+                         [(0, 1, 6000, None), (1, 0, 2000, None)])
+        self.assertEqual((data["ranks"], data["traffic_class"], data["horizon"]), (2, 96, 4))
+        self.assertIsNone(data["shared_source_ports"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "map.yaml")
+            with open(path, "w") as f:
+                f.write("moetap-map: 1\njob: j\npattern: inference\nlayers: 2\nexperts-per-rank: 1\nranks:\n"
+                        "  - {rank: 0, address: 10.0.0.1}\n  - {rank: 1, address: 'fd00::2'}\n"
+                        "rules:\n  - {name: t, rule: qp, phase: dispatch, token-bytes: 100}\n"
+                        "flows:\n  - {src: 0, dst: 1, qpn: 5, expert: 1}\n")
+            data = json.loads(self.network("--map", path, "--format", "json"))
+        self.assertEqual([(p["src_address"], p["dst_address"]) for p in data["pairs"]],
+                         [("10.0.0.1", "fd00::2"), ("fd00::2", "10.0.0.1")])
+
+    def test_errors(self):
+        self.bad(1, "does not say which rank sent what", *self.ARGS, TRACE)
+        self.bad(2, "--token-bytes B is missing", "hints", "network", "--horizon", 1, TRACE)
+        self.bad(2, "go with --format json", *self.ARGS, "--page", "x", TRACE)
+        self.bad(2, "a class is 0 to 255", *self.ARGS, "--traffic-class", 256, "--format", "json", TRACE)
+        self.bad(1, "No such file", *self.ARGS, "--map", "/nowhere.yaml", "--format", "json", TRACE)
+        gone = run(*self.ARGS, "--page", "no-such", "--format", "json", "-", stdin=self.COUNTS)
+        self.assertEqual((gone.returncode, gone.stdout), (1, ""))
+        self.assertIn("no moetap-fw of page no-such runs here", gone.stderr)
 
 
 class Hints(Case):
