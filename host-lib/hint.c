@@ -211,7 +211,8 @@ static bool page_fits(const struct moetap_hint_page *page, const struct moetap_p
 {
 	return page->retired == 0 && page->layers == p->layers && page->experts == p->experts &&
 	       page->slots == p->shape.slots && page->ranks == p->shape.ranks &&
-	       page->nodes == p->shape.nodes && page->groups == p->shape.groups;
+	       page->nodes == p->shape.nodes && page->groups == p->shape.groups &&
+	       page->bank_bytes == bank_layout(p->layers, p->experts, &p->shape, NULL);
 }
 
 /** A page of an earlier version: `retired` was always where it is, so that its readers are told. */
@@ -448,6 +449,16 @@ static void fill_gates(
 	}
 }
 
+static void fill_network(struct moetap_hint *hint, const struct moetap_network *network)
+{
+	for (uint32_t l = 0; l < hint->layers; l++)
+		*(struct moetap_hint_network *)row_of(hint, MOETAP_HINT_NETWORK, l) =
+			(struct moetap_hint_network){.busiest = (float)network[l].busiest,
+				.mean = (float)network[l].mean,
+				.queue_pairs = network[l].queue_pairs,
+				.traffic_class = network[l].traffic_class};
+}
+
 static int fill_split(struct moetap_publisher *p, const struct moetap_forecast *forecast,
 	const struct moetap_plan *placement)
 {
@@ -494,6 +505,8 @@ static int fill_arrays(struct moetap_publisher *p, const struct moetap_forecast 
 		blind |= isnan(moetap_forecast_share(forecast)[c]);
 	if (!blind)
 		fill_gates(hint, forecast, p->terms.bias_rate);
+	if (p->terms.network != NULL)
+		fill_network(hint, p->terms.network);
 	if (!blind && !unknown)
 		ret = fill_split(p, forecast, placement);
 	return ret;

@@ -802,17 +802,17 @@ MOETAP_EXPORT int moetap_decide(const struct moetap_state *state,
 MOETAP_EXPORT uint32_t moetap_network_ranks(const struct moetap_series *series);
 
 /**
- * Tokens that each rank will dispatch to each other rank in a step, as a mean over the forecast's
- * horizon: of each expert, its forecast share of the tokens that its layer had in the last `steps`
- * steps (0: all that are kept), divided over the sources as in the last 256 rounds, about, since
- * experts are where they are.
+ * Tokens that each rank will dispatch to each other rank in a step, in one layer or in all of them
+ * (MOETAP_ALL_LAYERS), as a mean over the forecast's horizon: of each expert, its forecast share of
+ * the tokens that its layer had in the last `steps` steps (0: all that are kept), divided over the
+ * sources as in the last 256 rounds, about, since experts are where they are.
  *
  * `tokens[ranks][ranks]`, source first, ranks as of moetap_network_ranks(); NAN: they pass no tap,
  * so nothing is known. Returns 0, -ENODATA (rounds name no sources), -EINVAL (the forecast is not of
- * this series) or -ENOMEM.
+ * this series, or has no such layer) or -ENOMEM.
  */
 MOETAP_EXPORT int moetap_network_tokens(const struct moetap_series *series,
-	const struct moetap_forecast *forecast, uint32_t steps, double *tokens,
+	const struct moetap_forecast *forecast, uint32_t layer, uint32_t steps, double *tokens,
 	struct moetap_error *error);
 
 /**
@@ -823,6 +823,24 @@ MOETAP_EXPORT int moetap_network_tokens(const struct moetap_series *series,
  */
 MOETAP_EXPORT void moetap_network_spread(
 	const double *bytes, uint32_t ranks, uint32_t queue_pairs, uint32_t *spread);
+
+/** What the dispatches of one layer ask of the network. */
+struct moetap_network {
+	double busiest; /**< tokens a step from one rank to another, the most of all pairs */
+	double mean;	/**< of all pairs that pass the tap */
+	uint32_t queue_pairs;  /**< a connection; 0: no advice */
+	int32_t traffic_class; /**< below 0: no advice */
+};
+
+/**
+ * Fills `network[layers]` for the next steps, tokens as moetap_network_tokens() has them. Queue
+ * pairs a connection are busiest / mean, rounded up, at most `most`, so that the busiest pair of
+ * ranks has more paths through the fabric; with `most` 0 nothing is advised. `traffic_class` (below
+ * 0: none) is handed on. Returns as moetap_network_tokens().
+ */
+MOETAP_EXPORT int moetap_network_layers(const struct moetap_series *series,
+	const struct moetap_forecast *forecast, uint32_t steps, uint32_t most,
+	int32_t traffic_class, struct moetap_network *network, struct moetap_error *error);
 
 /** The one writer of a hint page. */
 struct moetap_publisher;
@@ -853,6 +871,8 @@ struct moetap_terms {
 	/** Tokens by source, [layers][nodes][experts] (any unit), for the split over replicas; NULL:
 	 * all nodes send as the forecast's shares. It has to live as long as hints are published. */
 	const double *from;
+	/** [layers]; NULL: nothing is said of the network. It lives as long as `from`. */
+	const struct moetap_network *network;
 };
 
 /** Sets them for the hints that follow. Returns 0 or -EINVAL (a rate or lifetime that is none). */

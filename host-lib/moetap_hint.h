@@ -88,6 +88,7 @@ enum {
 				*   expert that goes to this slot; those of an expert add up to 1 */
 	MOETAP_HINT_BIAS,      /**< float [experts], what to add to the gate's bias each step */
 	MOETAP_HINT_CAPACITY,  /**< float [experts], capacity factor: upper end x experts */
+	MOETAP_HINT_NETWORK,   /**< struct moetap_hint_network */
 	MOETAP_HINT_KINDS,     /**< one more than the last */
 };
 
@@ -147,6 +148,15 @@ struct moetap_hint_layer {
 	double drift, error, noise;
 };
 MOETAP_HINT_ASSERT(sizeof(struct moetap_hint_layer) == 40);
+
+/** What the dispatches of one layer ask of the network. */
+struct moetap_hint_network {
+	float busiest;	      /**< tokens a step from one rank to another, the most of all pairs */
+	float mean;	      /**< of all pairs that cross a NIC */
+	uint32_t queue_pairs; /**< a connection, so that the busiest pair has more paths; 0: no advice */
+	int32_t traffic_class; /**< of the job's packets, as the operator said; below 0: no advice */
+};
+MOETAP_HINT_ASSERT(sizeof(struct moetap_hint_network) == 16);
 
 /** One hint. Texts end with 0. */
 struct moetap_hint {
@@ -273,7 +283,7 @@ static inline uint64_t moetap_hint_ack_stride(uint32_t slots)
 /** Columns that a kind must have in version 1; 0: not known here. */
 static inline uint64_t moetap_hint_columns(const struct moetap_hint_page *page, uint32_t kind)
 {
-	if (kind == MOETAP_HINT_STATE)
+	if (kind == MOETAP_HINT_STATE || kind == MOETAP_HINT_NETWORK)
 		return 1;
 	if (kind == MOETAP_HINT_PLACEMENT)
 		return page->slots;
@@ -286,6 +296,8 @@ static inline uint32_t moetap_hint_element(uint32_t kind)
 {
 	if (kind == MOETAP_HINT_STATE)
 		return (uint32_t)sizeof(struct moetap_hint_layer);
+	if (kind == MOETAP_HINT_NETWORK)
+		return (uint32_t)sizeof(struct moetap_hint_network);
 	return kind >= MOETAP_HINT_SHARE && kind <= MOETAP_HINT_HIGH ? 8 : 4;
 }
 
@@ -663,6 +675,14 @@ static inline const float *moetap_hint_bias(const struct moetap_hint *hint, uint
 static inline const float *moetap_hint_capacity(const struct moetap_hint *hint, uint32_t layer)
 {
 	return (const float *)moetap_hint_find(hint, MOETAP_HINT_CAPACITY, layer);
+}
+
+/** What a layer asks of the network, or NULL. */
+static inline const struct moetap_hint_network *moetap_hint_network(
+	const struct moetap_hint *hint, uint32_t layer)
+{
+	return (const struct moetap_hint_network *)moetap_hint_find(
+		hint, MOETAP_HINT_NETWORK, layer);
 }
 
 /* ---- what the job answers ---- */

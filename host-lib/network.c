@@ -97,16 +97,34 @@ uint32_t moetap_network_ranks(const struct moetap_series *series)
 	return ranks;
 }
 
+/** Adds a layer's tokens to the pairs that pass the tap; `load[experts]` is scratch. */
+static void add_layer(const struct moetap_series *series, const struct moetap_forecast *f,
+	uint32_t layer, uint32_t ranks, const double *mean, double *load, double *tokens)
+{
+	const struct mtl_senders *s = mtl_series_senders(series, layer);
+
+	if (s == NULL || s->ranks != ranks)
+		return;
+	for (size_t p = 0; p < (size_t)ranks * ranks; p++)
+		if (s->crosses[p] && isnan(tokens[p]))
+			tokens[p] = 0;
+	fill_loads(f, layer, mean, load);
+	for (uint32_t src = 0; src < ranks; src++)
+		add_source(s, src, load, moetap_series_experts(series), tokens);
+}
+
 int moetap_network_tokens(const struct moetap_series *series, const struct moetap_forecast *f,
-	uint32_t steps, double *tokens, struct moetap_error *error)
+	uint32_t layer, uint32_t steps, double *tokens, struct moetap_error *error)
 {
 	uint32_t layers = moetap_series_layers(series), experts = moetap_series_experts(series);
 	uint32_t ranks = moetap_network_ranks(series);
+	bool all = layer == MOETAP_ALL_LAYERS;
 	double *mean, *load;
 
 	if (ranks == 0)
 		return mtl_fail(error, -ENODATA, "the trace does not say which rank sent what");
-	if (moetap_forecast_layers(f) != layers || moetap_forecast_experts(f) != experts)
+	if (moetap_forecast_layers(f) != layers || moetap_forecast_experts(f) != experts ||
+		(!all && layer >= layers))
 		return mtl_fail(error, -EINVAL, "the forecast is of another job");
 	mean = malloc(((size_t)layers + 1) * experts * sizeof(*mean));
 	if (mean == NULL)
@@ -115,20 +133,39 @@ int moetap_network_tokens(const struct moetap_series *series, const struct moeta
 	moetap_series_mean_tokens(series, steps, mean);
 	for (size_t p = 0; p < (size_t)ranks * ranks; p++)
 		tokens[p] = NAN;
-	for (uint32_t l = 0; l < layers; l++) {
-		const struct mtl_senders *s = mtl_series_senders(series, l);
-
-		if (s == NULL || s->ranks != ranks)
-			continue;
-		for (size_t p = 0; p < (size_t)ranks * ranks; p++)
-			if (s->crosses[p] && isnan(tokens[p]))
-				tokens[p] = 0;
-		fill_loads(f, l, mean, load);
-		for (uint32_t src = 0; src < ranks; src++)
-			add_source(s, src, load, experts, tokens);
-	}
+	for (uint32_t l = all ? 0 : layer; l < (all ? layers : layer + 1); l++)
+		add_layer(series, f, l, ranks, mean, load, tokens);
 	free(mean);
 	return 0;
+}
+
+int moetap_network_layers(const struct moetap_series *series, const struct moetap_forecast *f,
+	uint32_t steps, uint32_t most, int32_t traffic_class, struct moetap_network *network,
+	struct moetap_error *error)
+{
+	size_t pairs = (size_t)moetap_network_ranks(series) * moetap_network_ranks(series);
+	double *tokens = malloc(pairs * sizeof(*tokens) + 1);
+	int ret = tokens != NULL ? 0 : mtl_fail_memory(error);
+
+	for (uint32_t l = 0; l < moetap_series_layers(series) && ret == 0; l++) {
+		double sum = 0, busiest = 0, times;
+		uint32_t crossing = 0;
+
+		ret = moetap_network_tokens(series, f, l, steps, tokens, error);
+		for (size_t p = 0; p < pairs && ret == 0; p++) {
+			sum += isnan(tokens[p]) ? 0 : tokens[p];
+			crossing += !isnan(tokens[p]);
+			busiest = fmax(busiest, tokens[p]);
+		}
+		/* a little above a whole number is rounding */
+		times = sum > 0 ? ceil(busiest * crossing / sum - 1e-6) : 1;
+		network[l] = (struct moetap_network){.busiest = busiest,
+			.mean = crossing > 0 ? sum / crossing : 0,
+			.queue_pairs = times < most ? (uint32_t)times : most,
+			.traffic_class = traffic_class};
+	}
+	free(tokens);
+	return ret;
 }
 
 void moetap_network_spread(

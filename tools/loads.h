@@ -7,6 +7,8 @@
 
 #include <jansson.h>
 
+#define NETWORK_STEPS 64 /* whose mean is the size of a step to come, for the network */
+
 /** What to forecast. */
 struct request {
 	uint32_t horizon;   /**< steps */

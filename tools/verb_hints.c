@@ -59,11 +59,12 @@ static void print_terms(const struct moetap_hint *hint)
 	printf("holds         until step %lld%s%s\n", (long long)hint->expires_step,
 		hint->expires_ns != 0 ? " and " : "", hint->expires_ns != 0 ? when : "");
 	printf("in force      %s\n", known_name(hint->known));
-	printf("carries       forecast%s%s%s%s\n",
+	printf("carries       forecast%s%s%s%s%s\n",
 		moetap_hint_placement(hint, 0) != NULL ? ", placement" : "",
 		moetap_hint_split(hint, 0) != NULL ? ", split" : "",
 		moetap_hint_bias(hint, 0) != NULL ? ", gate bias" : "",
-		moetap_hint_capacity(hint, 0) != NULL ? ", capacity factors" : "");
+		moetap_hint_capacity(hint, 0) != NULL ? ", capacity factors" : "",
+		moetap_hint_network(hint, 0) != NULL ? ", network" : "");
 }
 
 static int print_text(const struct moetap_hint *hint)
@@ -125,6 +126,15 @@ static json_t *placement_json(const struct moetap_hint *hint, const uint32_t *sl
 	return array;
 }
 
+static json_t *network_json(const struct moetap_hint_network *n)
+{
+	if (n == NULL)
+		return json_null();
+	return json_pack("{s:f, s:f, s:I, s:o}", "busiest", (double)n->busiest, "mean",
+		(double)n->mean, "queue_pairs", (json_int_t)n->queue_pairs, "traffic_class",
+		n->traffic_class >= 0 ? json_integer(n->traffic_class) : json_null());
+}
+
 static json_t *layers_json(const struct moetap_hint *hint)
 {
 	json_t *layers = json_array();
@@ -137,7 +147,7 @@ static json_t *layers_json(const struct moetap_hint *hint)
 		for (uint32_t k = 0; split != NULL && k < hint->nodes; k++)
 			json_array_append_new(nodes, float_array(split + (size_t)k * hint->slots, hint->slots));
 		json_array_append_new(layers,
-			json_pack("{s:s, s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "state",
+			json_pack("{s:s, s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "state",
 				state->stable ? "stable" : "transient", "since",
 				(json_int_t)state->since, "drift", state->drift, "error",
 				state->error, "noise", state->noise, "placement",
@@ -147,7 +157,8 @@ static json_t *layers_json(const struct moetap_hint *hint)
 				real_array(moetap_hint_high(hint, l), hint->experts), "split", nodes,
 				"bias", float_array(moetap_hint_bias(hint, l), hint->experts),
 				"capacity",
-				float_array(moetap_hint_capacity(hint, l), hint->experts)));
+				float_array(moetap_hint_capacity(hint, l), hint->experts), "network",
+				network_json(moetap_hint_network(hint, l))));
 	}
 	return layers;
 }
@@ -356,6 +367,9 @@ struct publication {
 	uint32_t experts; /**< the trace is of slots, and they hold so many; 0: it is of experts */
 	double threshold;
 	struct moetap_terms terms;
+	uint32_t queue_pairs;	/**< at most, of NCCL's connections; 0: no advice */
+	int64_t traffic_class;	/**< below 0: no advice */
+	struct moetap_network *network; /**< [layers]; NULL: not asked for */
 	int format;
 	struct outlook outlook;
 	struct moetap_placements *placements;
@@ -470,6 +484,23 @@ static int decide(struct publication *p)
 	return CLI_DONE;
 }
 
+/** What the layers ask of the network, where the trace says who sent what. */
+static int look_at_network(struct publication *p)
+{
+	struct moetap_error error;
+
+	if (p->queue_pairs == 0 && p->traffic_class < 0)
+		return CLI_DONE;
+	p->network = calloc(moetap_series_layers(p->outlook.series), sizeof(*p->network));
+	if (p->network == NULL)
+		return cli_fail("hints publish", "out of memory");
+	if (moetap_network_layers(p->outlook.series, p->outlook.forecast, NETWORK_STEPS,
+		    p->queue_pairs, (int32_t)p->traffic_class, p->network, &error) < 0)
+		return cli_fail("hints publish", "--queue-pairs, --traffic-class: %s", error.text);
+	p->terms.network = p->network;
+	return CLI_DONE;
+}
+
 static int send_hint(const struct publication *p)
 {
 	const struct moetap_forecast *f = p->outlook.forecast;
@@ -515,10 +546,13 @@ static int run_publication(struct publication *p, const char *trace)
 	if (status == CLI_DONE)
 		status = decide(p);
 	if (status == CLI_DONE)
+		status = look_at_network(p);
+	if (status == CLI_DONE)
 		status = send_hint(p);
 	moetap_plan_free(p->plan);
 	moetap_plan_free(p->current);
 	moetap_placements_free(p->placements);
+	free(p->network);
 	outlook_free(&p->outlook);
 	return status;
 }
@@ -534,7 +568,7 @@ static int publish(int argc, char **argv)
 {
 	struct publication p = {
 		.shape = {.nodes = 1, .groups = 1}, .threshold = MOETAP_GAIN_THRESHOLD,
-		.terms = {.bias_rate = MOETAP_BIAS_RATE}};
+		.terms = {.bias_rate = MOETAP_BIAS_RATE}, .traffic_class = -1};
 	int first, status;
 	const struct cli_option options[] = {
 		{"horizon", CLI_COUNT, &p.request.horizon, "H", "steps ahead", true},
@@ -555,6 +589,9 @@ static int publish(int argc, char **argv)
 			"after which the hint is stale (0: only after its steps)", false},
 		{"bias-rate", CLI_NUMBER, &p.terms.bias_rate, "RATE",
 			"size of a step of the gate's bias (0.001)", false},
+		{"queue-pairs", CLI_COUNT, &p.queue_pairs, "MOST",
+			"advise so many queue pairs a connection at most, for NCCL", false},
+		{"traffic-class", CLI_STEP, &p.traffic_class, "N", "0 to 255, advised as it is", false},
 		{"method", CLI_TEXT, &p.request.method, "NAME", "auto (default), arima, lstm, sw_avg or last", false},
 		{"window", CLI_COUNT, &p.request.window, "W",
 			"steps that sw_avg averages; chosen from the history if not given", false},
@@ -570,6 +607,9 @@ static int publish(int argc, char **argv)
 	p.name = argv[first];
 	if (p.experts > 0 ? p.current_path != NULL : p.stated != NULL)
 		return cli_usage(&cli, "--experts goes with --placement, not with --current");
+	if (p.traffic_class > 255 || p.queue_pairs > MOETAP_QUEUE_PAIRS_MAX)
+		return cli_usage(&cli, "--traffic-class is 0 to 255, --queue-pairs 1 to %u",
+			MOETAP_QUEUE_PAIRS_MAX);
 	return run_publication(&p, argv[first + 1]);
 }
 

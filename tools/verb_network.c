@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RECENT_STEPS 64 /* whose mean is the size of a step to come */
-
 /** What is asked for, and what is known. */
 struct network {
 	struct request request;
@@ -37,8 +35,8 @@ static int count_bytes(struct network *n)
 
 	if (tokens == NULL)
 		return cli_fail("hints network", "out of memory");
-	if (moetap_network_tokens(n->outlook.series, n->outlook.forecast, RECENT_STEPS, tokens,
-		    &error) < 0) {
+	if (moetap_network_tokens(n->outlook.series, n->outlook.forecast, MOETAP_ALL_LAYERS,
+		    NETWORK_STEPS, tokens, &error) < 0) {
 		free(tokens);
 		return cli_fail("hints network", "%s", error.text);
 	}

@@ -55,7 +55,7 @@ static void test_pairs(void **unused)
 		add_round(series, step, even, uneven);
 	f = last_of(series);
 	assert_int_equal(moetap_network_ranks(series), RANKS);
-	assert_int_equal(moetap_network_tokens(series, f, 0, tokens, NULL), 0);
+	assert_int_equal(moetap_network_tokens(series, f, MOETAP_ALL_LAYERS, 0, tokens, NULL), 0);
 	for (uint32_t p = 0; p < RANKS * RANKS; p++) {
 		uint32_t src = p / RANKS, dst = p % RANKS;
 
@@ -84,7 +84,7 @@ static void test_forecast(void **unused)
 	for (int64_t step = 0; step < 40; step++)
 		add_round(series, step, even, step < 39 ? uneven : more);
 	f = last_of(series);
-	assert_int_equal(moetap_network_tokens(series, f, 1, tokens, NULL), 0);
+	assert_int_equal(moetap_network_tokens(series, f, MOETAP_ALL_LAYERS, 1, tokens, NULL), 0);
 	/* last: the shares of the last step, in which rank 0 sent 180 to expert 2 and 20 to 3 */
 	for (uint32_t s = 0; s < RANKS; s += 2)
 		assert_near(tokens[s * RANKS + 1], more[s][2] + more[s][3], 1.0);
@@ -107,9 +107,33 @@ static void test_moved(void **unused)
 	for (int64_t step = 0; step < 40; step++)
 		add_round(series, step, step < 20 ? even : moved, uneven);
 	f = last_of(series);
-	assert_int_equal(moetap_network_tokens(series, f, 10, tokens, NULL), 0);
+	assert_int_equal(moetap_network_tokens(series, f, MOETAP_ALL_LAYERS, 10, tokens, NULL), 0);
 	assert_near(tokens[0 * RANKS + 2], 40, 1e-4); /* experts 0 and 1 */
 	assert_near(tokens[1 * RANKS + 0], 20, 1e-4); /* experts 4 and 5 */
+	moetap_forecast_free(f);
+	moetap_series_free(series);
+}
+
+/** Rank 0 sends 50 tokens to rank 2, the mean pair gets 170 / 6: nearly twice as many. */
+static void test_layers(void **unused)
+{
+	struct moetap_series *series = series_of(1, EXPERTS, 0);
+	struct moetap_network network;
+	struct moetap_forecast *f;
+
+	(void)unused;
+	for (int64_t step = 0; step < 40; step++)
+		add_round(series, step, even, uneven);
+	f = last_of(series);
+	assert_int_equal(moetap_network_layers(series, f, 0, 8, 5, &network, NULL), 0);
+	assert_near(network.busiest, 50, 1e-4);
+	assert_near(network.mean, 170 / 6., 1e-4);
+	assert_int_equal(network.queue_pairs, 2);
+	assert_int_equal(network.traffic_class, 5);
+	assert_int_equal(moetap_network_layers(series, f, 0, 1, -1, &network, NULL), 0);
+	assert_int_equal(network.queue_pairs, 1);
+	assert_int_equal(moetap_network_layers(series, f, 0, 0, -1, &network, NULL), 0);
+	assert_int_equal(network.queue_pairs, 0);
 	moetap_forecast_free(f);
 	moetap_series_free(series);
 }
@@ -127,10 +151,10 @@ static void test_refused(void **unused)
 			other, step, (double[2 * EXPERTS]){1, 2, 3, 4, 5, 6}, NULL, NULL);
 	f = last_of(other);
 	assert_int_equal(moetap_network_ranks(other), 0);
-	assert_int_equal(moetap_network_tokens(other, f, 0, tokens, &error), -ENODATA);
+	assert_int_equal(moetap_network_tokens(other, f, MOETAP_ALL_LAYERS, 0, tokens, &error), -ENODATA);
 	assert_non_null(strstr(error.text, "which rank sent"));
 	add_round(series, 0, even, uneven);
-	assert_int_equal(moetap_network_tokens(series, f, 0, tokens, &error), -EINVAL);
+	assert_int_equal(moetap_network_tokens(series, f, MOETAP_ALL_LAYERS, 0, tokens, &error), -EINVAL);
 	moetap_forecast_free(f);
 	moetap_series_free(other);
 	moetap_series_free(series);
@@ -157,7 +181,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_pairs),
 		cmocka_unit_test(test_forecast), cmocka_unit_test(test_moved),
-		cmocka_unit_test(test_refused), cmocka_unit_test(test_spread)};
+		cmocka_unit_test(test_layers), cmocka_unit_test(test_refused), cmocka_unit_test(test_spread)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

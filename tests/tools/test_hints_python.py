@@ -65,6 +65,17 @@ class Python(unittest.TestCase):
         with self.assertRaises(ValueError):
             hint.share[0, 0] = 1
 
+    def test_network(self):
+        counts = "round,step,layer,phase,src,dst,expert,tokens,bytes\n" + "".join(
+            f"{n},{n},0,dispatch,{s},{1 - s},{1 - s},{30 - 20 * s},0\n" for n in range(8) for s in (0, 1))
+        run(MOETAP, "hints", "publish", "--horizon", 4, "--ranks", 2, "--slots", 2, "--queue-pairs", 4, NAME, "-",
+            stdin=counts)
+        network = moetap.Hints(NAME).read().network
+        self.assertEqual(network.shape, (1,))
+        self.assertEqual([round(float(x), 3) for x in network[0]], [30, 20, 2, -1])
+        publish()
+        self.assertIsNone(moetap.Hints(NAME).read().network)
+
     def test_views(self):
         """Views are the page itself, and it is noticed when the writer comes back to their place."""
         publish()

@@ -865,7 +865,7 @@ class Page:
         for i in range(hint["kinds"]):
             kind, version, _, _, _, at = \
                 struct.unpack_from("<II8sIII", copy, hint["kinds_at"] + i * hint["kind_bytes"])
-            assert version == 1 and hint["present"] >> i & 1
+            assert version == 1 and (hint["present"] >> i & 1) == (kind != 9)  # network: on request
             hint[{2: "placement_at", 3: "share_at"}.get(kind, f"kind_{kind}_at")] = at
         hint["reason"] = copy[232:488].split(b"\0")[0].decode()
         n = hint["slots"]

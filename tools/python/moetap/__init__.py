@@ -30,6 +30,7 @@ __all__ = ["Hints", "Hint"]
 KINDS = {2: "placement", 3: "share", 4: "low", 5: "high", 6: "split", 7: "bias", 8: "capacity"}
 STATE = numpy.dtype([("stable", "<u4"), ("reserved", "<u4"), ("since", "<i8"), ("drift", "<f8"),
                      ("error", "<f8"), ("noise", "<f8")])
+NETWORK = numpy.dtype([("busiest", "<f4"), ("mean", "<f4"), ("queue_pairs", "<u4"), ("traffic_class", "<i4")])
 FIELDS = ("generation", "placement_generation", "publish_time_ns", "made_after_step", "valid_from_step",
           "horizon", "verdict", "stable", "quality", "rounds", "flagged", "gain", "balancedness_before",
           "balancedness_after", "moves", "layers", "experts", "slots", "ranks", "nodes", "groups",
@@ -48,7 +49,7 @@ class Hint:
         vars(self).update(zip(FIELDS, struct.unpack_from(FORMAT, buffer, 16)))
         self.method, self.reason = (bytes(buffer[a:b]).split(b"\0")[0].decode("utf-8", "replace")
                                     for a, b in ((200, 232), (232, 488)))
-        self.state = None
+        self.state = self.network = None
         for name in KINDS.values():
             setattr(self, name, None)
         for i in range(self.kinds):
@@ -58,6 +59,8 @@ class Hint:
                 continue
             if kind == 1:
                 self.state = self._array(buffer, STATE, 1, offset)[:, 0]
+            elif kind == 9:
+                self.network = self._array(buffer, NETWORK, 1, offset)[:, 0]
             elif kind in KINDS:
                 setattr(self, KINDS[kind], self._array(buffer, text.rstrip(b"\0").decode(), columns, offset))
         if self.split is not None:
