@@ -24,7 +24,12 @@
 #define PCAPNG_BLOCK_MAX (16u << 20) /* the same */
 #define PCAPNG_SECTION 0x0a0d0d0au
 #define PCAPNG_ORDER 0x1a2b3c4du
+#define PCAPNG_INTERFACE 1u /* blocks, and the least bytes of them */
+#define PCAPNG_INTERFACE_LEAST 20u
+#define PCAPNG_PACKET 6u
 #define ETHERNET 1u
+#define LINUX_COOKED 113u
+#define LINUX_COOKED_2 276u
 
 struct feed {
 	char *path;
@@ -41,6 +46,9 @@ struct feed {
 	bool started;
 
 	bool pcapng, swapped;
+	uint32_t interfaces; /**< of the section that it is in */
+	bool snap_known;
+	uint32_t snap;	  /**< of the first interface, as it lies in the file */
 	uint64_t offset;  /**< of the buffer in what was unpacked */
 	uint64_t records; /**< met so far */
 	uint64_t skip;	  /**< bytes of the last record that are still to come */
@@ -58,6 +66,22 @@ static uint32_t get32(const struct feed *f, const unsigned char *at)
 
 	memcpy(&value, at, sizeof(value));
 	return f->swapped ? __builtin_bswap32(value) : value;
+}
+
+static uint16_t get16(const struct feed *f, const unsigned char *at)
+{
+	uint16_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return f->swapped ? __builtin_bswap16(value) : value;
+}
+
+/** What to do about packets that do not begin with an Ethernet header. */
+static const char *other_link(uint32_t link)
+{
+	return link == LINUX_COOKED || link == LINUX_COOKED_2
+		       ? "capture on one interface, not on 'any'"
+		       : "capture on an Ethernet interface, such as the port of the mirror";
 }
 
 /* ---- opening ---- */
@@ -202,19 +226,97 @@ static int fill(struct feed *f, struct moetap_error *error)
 	return (int)got;
 }
 
+/** Length of the record at `at`, its header included; 0: it cannot be. */
+static uint64_t record_bytes(struct feed *f, const unsigned char *at)
+{
+	uint32_t length;
+
+	if (!f->pcapng) {
+		length = get32(f, at + 8);
+		return length <= PCAP_RECORD_MAX ? 16u + length : 0;
+	}
+	length = get32(f, at + 4);
+	if (length < (get32(f, at) == PCAPNG_INTERFACE ? PCAPNG_INTERFACE_LEAST : 12u))
+		return 0;
+	return length <= PCAPNG_BLOCK_MAX && length % 4 == 0 ? length : 0;
+}
+
+/** Bytes that have to be there of a record at `at`, of which 12 are. */
+static uint32_t record_head(const struct feed *f, const unsigned char *at)
+{
+	return !f->pcapng || get32(f, at) == PCAPNG_INTERFACE ? 16 : 12;
+}
+
+static int check_link(const struct feed *f, uint32_t link, struct moetap_error *error)
+{
+	if (link == ETHERNET)
+		return 0;
+	return mtl_fail(error, -EBADMSG, "%s: link type %u is not Ethernet: %s", f->path, link,
+		other_link(link));
+}
+
+/** The byte order of a pcapng file, and its first interface, without which libpcap does not open
+ * it. */
+static int check_pcapng(struct feed *f, struct moetap_error *error)
+{
+	uint64_t at = 0;
+
+	f->swapped = f->have >= 12 && get32(f, f->buffer + 8) != PCAPNG_ORDER;
+	for (;;) {
+		int got = 1;
+
+		while (got > 0 && f->have < at + 16 && at + 16 <= BUFFER_BYTES)
+			got = fill(f, error);
+		if (got < 0)
+			return got;
+		if (at + 16 > BUFFER_BYTES ||
+			(f->have >= at + 12 && !record_bytes(f, f->buffer + at)))
+			return 0; /* walk() will tell */
+		if (got == 0 || get32(f, f->buffer + at) == PCAPNG_PACKET)
+			return mtl_fail(error, -EBADMSG,
+				"%s: damaged: it describes no interface before its first packet",
+				f->path);
+		if (get32(f, f->buffer + at) == PCAPNG_INTERFACE)
+			return check_link(f, get16(f, f->buffer + at + 8), error);
+		at += record_bytes(f, f->buffer + at);
+	}
+}
+
 static int check_pcap(struct feed *f, struct moetap_error *error)
 {
-	uint32_t link;
-
 	if (f->have < PCAP_HEAD)
 		return mtl_fail(error, -EBADMSG, "%s: cut short in its header: %u of %u bytes",
 			f->path, f->have, PCAP_HEAD);
-	link = get32(f, f->buffer + 20) & 0xffff;
-	if (link != ETHERNET)
+	return check_link(f, get32(f, f->buffer + 20) & 0xffff, error);
+}
+
+/** The program that unpacks a file which begins so; NULL: none that is known. */
+static const char *unpacker(uint32_t magic)
+{
+	static const struct {
+		uint32_t magic, mask;
+		const char *program;
+	} known[] = {{0x28b52ffd, 0xffffffff, "zstd"}, {0xfd377a58, 0xffffffff, "xz"},
+		{0x425a6800, 0xffffff00, "bzip2"}, {0x04224d18, 0xffffffff, "lz4"}};
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if ((magic & known[i].mask) == known[i].magic)
+			return known[i].program;
+	return NULL;
+}
+
+static int no_capture(const struct feed *f, uint32_t magic, struct moetap_error *error)
+{
+	const char *program = unpacker(magic);
+
+	if (program != NULL)
 		return mtl_fail(error, -EBADMSG,
-			"%s: link type %u is not Ethernet: capture on one interface, not on 'any'",
-			f->path, link);
-	return 0;
+			"%s: packed with %s, and only gzip is unpacked here: %s -dc FILE | moetap "
+			"count --map MAP -",
+			f->path, program, program);
+	return mtl_fail(error, -EBADMSG,
+		"%s: not a capture: it begins with %08x, which is neither pcap nor pcapng", f->path,
+		magic);
 }
 
 /** Looks at the first bytes: which format, which byte order. */
@@ -241,11 +343,7 @@ static int check_head(struct feed *f, struct moetap_error *error)
 		f->skip = PCAP_HEAD;
 		return check_pcap(f, error);
 	}
-	if (!f->pcapng)
-		return mtl_fail(error, -EBADMSG,
-			"%s: not a capture: it begins with %08x, which is neither pcap nor pcapng",
-			f->path, be32toh(magic));
-	return 0;
+	return f->pcapng ? check_pcapng(f, error) : no_capture(f, be32toh(magic), error);
 }
 
 int mtl_feed_open(const char *path, struct feed **feed, struct moetap_error *error)
@@ -274,28 +372,55 @@ int mtl_feed_open(const char *path, struct feed **feed, struct moetap_error *err
 
 /* ---- from record to record ---- */
 
-/** Length of the record at `at`, its header included; 0: it cannot be. */
-static uint64_t record_bytes(struct feed *f, const unsigned char *at)
+/** What libpcap, with which moetap-fw reads, would leave out without a word: all packets of an
+ * interface that differs from the first one. They have to be Ethernet; a snap length tells nothing
+ * of their packets, so that of the first one is written over it. Returns 0 or -EBADMSG. */
+static int check_interface(struct feed *f, unsigned char *at)
 {
-	uint32_t length;
+	uint32_t link = get16(f, at + 8);
 
-	if (!f->pcapng) {
-		length = get32(f, at + 8);
-		return length <= PCAP_RECORD_MAX ? 16u + length : 0;
-	}
-	if (get32(f, at) == PCAPNG_SECTION) { /* reads the same in both byte orders */
-		f->swapped = false;
-		f->swapped = get32(f, at + 8) != PCAPNG_ORDER;
-	}
-	length = get32(f, at + 4);
-	return length >= 12 && length <= PCAPNG_BLOCK_MAX && length % 4 == 0 ? length : 0;
+	if (link != ETHERNET)
+		return mtl_fail(&f->error, -EBADMSG,
+			"%s: record %llu: interface %u has link type %u, which is not Ethernet: "
+			"%s; counted up to there",
+			f->path, (unsigned long long)f->records + 1, f->interfaces, link,
+			other_link(link));
+	if (!f->snap_known)
+		memcpy(&f->snap, at + 12, sizeof(f->snap));
+	memcpy(at + 12, &f->snap, sizeof(f->snap));
+	f->snap_known = true;
+	f->interfaces++;
+	return 0;
+}
+
+/** A block of a pcapng file. Returns 0 or -EBADMSG. */
+static int check_block(struct feed *f, unsigned char *at)
+{
+	uint32_t type = get32(f, at);
+
+	if (type == PCAPNG_INTERFACE)
+		return check_interface(f, at);
+	if (type == PCAPNG_PACKET && get32(f, at + 8) >= f->interfaces)
+		return mtl_fail(&f->error, -EBADMSG,
+			"%s: damaged: record %llu is a packet of interface %u, and there are %u; "
+			"counted up to there",
+			f->path, (unsigned long long)f->records + 1, get32(f, at + 8),
+			f->interfaces);
+	if (type == PCAPNG_SECTION && get32(f, at + 8) != PCAPNG_ORDER)
+		return mtl_fail(&f->error, -EBADMSG,
+			"%s: record %llu: a section in another byte order than the one before it, "
+			"which libpcap does not read; counted up to there",
+			f->path, (unsigned long long)f->records + 1);
+	if (type == PCAPNG_SECTION)
+		f->interfaces = 0;
+	return 0;
 }
 
 /** Goes over the records in the buffer. Returns how many of its bytes may be passed on; fewer than
  * there are when a header is cut at the buffer's end, or with f->status where the file lies. */
 static uint32_t walk(struct feed *f)
 {
-	uint32_t head = f->pcapng ? 12 : 16, at = 0;
+	uint32_t at = 0;
 
 	for (;;) {
 		uint64_t length;
@@ -306,7 +431,9 @@ static uint32_t walk(struct feed *f)
 		}
 		at += (uint32_t)f->skip;
 		f->skip = 0;
-		if (f->have - at < head)
+		if (f->have - at < 12 || f->have - at < record_head(f, f->buffer + at))
+			return at;
+		if (f->pcapng && (f->status = check_block(f, f->buffer + at)) < 0)
 			return at;
 		length = record_bytes(f, f->buffer + at);
 		if (length == 0) {

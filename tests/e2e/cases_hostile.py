@@ -14,6 +14,7 @@ import time
 
 import moetap
 import page
+import roce
 from cases_live import Firmware, started
 from moetap import DATA, Failure, Skip
 
@@ -56,6 +57,46 @@ def captures(seed):
         refused(counting(MAP, where), re.escape(where))
         cut = write(where, "cut.pcap.gz", open(CAPTURE, "rb").read()[:9000])
         refused(counting(MAP, cut), "cut.pcap.gz")
+
+
+def block(kind, body):
+    body += bytes(-len(body) % 4)
+    return struct.pack("<II", kind, 12 + len(body)) + body + struct.pack("<I", 12 + len(body))
+
+
+def interfaces(seed):
+    """A pcapng file of several interfaces, as mergecap makes them of captures with other snap lengths, has all its
+    packets counted, or is refused where one is not Ethernet: libpcap would leave out the others in silence."""
+    rng = random.Random(seed)
+    section = block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+
+    def interface(link, snap):
+        return block(1, struct.pack("<HHI", link, 0, snap))
+
+    def packet(n, p):
+        us = p.ns // 1000
+        return block(6, struct.pack("<IIIII", n, us >> 32, us & 0xFFFFFFFF, len(p.data), p.wire) + p.data)
+
+    packets = roce.read_pcap(CAPTURE)
+    wanted = moetap.count(MAP, CAPTURE)
+    with tempfile.TemporaryDirectory() as where:
+        two = section + interface(1, 262144) + interface(1, 128) + interface(1, 0)
+        for name, data in {
+                "merged.pcapng": two + b"".join(packet(rng.randrange(3), p) for p in packets),
+                "later.pcapng": section + interface(1, 65535) + b"".join(packet(0, p) for p in packets[:300])
+                + interface(1, 96) + b"".join(packet(1, p) for p in packets[300:]),
+                "sections.pcapng": section + interface(1, 65535) + b"".join(packet(0, p) for p in packets[:300])
+                + section + interface(1, 96) + b"".join(packet(0, p) for p in packets[300:])}.items():
+            got = moetap.count(MAP, write(where, name, data))
+            if got.rows != wanted.rows or got.outcomes() != wanted.outcomes():
+                raise Failure(f"{name}: {got.outcomes()}, wanted {wanted.outcomes()}")
+        for name, data, says in (
+                ("cooked.pcapng", section + interface(113, 0) + packet(0, packets[0]), "cooked.*113 is not Ethernet"),
+                ("mixed.pcapng", section + interface(1, 0) + packet(0, packets[0]) + interface(101, 0)
+                 + packet(1, packets[1]), "record 4: interface 1 has link type 101"),
+                ("none.pcapng", section + packet(0, packets[0]), "no interface"),
+                ("third.pcapng", section + interface(1, 0) + packet(2, packets[0]), "record 3 is a packet of interface 2")):
+            refused(counting(MAP, write(where, name, data)), says)
 
 
 def broken_records(seed):
@@ -355,7 +396,8 @@ def doctor_remedies(seed):
 
 def cases():
     return {"hostile " + name: function for name, function in {
-        "captures": captures, "broken-records": broken_records, "maps": maps,
+        "captures": captures, "broken-records": broken_records,
+        "interfaces": interfaces, "maps": maps,
         "command-lines": command_lines, "pages": pages, "second-instance": second_instance,
         "page-prefix": page_prefix, "no-room": no_room, "not-root": not_root, "no-huge-pages": no_huge_pages,
         "firmware-lines": firmware_lines, "doctor": doctor, "doctor-remedies": doctor_remedies}.items()}

@@ -616,6 +616,7 @@ static void test_formats(void **unused)
 	count(in_folder("cut.pcapng"), "good", sizeof(pcapng) - 4, -EBADMSG, "cut short");
 	for (size_t i = 0; i < COUNT(pcapng); i++)
 		pcapng[i] = swap(pcapng[i]);
+	pcapng[9] = swap(1u << 16); /* two numbers of 16 bits */
 	write_file("big.pcapng", pcapng, sizeof(pcapng));
 	count(in_folder("big.pcapng"), "good", sizeof(pcapng), -EPIPE, "");
 	pcapng[8] = swap(21);
@@ -623,9 +624,51 @@ static void test_formats(void **unused)
 	count(in_folder("lie.pcapng"), "good", 28, -EBADMSG, "record 2, at byte 28");
 }
 
+/* A section, two interfaces, a packet of the second one. */
+#define TWO_INTERFACES(link, snap, interface)                                                      \
+	{                                                                                          \
+		0x0a0d0d0a, 28, 0x1a2b3c4d, 1, 0xffffffff, 0xffffffff, 28, 1, 20, 1, 0, 20, 1, 20, \
+			link, snap, 20, 6, 36, interface, 0, 0, 4, 60, 0xabcd, 36                  \
+	}
+
+static void test_interfaces(void **unused)
+{
+	uint32_t shorter[] = TWO_INTERFACES(1, 128, 1), cooked[] = TWO_INTERFACES(113, 0, 0);
+	uint32_t third[] = TWO_INTERFACES(1, 0, 2), big[COUNT(shorter)];
+	/* A section in another byte order behind the first one. */
+	uint32_t mixed[2 * COUNT(shorter)];
+
+	(void)unused;
+	write_file("two.pcapng", shorter, sizeof(shorter));
+	count(in_folder("two.pcapng"), "good", sizeof(shorter), -EPIPE, "");
+	write_file("cooked.pcapng", cooked, sizeof(cooked));
+	count(in_folder("cooked.pcapng"), "good", 48, -EBADMSG,
+		"cooked.pcapng: record 3: interface 1 has link type 113, which is not Ethernet");
+	write_file("third.pcapng", third, sizeof(third));
+	count(in_folder("third.pcapng"), "good", 68, -EBADMSG,
+		"third.pcapng: damaged: record 4 is a packet of interface 2, and there are 2");
+	for (size_t i = 0; i < COUNT(big); i++)
+		big[i] = swap(shorter[i]);
+	big[14] = swap(1u << 16); /* two numbers of 16 bits */
+	big[9] = swap(1u << 16);
+	memcpy(mixed, big, sizeof(big));
+	memcpy(mixed + COUNT(big), big, sizeof(big));
+	write_file("big.pcapng", mixed, sizeof(mixed));
+	count(in_folder("big.pcapng"), "good", sizeof(mixed), -EPIPE, "");
+	memcpy(mixed + COUNT(big), shorter, sizeof(shorter));
+	write_file("mixed.pcapng", mixed, sizeof(mixed));
+	count(in_folder("mixed.pcapng"), "good", sizeof(big), -EBADMSG,
+		"mixed.pcapng: record 5: a section in another byte order");
+}
+
 static void test_no_captures(void **unused)
 {
 	uint32_t linux_cooked[] = {0xa1b2c3d4, 0x00040002, 0, 0, 65535, 113};
+	uint32_t raw_ip[] = {0xa1b2c3d4, 0x00040002, 0, 0, 65535, 101};
+	uint32_t cooked[] = {
+		0x0a0d0d0a, 28, 0x1a2b3c4d, 1, 0xffffffff, 0xffffffff, 28, 1, 20, 113, 0, 20};
+	uint32_t none[] = {0x0a0d0d0a, 28, 0x1a2b3c4d, 1, 0xffffffff, 0xffffffff, 28, 6, 36, 0, 0,
+		0, 4, 60, 0xabcd, 36};
 	const struct {
 		const char *file;
 		const void *data;
@@ -634,7 +677,16 @@ static void test_no_captures(void **unused)
 	} files[] = {{"empty", "", 0, "empty: empty"}, {"short", "ab", 2, "too short"},
 		{"text.csv", "a,b,c,d,e,f\n1,2,3,4,5,6\n", 24, "text.csv: not a capture"},
 		{"half.pcap", "\xd4\xc3\xb2\xa1\2\0", 6, "header: 6 of 24 bytes"},
-		{"any.pcap", linux_cooked, sizeof(linux_cooked), "link type 113"}};
+		{"any.pcap", linux_cooked, sizeof(linux_cooked),
+			"link type 113 is not Ethernet: capture on one"},
+		{"ip.pcap", raw_ip, sizeof(raw_ip),
+			"link type 101 is not Ethernet: capture on an Eth"},
+		{"any.pcapng", cooked, sizeof(cooked), "any.pcapng: link type 113 is not Ethernet"},
+		{"none.pcapng", none, sizeof(none),
+			"describes no interface before its first packet"},
+		{"cut.pcapng", none, 28, "describes no interface"},
+		{"x.pcap.zst", "\x28\xb5\x2f\xfd", 4, "packed with zstd, and only gzip"},
+		{"x.pcap.bz2", "BZh9", 4, "bzip2 -dc FILE | moetap count"}};
 	struct moetap_source *source;
 	struct moetap_error error;
 
@@ -803,6 +855,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_series),
 		cmocka_unit_test(test_capture),
 		cmocka_unit_test(test_formats),
+		cmocka_unit_test(test_interfaces),
 		cmocka_unit_test(test_no_captures),
 		cmocka_unit_test(test_bad_firmware),
 	};
