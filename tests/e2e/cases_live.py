@@ -79,13 +79,13 @@ class Firmware:
     """A running moetap-fw on page `name`; port is its --vdev."""
     runs = 0
 
-    def __init__(self, name, port, map_path, ns=None, options=(), wait=True, prefix=None):
+    def __init__(self, name, port, map_path, ns=None, options=(), wait=True, prefix=None, lcores="0@0,1@1"):
         Firmware.runs += 1
         self.name = name
         self.log = tempfile.TemporaryFile("w+")
         argv = ["ip", "netns", "exec", ns] if ns else []
         argv += [moetap.FIRMWARE, "--no-huge", "-m", "256", "--no-pci", "--file-prefix",
-                 prefix or f"mt{os.getpid()}-{Firmware.runs}", "--lcores", "0@0,1@1", "--vdev", port, "--",
+                 prefix or f"mt{os.getpid()}-{Firmware.runs}", "--lcores", lcores, "--vdev", port, "--",
                  "--map", map_path, "--page", name, *options]
         self.argv = argv
         self.process = subprocess.Popen(argv, stdout=self.log, stderr=self.log)

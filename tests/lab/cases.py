@@ -28,10 +28,12 @@ class Case:
 
     def __init__(self, text):
         self.name, *conditions = text.split("/")
-        self.version, self.loss, self.path_mtu = 4, 0, None
+        self.version, self.loss, self.path_mtu, self.live = 4, 0, None, False
         for c in conditions:
             if c == "ipv6":
                 self.version = 6
+            elif c == "live":
+                self.live = True
             elif c.startswith("loss"):
                 self.loss = float(c[4:])
             elif c in ("mtu256", "mtu1024", "mtu4096"):
@@ -41,11 +43,13 @@ class Case:
         if self.name not in NAMES:
             raise SystemExit(f"no such case: {self.name}; there are {' '.join(NAMES)}")
         self.function, self.machines = NAMES[self.name]
+        if self.live and self.name not in jobs.CASES:
+            raise SystemExit(f"{text}: only our own job is counted live")
         self.preset = PRESETS.get(self.name)
         self.lossy = getattr(self.function, "lossy", machines.LOSSY)
 
     def __str__(self):
-        return self.name + ("/ipv6" if self.version == 6 else "") + \
+        return self.name + ("/live" if self.live else "") + ("/ipv6" if self.version == 6 else "") + \
             (f"/loss{self.loss:g}" if self.loss else "") + (f"/mtu{self.path_mtu}" if self.path_mtu else "")
 
     def run(self, lab, folder):

@@ -7,6 +7,7 @@ import shutil
 import time
 
 import job2map
+import live
 import machines
 import moetap
 import payload
@@ -78,7 +79,7 @@ SPECS = {
     "pplx-kernels-small": ("pplx-kernels", 2, 1, {"layers": 2, "steps": 2, "tokens": 16, "top-k": 2}),
     "deepep-normal-lists-small": ("deepep-normal", 2, 1, dict(LISTS, layers=2, tokens=10)),
 }
-CHECK = ["deepep-ll/mtu1024", "deepep-ll-training/loss1/mtu1024", "deepep-ll-4/ipv6/mtu4096",
+CHECK = ["deepep-ll/live/mtu1024", "deepep-ll-training/loss1/mtu1024", "deepep-ll-4/ipv6/mtu4096",
          "deepep-ll-7168/loss1/mtu4096", "deepep-ll-2-a-node/ipv6/mtu1024", "deepep-ll-shared/loss1/mtu1024",
          "deepep-ll-bulk/mtu1024",
          "uccl-ep/loss1/mtu1024", "uccl-ep-bulk/ipv6/mtu4096", "uccl-ep-training/mtu1024",
@@ -88,7 +89,7 @@ CHECK = ["deepep-ll/mtu1024", "deepep-ll-training/loss1/mtu1024", "deepep-ll-4/i
          "deepep-normal-lists/loss1/mtu1024",
          "pplx-garden/mtu1024", "pplx-garden-training/loss1/mtu4096",
          "pplx-kernels/ipv6/mtu1024", "pplx-kernels-training/loss1/mtu4096",
-         "deepep-v2-direct/loss1/mtu1024", "deepep-v2-direct-training/mtu4096", "deepep-v2-lists/ipv6/mtu1024",
+         "deepep-v2-direct/live/loss1/mtu1024", "deepep-v2-direct-training/mtu4096", "deepep-v2-lists/ipv6/mtu1024",
          "deepep-v2-hybrid/ipv6/loss1/mtu4096", "deepep-v2-hybrid-training/mtu1024",
          "hybrid-ep/mtu4096", "hybrid-ep-training/ipv6/loss1/mtu1024", "hybrid-ep-runs/loss1/mtu1024",
          "nccl/mtu4096", "nccl/ipv6/loss1/mtu1024",
@@ -98,7 +99,11 @@ MATRIX = [f"{name}{version}{loss}/mtu{mtu}" for name in
           ("deepep-normal", "deepep-normal-training", "deepep-normal-lists", "pplx-garden", "pplx-garden-training",
            "pplx-kernels", "hybrid-ep", "nccl")
           for version in ("", "/ipv6") for loss in ("", "/loss1") for mtu in (1024, 4096)]
-MORE = MATRIX + [
+# Tapped while they run; lists in payloads are not among them, for they want longer frames than the tap's (live.py).
+LIVE = ["uccl-ep/live/ipv6/loss1/mtu4096", "deepep-normal/live/ipv6/mtu4096", "pplx-garden/live/ipv6/mtu1024",
+        "pplx-kernels/live/loss5/mtu1024", "hybrid-ep/live/mtu4096", "fastmoe/live/mtu1024",
+        "queue-pairs/live/ipv6/mtu1024", "nccl/live/loss1/mtu1024"]
+MORE = MATRIX + LIVE + [
     "deepep-ll/ipv6/loss5/mtu4096", "deepep-ll-bf16/loss1/mtu1024", "deepep-ll-bulk/ipv6/loss5/mtu4096",
     "deepep-ll-shared/ipv6/mtu4096", "deepep-ll-shared-training/loss5/mtu1024",
     "uccl-ep/loss5/mtu4096", "uccl-ep-bulk/loss1/mtu1024", "uccl-ep-imm/ipv6/loss5/mtu4096", "uccl-ep-imm/mtu1024",
@@ -316,8 +321,11 @@ def run_job(lab, case, folder):
         with open(os.path.join(lab.machines[m - 1].folder, "spec"), "w") as f:
             f.write("\n".join(lines) + "\n")
     capture = machines.Capture(os.path.join(folder, "capture.pcap"))
+    # a live tap has the map of the run before: memory has to lie where it lay then
+    setarch = "setarch -R " if case.live else ""
     with lab.programs():
-        jobs = [lab.run(m, f"exec /run/lab/lab-job /run/lab/spec {r} /run/lab") for r, (m, _) in enumerate(where)]
+        jobs = [lab.run(m, f"exec {setarch}/run/lab/lab-job /run/lab/spec {r} /run/lab")
+                for r, (m, _) in enumerate(where)]
         end = time.monotonic() + SECONDS
         for j in jobs:
             j.wait(end - time.monotonic())
@@ -344,20 +352,8 @@ def judge_payloads(job, spec, path, truth):
     payload.check(job, path, truth, (again, again))
 
 
-def run(lab, case, folder):
-    spec, job, truth = run_job(lab, case, folder)
-    lost = lab.lost()
-    text = f"; {lost} packets lost" if case.loss else ""
-    if case.loss and not lost:
-        raise Failure(f"{case.loss} % loss was asked for, and nothing was lost")
-    tokens = sum(truth.values())
-    capture, path = (os.path.join(folder, name) for name in ("capture.pcap", "map.yaml"))
-    if job["layout"] in payload.READERS:
-        judge_payloads(job, spec, capture, truth)
-    with open(path, "w") as f:
-        f.write(make_map(job, spec, case.name))
-    counts = moetap.count(path, capture)
-    truth = as_mapped(job, truth)
+def judge(case, job, counts, truth):
+    """Every cell must be as the job counted it, and every message read."""
     pairs = {(k.src, k.dst) for k in truth}
     counts.tokens = {k: n for k, n in counts.tokens.items() if k.phase == "dispatch" and (k.src, k.dst) in pairs}
     if ROUNDS.get(job["layout"]) == 3:      # bytes of probabilities are no whole tokens, and moetap must say so
@@ -370,7 +366,41 @@ def run(lab, case, folder):
     unread = {word: n for word, n in perftest.outcomes(counts).items() if word in NOT_READ}
     if unread:
         raise Failure(f"{case}: messages that no rule knew: {unread}\n{counts.stderr[-1500:]}")
-    return f"{tokens} tokens in {len(truth)} cells{text}"
+
+
+def must_lose(lab, case):
+    lost = lab.lost()
+    if case.loss and not lost:
+        raise Failure(f"{case.loss} % loss was asked for, and nothing was lost")
+    return lost
+
+
+def run_live(lab, case, folder, path):
+    """The same job again, tapped on the bridge while it runs."""
+    os.makedirs(folder)
+    with live.Tap(path) as tap:
+        spec, job, truth = run_job(lab, case, folder)
+        counts = tap.stop()
+    with open(path, encoding="utf-8") as f:
+        if make_map(job, spec, case.name) != f.read():
+            raise Failure(f"{case}: the job's memory lies elsewhere than in the run before")
+    judge(case, job, counts, as_mapped(job, truth))
+    return f"; live {sum(truth.values())} tokens in {len(truth)} cells"
+
+
+def run(lab, case, folder):
+    spec, job, truth = run_job(lab, case, folder)
+    lost = must_lose(lab, case)
+    tokens = sum(truth.values())
+    capture, path = (os.path.join(folder, name) for name in ("capture.pcap", "map.yaml"))
+    if job["layout"] in payload.READERS:
+        judge_payloads(job, spec, capture, truth)
+    with open(path, "w") as f:
+        f.write(make_map(job, spec, case.name))
+    truth = as_mapped(job, truth)
+    judge(case, job, moetap.count(path, capture), truth)
+    again = run_live(lab, case, os.path.join(folder, "live"), path) if case.live else ""
+    return f"{tokens} tokens in {len(truth)} cells" + (f"; {lost} packets lost" if case.loss else "") + again
 
 
 CASES = {name: (run, -(-ranks // gpus)) for name, (_, ranks, gpus, _) in SPECS.items()}

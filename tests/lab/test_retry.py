@@ -37,10 +37,11 @@ class Case:
 
 
 GONE, DROPPED = machines.GaveUp("status 1"), machines.GaveUp("tcpdump lost packets")
+MISSED = machines.GaveUp("the live tap lost packets")
 ENDED, DIFFERENT = machines.Ended("tc: status 1"), moetap.Failure("truth 3, counted 4")
 # loss, what happens in turn → runs, what comes out of it
 TABLE = ((0, (), 1, "well"), (1, (GONE,), 2, "well"), (1, (GONE, GONE, GONE), 3, GONE), (0, (GONE,), 1, GONE),
-         (0, (DROPPED,), 2, "well"), (1, (DIFFERENT,), 1, DIFFERENT), (0, (DIFFERENT,), 1, DIFFERENT),
+         (0, (DROPPED,), 2, "well"), (0, (MISSED,), 2, "well"), (1, (DIFFERENT,), 1, DIFFERENT), (0, (DIFFERENT,), 1, DIFFERENT),
          (1, (GONE, DIFFERENT), 2, DIFFERENT), (1, (ENDED,), 1, ENDED))
 
 
