@@ -1953,7 +1953,9 @@ static int find_preset(struct build *b, uint32_t seen)
 	if (ret == -ENOMEM)
 		return mt_fail(b->err, ret, "%s", why.text);
 	if (ret < 0)
-		return map_bad(b, line_of(b->preset), "no preset '%.60s': %s", name, why.text);
+		return map_bad(b, line_of(b->preset),
+			"no preset '%.60s': %s ('moetap map presets' lists those there are)", name,
+			why.text);
 	ret = use_preset(b, text, len, seen);
 	free(text);
 	return ret;

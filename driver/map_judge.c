@@ -328,6 +328,12 @@ static int resolve_base(struct build *b, struct line_rule *l)
 
 	if ((l->keys & 1 << KEY_BASE) == 0)
 		return 0;
+	if (i == b->head.bases &&
+		b->found != NULL) /* the user's place is the map, not the preset */
+		return map_bad_in(b, b->map_name, b->ranks[0].line,
+			"rank 0 has no '%s' among its 'bases', which rule '%s' of the preset "
+			"needs, as in bases: {%s: 0x7f0000000000}",
+			l->base, l->r.name, l->base);
 	if (i == b->head.bases)
 		return map_bad(b, l->line, "rule '%s': no rank has '%s' among its 'bases'",
 			l->r.name, l->base);

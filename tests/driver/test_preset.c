@@ -269,6 +269,7 @@ static void test_wrong_with(void **unused)
 	refused(USE "with: []\n", 9, "parameters are expected");
 	refused(USE "with:\n  [a]: 1\n", 10, "no parameter '(not a word)'");
 	refused(HEAD "preset: none\n", 8, "no preset 'none'");
+	refused(HEAD "preset: none\n", 8, "'moetap map presets' lists those there are");
 	refused(HEAD "preset: ../good\n", 8, "No such file");
 	refused(HEAD "preset: .good\n", 8, "'.good' is no name of a preset");
 	refused(HEAD "preset: a b\n", 8, "'a b' is no name of a preset");
@@ -667,8 +668,10 @@ static void test_nccl(void **unused)
 		.length_min = 65,
 		.length_max = 131072,
 		.token_bytes = 4096};
-	const struct mt_rule empty = {
-		.name = "empty", .type = MT_RULE_LENGTH, .phase = MT_PHASE_DISPATCH, .token_bytes = 4096};
+	const struct mt_rule empty = {.name = "empty",
+		.type = MT_RULE_LENGTH,
+		.phase = MT_PHASE_DISPATCH,
+		.token_bytes = 4096};
 	struct mt_rule control = {.name = "control",
 		.type = MT_RULE_LENGTH,
 		.phase = MT_PHASE_CONTROL,
@@ -952,6 +955,24 @@ static void refused_shipped(
 	free(text);
 }
 
+/** What a preset needs of the ranks is told at a line of the map, where it is to be written. */
+static void refused_without_bases(void)
+{
+	struct mt_error err = {"(none)"};
+	struct mt_bank *bank;
+	char *text;
+
+	assert_true(asprintf(&text,
+			    HEAD "preset: %s/driver/presets/uccl-ep.yaml\n"
+				 "with: {hidden: 2048, tokens: 128}\n",
+			    getenv("MOETAP_SOURCE")) > 0);
+	assert_int_equal(mt_map_parse(text, strlen(text), "m.yaml", &bank, &err), -EINVAL);
+	assert_string_equal(err.text,
+		"m.yaml:6: rank 0 has no 'atomics' among its 'bases', which rule 'count' of the "
+		"preset needs, as in bases: {atomics: 0x7f0000000000}");
+	free(text);
+}
+
 /* 2 experts of 8 bytes behind the bytes of rc_mlx5 and the kind, and a tag of 8. */
 static void test_mpi_ucx(void **unused)
 {
@@ -1019,6 +1040,7 @@ static void test_requirements(void **unused)
 	refused_shipped("deepep-ll", 2, "hidden: 2048, tokens: 128, cell: 6", "cell is 4 or 8");
 	refused_shipped(
 		"uccl-ep", 2, "hidden: 2048, tokens: 128, batching: batches", "batches of fp8");
+	refused_without_bases();
 	refused_shipped("uccl-ep", 513, "hidden: 2048, tokens: 128", "at most 1024 experts");
 	refused_shipped("pplx-kernels", 2,
 		"hidden: 8, hidden_bytes: 17, tokens: 1, x_out: 0, c_out: 999999",
