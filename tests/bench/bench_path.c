@@ -41,11 +41,26 @@
 
 #define RULE_FLOWS 1000u
 
+/* A message over TCP: its length, what it is for, and the bytes of its tokens. */
+#define FRAME_HEADER 24u
+enum frame_kind { FRAME_OTHER, FRAME_TOKEN, FRAME_COMBINE };
+#define SYN 11u /* `at` of a flow before its first packet */
+
 /** What tells the tokens. */
-enum kind { KIND_VA, KIND_QP, KIND_LENGTH, KIND_COUNTS, KIND_INDEX, KIND_DENSE, KIND_IMM, KINDS };
+enum kind {
+	KIND_VA,
+	KIND_QP,
+	KIND_LENGTH,
+	KIND_COUNTS,
+	KIND_INDEX,
+	KIND_DENSE,
+	KIND_IMM,
+	KIND_FLOW,
+	KINDS
+};
 
 static const char *const kind_names[KINDS] = {
-	"va", "qp", "length", "payload-counts", "payload-index", "payload-dense", "imm"};
+	"va", "qp", "length", "payload-counts", "payload-index", "payload-dense", "imm", "flow"};
 static enum kind kind;
 
 static const uint64_t area = (uint64_t)EXPERTS * RANKS * SLOTS * COMBINE;
@@ -169,12 +184,62 @@ static uint8_t *put_count(uint8_t *p, const struct source_flow *f, uint64_t va)
 	}
 }
 
+/** Headers up to and with TCP's; the IP length is that of a segment with @p payload bytes. */
+static uint8_t *put_segment(
+	uint8_t *p, const struct source_flow *f, uint8_t flags, uint32_t payload)
+{
+	memset(p, 0, 12);
+	p += 12;
+	put(&p, 0x0800, 2);
+	put(&p, 0x4500, 2);
+	put(&p, 20 + 20 + payload, 2);
+	put(&p, 0x4000, 4);
+	put(&p, 0x4006, 2);
+	put(&p, 0, 2);
+	put(&p, 0x0a000001 + f->src, 4);
+	put(&p, 0x0a000001 + f->dst, 4);
+	put(&p, 0xc000 + f->qpn, 2);
+	put(&p, 5000, 2);
+	put(&p, f->psn, 4);
+	put(&p, 1, 4);
+	put(&p, 0x5000 | flags, 2);
+	put(&p, 0x2000, 2);
+	put(&p, 0, 4);
+	return p;
+}
+
+/** As make(), of a TCP stream: a message a segment, whose data is not captured. */
+static uint32_t make_segment(uint8_t *data, struct source_flow *f)
+{
+	static const uint32_t bytes[] = {
+		[FRAME_OTHER] = BARRIER, [FRAME_TOKEN] = TOKEN, [FRAME_COMBINE] = COMBINE};
+	enum frame_kind what = f->at < 8 ? FRAME_TOKEN : f->at == 8 ? FRAME_OTHER : FRAME_COMBINE;
+	uint32_t length = FRAME_HEADER + bytes[what];
+	uint8_t *p;
+
+	if (f->at >= 10) { /* an acknowledge, or the first packet of the connection */
+		p = put_segment(data, f, f->at == SYN ? 0x02 : 0x10, 0);
+		f->psn += f->at == SYN;
+		f->at = 0;
+		return (uint32_t)(p - data);
+	}
+	p = put_segment(data, f, 0x18, length);
+	put(&p, rte_bswap64(length), 8);
+	put(&p, rte_bswap64(what), 8);
+	put(&p, rte_bswap64(bytes[what]), 8);
+	f->psn += length;
+	f->at++;
+	return (uint32_t)(p - data);
+}
+
 /** The next packet of a flow. @return its bytes */
 static uint32_t make(uint8_t *data, struct source_flow *f)
 {
 	uint64_t va = base_of(f->dst) + f->parity * 2 * area;
 	uint8_t *p;
 
+	if (kind == KIND_FLOW)
+		return make_segment(data, f);
 	if (f->at == 10) { /* an acknowledge takes no PSN */
 		p = put_headers(data, f, 0x11, 4, 0);
 		put(&p, 0x1f000000, 4);
@@ -336,6 +401,31 @@ static size_t put_count_rule(char *text, size_t room)
 		area, cells);
 }
 
+/** All rules of a job over TCP, whose frames say what they are for. */
+static size_t put_frame_rules(char *text, size_t room)
+{
+	return (size_t)snprintf(text, room,
+		"- {name: token, rule: flow, phase: dispatch, frame: {header: %u, length: {at: 0, "
+		"width: 8}, match: [{at: 8, width: 8, value: %d}], bytes: {at: 16, width: 8}}, "
+		"expert: {fixed: 0}, token-bytes: %u}\n"
+		"- {name: combine, rule: flow, phase: combine, frame: {header: %u, length: {at: 0, "
+		"width: 8}, match: [{at: 8, width: 8, value: %d}]}}\n"
+		"- {name: other, rule: flow, phase: control, frame: {header: %u, length: {at: 0, "
+		"width: 8}, match: [{at: 8, width: 8, value: %d}]}}\n",
+		FRAME_HEADER, FRAME_TOKEN, TOKEN, FRAME_HEADER, FRAME_COMBINE, FRAME_HEADER,
+		FRAME_OTHER);
+}
+
+/** All rules of a job over RoCE. */
+static size_t put_rules(char *text, size_t room)
+{
+	size_t n = (size_t)snprintf(text, room,
+		"- {name: combine, rule: length, phase: combine, length: %u}\n", COMBINE);
+
+	n += put_token_rule(text + n, room - n);
+	return n + put_count_rule(text + n, room - n);
+}
+
 static struct mt_bank *make_map(void)
 {
 	static char text[1 << 20];
@@ -343,11 +433,11 @@ static struct mt_bank *make_map(void)
 	struct mt_bank *bank;
 	size_t n = (size_t)snprintf(text, sizeof(text),
 		"moetap-map: 1\njob: bench\npattern: inference\nlayers: 2\nexperts-per-rank: %u\n"
-		"rules:\n- {name: combine, rule: length, phase: combine, length: %u}\n",
-		EXPERTS, COMBINE);
+		"rules:\n",
+		EXPERTS);
 
-	n += put_token_rule(text + n, sizeof(text) - n);
-	n += put_count_rule(text + n, sizeof(text) - n);
+	n += kind == KIND_FLOW ? put_frame_rules(text + n, sizeof(text) - n)
+			       : put_rules(text + n, sizeof(text) - n);
 	n += (size_t)snprintf(text + n, sizeof(text) - n, "ranks:\n");
 	for (uint32_t r = 0; r < RANKS; r++)
 		n += (size_t)snprintf(text + n, sizeof(text) - n,
@@ -379,7 +469,7 @@ static void make_flows(uint32_t n, bool lockstep)
 		flows[i].qpn = 0x11 + qp;
 		flows[i].expert = qp % EXPERTS;
 		flows[i].psn = draw();
-		flows[i].at = lockstep ? 0 : draw() % 8;
+		flows[i].at = kind == KIND_FLOW ? SYN : lockstep ? 0 : draw() % 8;
 	}
 }
 
