@@ -123,7 +123,7 @@ static inline void count(struct fw_core *core, const struct fw_packet *p, uint32
 	core->outcome[MT_OUT_DISPATCH] += hits;
 }
 
-/** Count the segments among packets of other cores; *n: what is left. */
+/** Count the segments among packets; *n: what is left. */
 static void take_segments(struct fw_core *core, struct fw_packet *p, void **m, uint32_t *n)
 {
 	uint32_t left = 0;
@@ -183,29 +183,21 @@ static void hand_over(struct fw_plane *plane, struct fw_core *core, uint32_t own
 /**
  * A frame that is not RoCE, or a VXLAN (@p what) that has none inside.
  *
- * @return whether it went to another core
+ * @param p where a segment of the job is described
+ * @return whether it is one
  */
-static bool receive_tcp(struct fw_plane *plane, struct fw_core *core, struct rte_mbuf *m,
-	unsigned int what, uint64_t now, uint64_t tsc)
+static bool find_segment(
+	struct fw_core *core, const struct rte_mbuf *m, unsigned int what, struct fw_packet *p)
 {
-	const struct fw_config *c = core->tables->config;
-	struct fw_packet p;
-	unsigned int out = fw_tcp_parse(c, m, what == MT_OUT_VXLAN, &p);
-	uint32_t owner;
+	const struct fw_tables *t = core->tables;
+	unsigned int out = fw_tcp_parse(t->config, m, what == MT_OUT_VXLAN, p);
 
 	if (out != MT_OUTCOMES) {
 		core->outcome[out == MT_OUT_NOT_ROCE ? what : out]++;
 		return false;
 	}
-	p.ns = stamp(plane, plane->stamp_flag, m, now);
-	p.tsc = tsc;
-	owner = owner_of(plane, c, &p);
-	if (owner != core->id) {
-		hand_over(plane, core, owner, m, &p);
-		return true;
-	}
-	fw_tcp_take(core, &p, m);
-	return false;
+	fw_tcp_prefetch(t, p);
+	return true;
 }
 
 /** Headers with an atomic's end in the second line. */
@@ -227,6 +219,7 @@ void fw_receive(
 	const struct fw_tables *t = core->tables;
 	struct rte_mbuf *done[FW_BURST];
 	struct fw_packet own[FW_BURST];
+	void *frame[FW_BURST]; /* of segments in own */
 	uint32_t owner, owned = 0, freed = 0, cores = plane->cores;
 	uint64_t bytes = 0, flag = plane->stamp_flag;
 
@@ -239,11 +232,13 @@ void fw_receive(
 		done[freed++] = m[i];
 		out = parse(core, m[i], p);
 		if (out != MT_OUTCOMES) {
-			if ((out == MT_OUT_NOT_ROCE || out == MT_OUT_VXLAN) && t->config->tcp)
-				freed -= receive_tcp(plane, core, m[i], out, now, tsc);
-			else
+			if ((out != MT_OUT_NOT_ROCE && out != MT_OUT_VXLAN) || !t->config->tcp) {
 				core->outcome[out]++;
-			continue;
+				continue;
+			}
+			if (!find_segment(core, m[i], out, p))
+				continue;
+			frame[owned] = m[i];
 		}
 		p->ns = stamp(plane, flag, m[i], now);
 		p->tsc = tsc;
@@ -258,6 +253,8 @@ void fw_receive(
 		rte_prefetch0(&t->flows[p->hash & t->mask]);
 		owned++;
 	}
+	if (unlikely(t->config->tcp))
+		take_segments(core, own, frame, &owned);
 	count(core, own, owned);
 	core->packets += n;
 	core->bytes += bytes;

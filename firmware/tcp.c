@@ -222,7 +222,7 @@ static uint64_t field(const struct mt_field *f, const uint8_t *head, uint64_t mo
 }
 
 /** Whether a frame is of a rule, as far as its header was read. */
-static enum fw_verdict judge(const struct mt_rule *r, const uint8_t *head, unsigned int got)
+static inline enum fw_verdict judge(const struct mt_rule *r, const uint8_t *head, unsigned int got)
 {
 	if (fw_judge(r->match, r->matches, head, got) == FW_IS_NOT)
 		return FW_IS_NOT;
@@ -346,13 +346,13 @@ static unsigned int dispatch(struct fw_core *core, struct fw_tcp *c, const struc
 }
 
 /** An integer was read. */
-static void add_value(struct fw_core *core, struct fw_tcp *c)
+static void add_value(struct fw_core *core, struct fw_tcp *c, const uint8_t *at)
 {
 	const struct fw_tables *t = core->tables;
 	const struct mt_rule *r = &mt_bank_rules(t->config->bank)[c->rule];
 	struct fw_epoch *e = fw_epoch_of(t, c->flow);
 	struct fw_source *s = source_of(t, c);
-	int64_t tokens = fw_values_tokens(c->head, r->value_width, r->encoding);
+	int64_t tokens = fw_values_tokens(at, r->value_width, r->encoding);
 
 	if (c->flow->label == 0 || c->flow->label != c->values_label) {
 		fw_gap_in_phases(s, c->values_label, s->label, 1);
@@ -404,14 +404,28 @@ struct span {
 	const uint8_t *flat;
 };
 
-static void copy(const struct span *x, uint64_t from, uint32_t n, uint8_t *to)
+/** @p n bytes, where they lie; in @p to, if that is in several pieces. */
+static const uint8_t *find_bytes(const struct span *x, uint64_t from, uint32_t n, uint8_t *to)
 {
 	uint32_t at = (uint32_t)(from - x->at);
-	const void *p =
-		x->flat != NULL ? x->flat + at : rte_pktmbuf_read(x->m, x->offset + at, n, to);
 
-	if (p != to)
+	return x->flat != NULL ? x->flat + at : rte_pktmbuf_read(x->m, x->offset + at, n, to);
+}
+
+/** What is wanted, as far as it is there. @return all that was asked for, NULL: more has to come */
+static const uint8_t *take_bytes(struct fw_tcp *c, const struct span *x, uint32_t n)
+{
+	uint8_t *to = c->head + c->got;
+	const uint8_t *p = find_bytes(x, c->want, n, to);
+	bool whole = n == c->need;
+
+	if (!whole && p != to)
 		memcpy(to, p, n);
+	c->got = (uint8_t)(c->got + n);
+	c->want += n;
+	if (c->got < c->need)
+		return NULL;
+	return whole ? p : c->head;
 }
 
 static void read_span(
@@ -423,31 +437,50 @@ static void note(struct fw_segment *seg, unsigned int out)
 		seg->outcome = (uint8_t)out;
 }
 
-/** As much of a header as was asked for is there. */
-static void read_head(struct fw_core *core, struct fw_tcp *c, struct fw_segment *seg)
+/** A longer header was tried before: @p got bytes, some of them of what comes behind this one. */
+static void read_rest(struct fw_core *core, struct fw_tcp *c, struct fw_segment *seg,
+	uint64_t begin, const uint8_t *head, uint32_t got)
+{
+	const struct span rest = {.at = begin, .bytes = got, .have = got, .flat = head};
+
+	if (c->state <= FW_TCP_UNSURE)
+		read_span(core, c, seg, &rest);
+}
+
+/** A frame of a rule, whose header is as short as can be or shorter than was read. */
+static void read_frame(struct fw_core *core, struct fw_tcp *c, const struct mt_rule *r,
+	struct fw_segment *seg, const uint8_t *head, uint32_t got)
+{
+	uint8_t before[MT_MAX_HEADER]; /* c->head is for what comes next */
+	uint64_t begin = c->begin;
+
+	if (got > r->header)
+		memcpy(before, head, got);
+	note(seg, take_frame(core, c, r, seg, head));
+	if (got > r->header)
+		read_rest(core, c, seg, begin, before, got);
+}
+
+/** As much of a header as was asked for is there, in @p head. */
+static void read_head(
+	struct fw_core *core, struct fw_tcp *c, struct fw_segment *seg, const uint8_t *head)
 {
 	const struct mt_bank *b = core->tables->config->bank;
-	struct span rest = {.at = c->begin};
-	uint8_t head[MT_MAX_HEADER];
 	uint32_t got = c->got;
 
 	for (uint32_t i = 0; i < b->rules; i++) {
 		const struct mt_rule *r = &mt_bank_rules(b)[i];
-		enum fw_verdict v = judge(r, c->head, got);
+		enum fw_verdict v = judge(r, head, got);
 
 		if (v == FW_IS_NOT)
 			continue;
-		if (v == FW_MAY_BE) {
-			c->need = r->header;
+		if (v == FW_IS) {
+			read_frame(core, c, r, seg, head, got);
 			return;
 		}
-		memcpy(head, c->head, sizeof(head));
-		note(seg, take_frame(core, c, r, seg, head));
-		/* a longer header was tried before, and had bytes of what comes behind this one */
-		rest.bytes = rest.have = got;
-		rest.flat = head;
-		if (got > r->header && c->state <= FW_TCP_UNSURE)
-			read_span(core, c, seg, &rest);
+		if (head != c->head)
+			memcpy(c->head, head, got);
+		c->need = r->header;
 		return;
 	}
 	lose(core, c, seg);
@@ -473,20 +506,19 @@ static void read_span(
 	while (c->state <= FW_TCP_UNSURE && c->want >= x->at && c->want < x->at + x->bytes) {
 		uint32_t n =
 			(uint32_t)RTE_MIN((uint64_t)(c->need - c->got), x->at + x->bytes - c->want);
+		const uint8_t *head;
 
 		if (c->want + n > x->at + x->have) {
 			cut(core, c, seg);
 			return;
 		}
-		copy(x, c->want, n, c->head + c->got);
-		c->got = (uint8_t)(c->got + n);
-		c->want += n;
-		if (c->got < c->need)
+		head = take_bytes(c, x, n);
+		if (head == NULL)
 			return;
 		if (c->values != 0)
-			add_value(core, c);
+			add_value(core, c, head);
 		else
-			read_head(core, c, seg);
+			read_head(core, c, seg, head);
 	}
 }
 

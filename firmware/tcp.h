@@ -83,6 +83,15 @@ struct fw_tcp {
 unsigned int fw_tcp_parse(
 	const struct fw_config *c, const struct rte_mbuf *m, bool wrapped, struct fw_packet *p);
 
+/** The connection of a segment is soon asked for. */
+static inline void fw_tcp_prefetch(const struct fw_tables *t, const struct fw_packet *p)
+{
+	const char *c = (const char *)&t->tcp[p->hash & t->tcp_mask];
+
+	rte_prefetch0(c);
+	rte_prefetch0(c + 64);
+}
+
 /** Count a segment, and its outcome. @p m stays the caller's; where it must wait, it is referred
  * to. */
 void fw_tcp_take(struct fw_core *core, const struct fw_packet *p, struct rte_mbuf *m);
