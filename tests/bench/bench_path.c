@@ -12,7 +12,11 @@
  * With --rules: the same for each kind of rule, RULE_FLOWS flows in lockstep, as jobs are. What
  * tells the tokens of a round differs, the number of packets does not.
  *
- * usage: bench-path [FLOWS ...] | --rules
+ * With --count: no times, but calls of counted(), one for each kind of rule and one for flows out
+ * of step, that handle COUNTED packets each; instructions.py counts the instructions of the path in
+ * them.
+ *
+ * usage: bench-path [FLOWS ...] | --rules | --count
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +44,7 @@
 #define FRAME_ROOM 124u /* the longest frame has headers and ICRC of 86 bytes */
 
 #define RULE_FLOWS 1000u
+#define COUNTED (16 * CHUNK)
 
 /* A message over TCP: its length, what it is for, and the bytes of its tokens. */
 #define FRAME_HEADER 24u
@@ -528,10 +533,12 @@ struct figures {
 	double empty, full;
 };
 
-static struct figures measure(struct fw_plane *plane, uint32_t n, bool lockstep)
+/** What is done with a job whose flows are all known. */
+typedef void (*job_fn)(struct fw_plane *plane, struct fw_rounds *r, void *arg);
+
+static void run_job(struct fw_plane *plane, uint32_t n, bool lockstep, job_fn fn, void *arg)
 {
 	struct fw_core *core = plane->core[0];
-	double empty[TURNS], full[TURNS];
 	struct fw_config *config;
 	struct mt_bank *bank;
 	struct fw_rounds *r;
@@ -548,16 +555,24 @@ static struct figures measure(struct fw_plane *plane, uint32_t n, bool lockstep)
 	core->tables->started = true; /* the rest of the job, not its first packets */
 	for (uint32_t seen = 0; seen < 2 * n + CHUNK; seen += CHUNK)
 		chunk(plane, r, full_loop); /* all flows are known */
-	run_turns(plane, r, empty, full);
+	fn(plane, r, arg);
 	check_outcomes(core);
-	qsort(empty, TURNS, sizeof(*empty), by_value);
-	qsort(full, TURNS, sizeof(*full), by_value);
 	rte_ring_reset(core->back);
 	fw_rounds_free(r, &core->tables);
 	fw_tables_free(core->tables);
 	fw_config_free(config);
 	free(bank);
-	return (struct figures){.empty = empty[TURNS / 2], .full = full[TURNS / 2]};
+}
+
+static void measure(struct fw_plane *plane, struct fw_rounds *r, void *arg)
+{
+	double empty[TURNS], full[TURNS];
+	struct figures *f = arg;
+
+	run_turns(plane, r, empty, full);
+	qsort(empty, TURNS, sizeof(*empty), by_value);
+	qsort(full, TURNS, sizeof(*full), by_value);
+	*f = (struct figures){.empty = empty[TURNS / 2], .full = full[TURNS / 2]};
 }
 
 static void measure_rules(struct fw_plane *plane)
@@ -567,8 +582,9 @@ static void measure_rules(struct fw_plane *plane)
 	printf("%-14s empty Mpps  moetap Mpps   ratio ns/packet   times va, without receiving\n",
 		"rule");
 	for (kind = 0; kind < KINDS; kind++) {
-		struct figures f = measure(plane, RULE_FLOWS, true);
+		struct figures f;
 
+		run_job(plane, RULE_FLOWS, true, measure, &f);
 		va = kind == KIND_VA ? f.full - f.empty : va;
 		printf("%-14s %10.1f %12.1f %7.2f %9.1f %10.2f\n", kind_names[kind], 1e3 / f.empty,
 			1e3 / f.full, f.empty / f.full, f.full, (f.full - f.empty) / va);
@@ -578,11 +594,28 @@ static void measure_rules(struct fw_plane *plane)
 
 static void measure_flows(struct fw_plane *plane, uint32_t n)
 {
-	struct figures f = measure(plane, n, false);
+	struct figures f;
 
+	run_job(plane, n, false, measure, &f);
 	printf("%7u %12.1f %12.1f %7.2f %9.1f\n", n, 1e3 / f.empty, 1e3 / f.full, f.empty / f.full,
 		f.full);
 	fflush(stdout);
+}
+
+/** instructions.py knows it by its name. */
+static __rte_noinline void counted(struct fw_plane *plane, struct fw_rounds *r, void *arg)
+{
+	for (uint32_t seen = 0; seen < COUNTED; seen += CHUNK)
+		chunk(plane, r, full_loop);
+	printf("%s %u\n", (const char *)arg, COUNTED);
+}
+
+static void count_all(struct fw_plane *plane)
+{
+	for (kind = 0; kind < KINDS; kind++)
+		run_job(plane, RULE_FLOWS, true, counted, (void *)(uintptr_t)kind_names[kind]);
+	kind = KIND_VA;
+	run_job(plane, RULE_FLOWS, false, counted, (void *)(uintptr_t) "flows");
 }
 
 static void make_core(struct fw_plane *plane, struct fw_core *core)
@@ -613,6 +646,8 @@ int main(int argc, char **argv)
 	make_core(&plane, &core);
 	if (argc == 2 && strcmp(argv[1], "--rules") == 0) {
 		measure_rules(&plane);
+	} else if (argc == 2 && strcmp(argv[1], "--count") == 0) {
+		count_all(&plane);
 	} else {
 		printf("  flows   empty Mpps  moetap Mpps   ratio ns/packet   (medians of %d)\n",
 			TURNS);
