@@ -109,15 +109,14 @@ static inline uint64_t fw_key_v6(uint32_t src, uint32_t dst)
 }
 
 /**
- * Spread a flow over 32 bits. The two halves of a product of 64 x 64 bits, each of which depends on
- * all bits of both, as in Wang Yi's wyhash (public domain).
+ * Spread a flow over 32 bits. Addresses of a job differ in a few bits, and one product of them is a
+ * lattice in the table: so its upper half, which depends on all of them, goes into another.
  */
 static inline uint32_t fw_hash(uint64_t ips, uint32_t qpn)
 {
-	unsigned __int128 m = (unsigned __int128)(ips ^ 0x9e3779b97f4a7c15ull) *
-			      ((uint64_t)qpn * 0xd6e8feb86659fd93ull ^ 0xa0761d6478bd642full);
+	uint64_t h = (ips ^ qpn * 0xd6e8feb86659fd93ull) * 0x9e3779b97f4a7c15ull;
 
-	return (uint32_t)(m >> 64) ^ (uint32_t)m;
+	return (uint32_t)((h ^ h >> 32) * 0xd6e8feb86659fd93ull >> 32);
 }
 
 static inline uint32_t fw_hash_v6(const uint8_t *ip)
