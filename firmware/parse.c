@@ -72,7 +72,7 @@ unsigned int fw_parse_odd(const uint8_t *bth, uint32_t have, uint32_t left, stru
 	if (left < FW_BTH_BYTES + MT_FORM_LEAST + ends)
 		return fw_unknown(bth[0]);
 	p->ext = bth + FW_BTH_BYTES;
-	p->have = (uint16_t)RTE_MIN(have - FW_BTH_BYTES, (uint32_t)UINT16_MAX);
+	p->have = have - FW_BTH_BYTES;
 	p->kind = FW_KIND_ODD;
 	p->payload = left - FW_BTH_BYTES - ends;
 	return MT_OUT_FORM;

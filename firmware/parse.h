@@ -91,7 +91,7 @@ struct fw_packet {
 	uint32_t psn;
 	uint32_t payload; /**< bytes of payload, by the IP length; FW_KIND_ODD: behind the BTH */
 	uint32_t hash;
-	uint16_t have; /**< bytes from ext on that the frame has, at most so many */
+	uint32_t have; /**< bytes from ext on that the frame has */
 	uint8_t opcode;
 	uint8_t kind; /**< enum fw_kind */
 };
@@ -227,21 +227,22 @@ static inline unsigned int fw_parse_bth(const struct fw_cursor *c, struct fw_pac
 	const uint8_t *bth = c->at;
 	const struct fw_opcode *op;
 	uint64_t low; /* QPN and PSN, a byte above each */
-	uint32_t tail;
+	uint32_t tail, first;
 
-	if (unlikely(RTE_MIN(c->have, c->left) < FW_BTH_BYTES))
+	if (unlikely(c->left < FW_BTH_BYTES || c->have < FW_BTH_BYTES))
 		return c->left < FW_BTH_BYTES ? MT_OUT_MALFORMED : MT_OUT_TRUNCATED;
-	op = &fw_opcodes[bth[0]];
+	first = fw_be16(bth);
+	op = &fw_opcodes[first >> 8];
 	low = fw_be64(bth + 4);
-	tail = FW_BTH_BYTES + op->ext + (bth[1] >> 4 & 3u) + FW_ICRC_BYTES;
+	tail = FW_BTH_BYTES + op->ext + (first >> 4 & 3u) + FW_ICRC_BYTES;
 	/* low bits of the second byte: transport header version, IBTA 9.2.3 */
-	if (unlikely((bth[1] & 0x0f) != 0 || op->kind <= FW_KIND_NONE || c->left < tail))
+	if (unlikely((first & 0x0f) != 0 || op->kind <= FW_KIND_NONE || c->left < tail))
 		return fw_parse_odd(bth, c->have, c->left, p);
 	p->ext = bth + FW_BTH_BYTES;
-	p->have = (uint16_t)RTE_MIN(c->have - FW_BTH_BYTES, (uint32_t)UINT16_MAX);
+	p->have = c->have - FW_BTH_BYTES;
 	p->kind = c->have < FW_BTH_BYTES + op->read ? FW_KIND_CUT : op->kind;
 	p->payload = c->left - tail;
-	p->opcode = bth[0];
+	p->opcode = (uint8_t)(first >> 8);
 	p->psn = (uint32_t)low & 0xffffff;
 	p->qpn = (uint32_t)(low >> 32 & 0xffffff) | FW_KEY_V4;
 	return MT_OUTCOMES;
@@ -363,16 +364,20 @@ static inline unsigned int fw_parse_vxlan(
  */
 static inline bool fw_is_plain(const uint8_t *data, uint32_t len)
 {
-	uint64_t differs;
-	uint32_t udp;
+	uint32_t link, fragment, udp, differs;
+	uint16_t port;
 
 	if (unlikely(len < FW_PLAIN_BYTES))
 		return false;
+	memcpy(&link, data + 12, sizeof(link));
+	memcpy(&fragment, data + 20, sizeof(fragment));
+	memcpy(&port, data + 36, sizeof(port));
 	udp = fw_be16(data + 38);
 	/* type, version, options: all zero; then the ECN bits, of which 3 becomes 4 and stays */
-	differs = (((fw_be32(data + 12) ^ 0x08004500u) & 0xffffff03u) + 1u) & 0xfffffffcu;
-	differs |= ((fw_be32(data + 20) ^ 0x00000011u) & 0x3fff00ffu) | /* fragment, protocol */
-		   (fw_be16(data + 36) ^ FW_ROCE_PORT) | (udp + 20u - fw_be16(data + 16));
+	differs = (((link ^ RTE_BE32(0x08004500u)) & RTE_BE32(0xffffff03u)) + RTE_BE32(1u)) &
+		  ~RTE_BE32(3u);
+	differs |= ((fragment ^ RTE_BE32(0x00000011u)) & RTE_BE32(0x3fff00ffu)) | /* and protocol */
+		   (port ^ RTE_BE16(FW_ROCE_PORT)) | (udp + 20u - fw_be16(data + 16));
 	return differs == 0 && udp >= 8;
 }
 
@@ -387,10 +392,10 @@ static inline unsigned int fw_parse_plain(const uint8_t *data, uint32_t len, str
 {
 	struct fw_cursor c;
 
-	memcpy(&p->ips, data + 26, sizeof(p->ips));
 	c.at = data + FW_PLAIN_BYTES;
 	c.have = len - FW_PLAIN_BYTES;
 	c.left = fw_be16(data + 38) - 8u;
+	memcpy(&p->ips, data + 26, sizeof(p->ips));
 	return fw_parse_bth(&c, p);
 }
 

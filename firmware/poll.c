@@ -59,6 +59,18 @@ static __rte_noinline unsigned int parse_long(
 	return out;
 }
 
+/** parse() of a plain frame, @p out by fw_parse_plain(). */
+static __rte_noinline unsigned int parse_odd(
+	struct fw_core *core, unsigned int out, struct fw_packet *p)
+{
+	if (out == MT_OUT_CNP)
+		fw_congested(core, out, p, NULL);
+	if (out == MT_OUT_FORM)
+		out = may_be_atomic(core->tables->config, p);
+	p->hash = fw_hash(p->ips, p->qpn);
+	return out;
+}
+
 /** What is counted before a flow is looked up. @return MT_OUTCOMES: it has a flow to be found */
 static inline unsigned int parse(
 	struct fw_core *core, const struct rte_mbuf *m, struct fw_packet *p)
@@ -69,19 +81,12 @@ static inline unsigned int parse(
 	if (unlikely(!fw_is_plain(data, m->data_len)))
 		return parse_long(core, data, m->data_len, p);
 	out = fw_parse_plain(data, m->data_len, p);
-	if (unlikely(out != MT_OUTCOMES)) {
-		if (out == MT_OUT_CNP)
-			fw_congested(core, out, p, NULL);
-		if (out != MT_OUT_FORM)
-			return out;
-		out = may_be_atomic(core->tables->config, p);
-		if (out != MT_OUTCOMES)
-			return out;
-	}
+	if (unlikely(out != MT_OUTCOMES))
+		return parse_odd(core, out, p);
 	if (p->kind == FW_KIND_RESPONSE)
 		return MT_OUT_RESPONSE;
 	p->hash = fw_hash(p->ips, p->qpn);
-	return out;
+	return MT_OUTCOMES;
 }
 
 /** Which poll core counts a flow. */
@@ -164,7 +169,7 @@ static uint32_t take_over(struct fw_core *core, struct rte_ring *ring)
  * Give a packet to the core that owns its flow. While its ring is full, count what others handed
  * over here: that core may be waiting for just this.
  */
-static void hand_over(struct fw_plane *plane, struct fw_core *core, uint32_t owner,
+static __rte_noinline void hand_over(struct fw_plane *plane, struct fw_core *core, uint32_t owner,
 	struct rte_mbuf *m, const struct fw_packet *p)
 {
 	struct rte_ring *ring = plane->core[owner]->in[core->id];
@@ -186,7 +191,7 @@ static void hand_over(struct fw_plane *plane, struct fw_core *core, uint32_t own
  * @param p where a segment of the job is described
  * @return whether it is one
  */
-static bool find_segment(
+static __rte_noinline bool find_segment(
 	struct fw_core *core, const struct rte_mbuf *m, unsigned int what, struct fw_packet *p)
 {
 	const struct fw_tables *t = core->tables;
@@ -216,49 +221,48 @@ void fw_receive(
 {
 	uint64_t now =
 		plane->wall_ns + (uint64_t)((double)(tsc - plane->wall_tsc) * plane->ns_per_tsc);
-	const struct fw_tables *t = core->tables;
-	struct rte_mbuf *done[FW_BURST];
-	struct fw_packet own[FW_BURST];
+	const struct fw_config *c = core->tables->config;
+	const struct fw_flow *flows = core->tables->flows;
+	struct fw_packet own[FW_BURST], *p = own;
 	void *frame[FW_BURST]; /* of segments in own */
-	uint32_t owner, owned = 0, freed = 0, cores = plane->cores;
+	uint32_t owned, mask = core->tables->mask, cores = plane->cores;
 	uint64_t bytes = 0, flag = plane->stamp_flag;
 
 	prefetch_headers(m, n);
 	for (uint16_t i = 0; i < n; i++) {
-		struct fw_packet *p = &own[owned];
-		unsigned int out;
+		unsigned int out = parse(core, m[i], p);
 
 		bytes += m[i]->pkt_len;
-		done[freed++] = m[i];
-		out = parse(core, m[i], p);
 		if (out != MT_OUTCOMES) {
-			if ((out != MT_OUT_NOT_ROCE && out != MT_OUT_VXLAN) || !t->config->tcp) {
+			if (likely(out != MT_OUT_NOT_ROCE && out != MT_OUT_VXLAN) || !c->tcp) {
 				core->outcome[out]++;
 				continue;
 			}
 			if (!find_segment(core, m[i], out, p))
 				continue;
-			frame[owned] = m[i];
+			frame[p - own] = m[i];
 		}
 		p->ns = stamp(plane, flag, m[i], now);
 		p->tsc = tsc;
 		if (cores > 1) {
-			owner = owner_of(plane, t->config, p);
+			uint32_t owner = owner_of(plane, c, p);
+
 			if (owner != core->id) {
 				hand_over(plane, core, owner, m[i], p);
-				freed--;
+				m[i] = NULL;
 				continue;
 			}
 		}
-		rte_prefetch0(&t->flows[p->hash & t->mask]);
-		owned++;
+		rte_prefetch0(&flows[p->hash & mask]);
+		p++;
 	}
-	if (unlikely(t->config->tcp))
+	owned = (uint32_t)(p - own);
+	if (unlikely(c->tcp))
 		take_segments(core, own, frame, &owned);
 	count(core, own, owned);
 	core->packets += n;
 	core->bytes += bytes;
-	rte_pktmbuf_free_bulk(done, freed);
+	rte_pktmbuf_free_bulk(m, n); /* those that are NULL are another core's */
 }
 
 /** Receive a burst from each queue of this core. @return packets */

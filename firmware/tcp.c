@@ -97,7 +97,7 @@ unsigned int fw_tcp_parse(
 	if (p->payload == 0 && (p->opcode & FLAG_SYN) == 0)
 		return MT_OUT_RESPONSE;
 	p->ext = tcp;
-	p->have = (uint16_t)((uint32_t)(tcp - data) + header);
+	p->have = (uint32_t)(tcp - data) + header;
 	p->psn = fw_be32(tcp + 4);
 	p->hash = fw_hash(p->ips, fw_be32(tcp));
 	p->kind = FW_KIND_TCP;
