@@ -110,6 +110,35 @@ static bool is_witness(const struct fw_config *c, const struct mt_rule *r)
 	return c->witness && !mt_rule_is_load(r) && mt_rule_tells(r);
 }
 
+/** The part of a message of rule @p r to rank @p dst that is read. */
+static struct fw_part part_of(const struct mt_bank *b, const struct mt_rule *r, uint32_t dst)
+{
+	const struct mt_rank *rank = &mt_bank_ranks(b)[dst];
+	uint32_t skip = r->of == MT_OF_ALL ? rank->first_expert : 0;
+	uint32_t all = r->of == MT_OF_ALL ? b->experts : rank->experts;
+
+	switch (r->type) {
+	case MT_RULE_COUNTS:
+		return (struct fw_part){r->payload_at + skip * r->value_width,
+			rank->experts * r->value_width, UINT32_MAX, 0, rank->experts};
+	case MT_RULE_DENSE:
+		return (struct fw_part){r->payload_at + skip * 4, rank->experts * 4,
+			RTE_MAX(all, 1u) * 4, 0, rank->experts};
+	default:
+		return (struct fw_part){r->payload_at, r->payload_count * 4, r->payload_stride,
+			skip, rank->experts};
+	}
+}
+
+static const struct fw_part *add_parts(struct fw_config *c, const struct mt_rule *r)
+{
+	struct fw_part *parts = c->parts + c->writes * c->bank->ranks;
+
+	for (uint32_t i = 0; i < c->bank->ranks; i++)
+		parts[i] = part_of(c->bank, r, i);
+	return parts;
+}
+
 static void add_rule(struct fw_config *c, const struct mt_rule *r)
 {
 	struct fw_rule f = {.offset = r->offset,
@@ -154,11 +183,10 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.count_what = is_witness(c, r) ? FW_WITNESS : FW_COUNT,
 		.number = (uint8_t)c->writes,
 		.matches = mt_rule_matches(r) ? r->matches : 0,
-		.match = r->match,
-		.payload_at = r->payload_at,
-		.payload_count = r->payload_count,
-		.payload_stride = r->payload_stride};
+		.match = r->match};
 
+	if (mt_rule_reads_payload(r))
+		f.parts = add_parts(c, r);
 	c->announcers = RTE_MAX(c->announcers, r->announcers);
 	c->values |= mt_rule_reads_payload(r);
 	if (f.witness)
@@ -216,9 +244,10 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	c->split = FW_SPLIT_IDLE;
 	c->v6_mask = table_mask(copy->addrs);
 	c->v6 = calloc(c->v6_mask + 1, sizeof(*c->v6));
+	c->parts = calloc((size_t)copy->rules * copy->ranks, sizeof(*c->parts));
 	if (copy->atomics != MT_ATOMICS_STANDARD)
 		c->learn = fw_learn_new(copy);
-	if (c->v6 == NULL || fill_v4(c, copy) < 0 ||
+	if (c->v6 == NULL || c->parts == NULL || fill_v4(c, copy) < 0 ||
 		(copy->atomics != MT_ATOMICS_STANDARD && c->learn == NULL))
 		goto fail;
 	for (uint32_t i = 0; i < copy->addrs; i++)
@@ -259,5 +288,6 @@ void fw_config_free(struct fw_config *c)
 	free((void *)(uintptr_t)c->bank);
 	free(c->v4);
 	free(c->v6);
+	free(c->parts);
 	free(c);
 }

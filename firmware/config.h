@@ -13,6 +13,16 @@
 #include "moetap_page.h"
 #include "parse.h"
 
+/**
+ * What of a message with integers is read: of counts, those of its destination's experts; of lists,
+ * what of each can be about them. Bytes from the message's start.
+ */
+struct fw_part {
+	uint32_t begin, bytes;
+	uint32_t stride;	 /**< from list to list; of counts UINT32_MAX */
+	uint32_t first, experts; /**< of lists of numbers: those of the destination's experts */
+};
+
 /** A region rule of the map, or a rule by length or queue pair (region false). */
 struct fw_rule {
 	uint64_t offset, size;
@@ -39,7 +49,8 @@ struct fw_rule {
 	bool operand_signed;
 	uint8_t operand_shift, place_shift;
 	uint32_t operand_mask, place_mask; /**< of an immediate, shifted */
-	uint32_t imm_mask, imm_value, place_unit, payload_at, payload_count, payload_stride;
+	uint32_t imm_mask, imm_value, place_unit;
+	const struct fw_part *parts; /**< of a rule with integers: [ranks], by destination */
 };
 
 /** Two addresses that share a hash; looked at both at once, since a branch would be a guess. */
@@ -91,6 +102,7 @@ struct fw_config {
 	uint32_t by_bytes;	/**< bytes a token where tokens are made of bytes, else 0 */
 	uint32_t max_experts;	/**< largest number of experts at a rank */
 	uint64_t idle_gap_ns;
+	struct fw_part *parts;	/**< of all rules */
 	struct fw_learn *learn; /**< form of atomics, stated or learnt; NULL: standard ones alone */
 	uint8_t mtu_log2;	/**< path MTU of a flow that has not shown it */
 	const struct mt_bank *bank; /**< a private copy, owned by this struct */

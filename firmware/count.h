@@ -34,8 +34,9 @@ struct fw_flow *fw_flow_new(struct fw_core *core, const struct fw_packet *p);
 void fw_epoch_open(
 	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t label);
 
-/** A dispatch or count that may begin an epoch of its flow: opens it if it does. */
-void fw_flow_step(struct fw_core *core, struct fw_flow *f, const struct fw_item *it);
+/** A dispatch or count to @p expert that may begin an epoch of its flow: opens it if it does. */
+void fw_flow_step(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t expert);
 
 /** What was seen of a flow before its first epoch, which it may never have. */
 void fw_mark(struct fw_tables *t, struct fw_flow *f, const struct fw_item *it);
@@ -440,18 +441,18 @@ static inline void fw_source_combines(
 						       it->parity != FW_NO_PARITY && s->label != 0);
 }
 
-/** The cell of @p it, in the epoch that it belongs to, which is opened if it is not yet. */
+/** The cell of an expert, in the epoch that @p it belongs to, which is opened if it is not yet. */
 static inline struct fw_cell *fw_cell_of(
-	struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t expert)
 {
 	const struct fw_tables *t = core->tables;
 	struct fw_source *s;
 	uint32_t src;
 
 	if (likely(!t->config->by_source)) {
-		if (unlikely(it->parity != f->parity ||
-			     fw_epoch_of(t, f)->cell[it->expert].counts != 0))
-			fw_flow_step(core, f, it);
+		if (unlikely(
+			    it->parity != f->parity || fw_epoch_of(t, f)->cell[expert].counts != 0))
+			fw_flow_step(core, f, it, expert);
 	} else {
 		src = fw_cold_of(t, f)->src;
 		s = &t->sources[src];
@@ -461,13 +462,13 @@ static inline struct fw_cell *fw_cell_of(
 		if (unlikely(f->label != s->label))
 			fw_epoch_open(core, f, it, s->label);
 	}
-	return &fw_epoch_of(t, f)->cell[it->expert];
+	return &fw_epoch_of(t, f)->cell[expert];
 }
 
 static inline void fw_apply_dispatch(
 	struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
-	struct fw_cell *cell = fw_cell_of(core, f, it);
+	struct fw_cell *cell = fw_cell_of(core, f, it, it->expert);
 
 	cell->bytes += it->bytes;
 	cell->tokens += it->value;
@@ -485,7 +486,7 @@ static inline void fw_apply_count(struct fw_core *core, struct fw_flow *f, const
 	if (f->hits != 0)
 		fw_add_hits(core->tables, f);
 	f->window_bytes = 0;
-	cell = fw_cell_of(core, f, it);
+	cell = fw_cell_of(core, f, it, it->expert);
 	cell->announced += it->value;
 	cell->counts++;
 	f->last_ns = it->ns;
@@ -566,7 +567,7 @@ static inline void fw_prefetch(
 /** Count a packet that is a message in the window of its flow, and its turn. @return whether */
 static inline bool fw_hit(const struct fw_config *c, struct fw_flow *f, const struct fw_packet *p)
 {
-	if (p->psn != f->next || f->block != 0 || !fw_may_hit(c, f, p) ||
+	if (p->psn != f->next || f->block != 0 || !(c->hit_kinds >> p->kind & 1) ||
 		fw_be64(p->ext) - f->window >= f->window_bytes ||
 		fw_be32(p->ext + 12) != f->window_length || f->window_parity != f->parity)
 		return false;

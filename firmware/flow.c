@@ -590,10 +590,11 @@ void fw_epoch_open(
 	tell(core, cold->index, label, f->epoch);
 }
 
-void fw_flow_step(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+void fw_flow_step(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, uint32_t expert)
 {
 	struct fw_epoch *e = fw_epoch_of(core->tables, f);
-	bool announced = e->cell[it->expert].counts != 0;
+	bool announced = e->cell[expert].counts != 0;
 
 	if (f->label != 0 && !announced &&
 		(it->parity == FW_NO_PARITY || f->parity == FW_NO_PARITY)) {

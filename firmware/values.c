@@ -4,43 +4,19 @@
 #include "match.h"
 #include "witness.h"
 
-/** The list of a token in a message of rule @p r to rank @p dst: its values, and from list to list.
- */
-static void find_list(const struct fw_tables *t, const struct fw_rule *r, uint32_t dst,
-	uint32_t *values, uint32_t *stride)
-{
-	const struct mt_bank *b = t->config->bank;
-
-	*values = r->payload_count;
-	*stride = r->payload_stride;
-	if (r->type != MT_RULE_DENSE)
-		return;
-	*values = r->of == MT_OF_ALL ? b->experts : mt_bank_ranks(b)[dst].experts;
-	*stride = RTE_MAX(*values, 1u) * r->value_width;
-}
-
 /**
- * Where in a message of rule @p r to rank @p dst that is read which lies: integers of that rank's
- * experts; of lists, up to the end of the last one before byte @p to.
+ * Where of what is read of a message up to byte @p to ends: of lists, at the end of the last one.
+ * Mostly there is one, and no division is needed.
  */
-static void find_own(const struct fw_tables *t, const struct fw_rule *r, uint32_t dst, uint32_t to,
-	uint32_t *begin, uint32_t *end)
+static uint32_t part_end(const struct fw_part *part, uint32_t to)
 {
-	const struct mt_rank *rank = &mt_bank_ranks(t->config->bank)[dst];
-	uint32_t skip = r->of == MT_OF_ALL ? rank->first_expert : 0, values, stride, rest;
+	uint32_t bytes = to - part->begin, list = 0;
 
-	*begin = r->payload_at;
-	if (r->type == MT_RULE_COUNTS) {
-		*begin += skip * r->value_width;
-		*end = *begin + rank->experts * r->value_width;
-		return;
-	}
-	find_list(t, r, dst, &values, &stride);
-	*end = to;
-	if (to <= *begin)
-		return;
-	rest = (to - *begin - 1) % stride + 1;
-	*end -= rest - RTE_MIN(rest, values * r->value_width);
+	if (to <= part->begin)
+		return to;
+	if (bytes > part->stride)
+		list = (bytes - 1) / part->stride * part->stride;
+	return part->begin + RTE_MIN(bytes, list + part->bytes);
 }
 
 /** Whether packets of its message follow a packet. */
@@ -56,18 +32,17 @@ static unsigned int find_part(const struct fw_tables *t, struct fw_flow *f, uint
 	uint32_t from, const struct fw_packet *p, struct fw_item *it)
 {
 	const struct fw_rule *r = &t->config->write[rule];
-	uint32_t begin, end, ext = fw_opcodes[p->opcode].ext;
+	const struct fw_part *part = &r->parts[fw_cold_of(t, f)->dst];
+	uint32_t to = from + p->payload, ext = fw_opcodes[p->opcode].ext;
+	uint32_t begin = RTE_MAX(part->begin, from), end = RTE_MAX(part_end(part, to), begin);
 
-	find_own(t, r, fw_cold_of(t, f)->dst, from + p->payload, &begin, &end);
-	begin = RTE_MAX(begin, from);
-	end = RTE_MAX(RTE_MIN(end, from + p->payload), begin);
 	f->message = has_more(p) ? FW_MSG_VALUES : FW_MSG_NONE;
-	f->window = (uint64_t)rule << 32 | (from + p->payload);
+	f->window = (uint64_t)rule << 32 | to;
 	it->what = FW_VALUES;
 	it->values = (struct fw_values){.at = p->ext + ext + (begin - from),
 		.from = begin,
 		.bytes = end - begin,
-		.next = from + p->payload,
+		.next = to,
 		.rule = rule};
 	if (end > begin && ext + (end - from) > p->have) {
 		it->what = FW_TRUNCATED;
@@ -80,18 +55,15 @@ static unsigned int find_part(const struct fw_tables *t, struct fw_flow *f, uint
 static enum fw_verdict match(const struct fw_rule *r, const struct fw_packet *p)
 {
 	uint32_t ext = fw_opcodes[p->opcode].ext, have = p->have > ext ? p->have - ext : 0;
-	enum fw_verdict v;
+	enum fw_verdict v = fw_judge(r->match, r->matches, p->ext + ext, RTE_MIN(have, p->payload));
 
-	if (r->matches == 0)
-		return FW_IS;
-	v = fw_judge(r->match, r->matches, p->ext + ext, RTE_MIN(have, p->payload));
 	return v == FW_MAY_BE && have >= p->payload ? FW_IS_NOT : v; /* it ends before */
 }
 
 unsigned int fw_values_begin(const struct fw_tables *t, struct fw_flow *f, const struct fw_rule *r,
 	const struct fw_packet *p, uint64_t inside, struct fw_item *it)
 {
-	enum fw_verdict v = match(r, p);
+	enum fw_verdict v = r->matches == 0 ? FW_IS : match(r, p);
 
 	if (v == FW_IS_NOT)
 		return MT_OUTCOMES;
@@ -102,7 +74,7 @@ unsigned int fw_values_begin(const struct fw_tables *t, struct fw_flow *f, const
 	if (f->hits != 0)
 		fw_add_hits(t, f);
 	f->window_bytes = 0;
-	if (r->type != MT_RULE_COUNTS && r->type != MT_RULE_INDEX && r->type != MT_RULE_DENSE)
+	if (r->parts == NULL)
 		return fw_witness_begin(t, f, r, inside, it);
 	if (r->witness)
 		fw_witness_follow(t, f);
@@ -153,10 +125,8 @@ static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct f
 	const struct fw_tables *t = core->tables;
 	const struct fw_values *v = &it->values;
 	const struct fw_rule *r = &t->config->write[v->rule];
-	struct fw_item first = *it;
-	uint32_t begin, end, skip, n;
+	uint32_t begin = r->parts[fw_cold_of(t, f)->dst].begin, skip, first, n;
 
-	find_own(t, r, fw_cold_of(t, f)->dst, v->next, &begin, &end);
 	if (v->from < begin)
 		return;
 	/* an integer that lies in two packets is not read */
@@ -164,12 +134,12 @@ static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct f
 	n = (v->bytes - skip) / r->value_width;
 	if (n == 0)
 		return;
-	first.expert = (uint16_t)((v->from + skip - begin) / r->value_width);
-	fw_cell_of(core, f, &first);
+	first = (v->from + skip - begin) / r->value_width;
+	fw_cell_of(core, f, it, first);
 	f->last_ns = it->ns;
 	fw_epoch_of(t, f)->phase = it->value;
 	for (uint32_t i = 0; i < n; i++)
-		add(r, fw_epoch_of(t, f), &fw_epoch_of(t, f)->cell[first.expert + i],
+		add(r, fw_epoch_of(t, f), &fw_epoch_of(t, f)->cell[first + i],
 			fw_values_tokens(
 				v->at + skip + i * r->value_width, r->value_width, r->encoding));
 	if (v->bytes % r->value_width != 0 || skip != 0)
@@ -178,71 +148,78 @@ static void apply_counts(struct fw_core *core, struct fw_flow *f, const struct f
 
 /** A token for an expert of the destination. */
 static void add_token(struct fw_core *core, struct fw_flow *f, const struct fw_rule *r,
-	uint32_t expert, struct fw_item *it)
+	uint32_t expert, const struct fw_item *it)
 {
 	struct fw_cell *cell;
 
-	if (r->witness) {
+	if (unlikely(r->witness)) {
 		fw_witness_add(core->tables, f, expert, 1);
 		return;
 	}
-	it->expert = (uint16_t)expert;
-	cell = fw_cell_of(core, f, it);
+	cell = fw_cell_of(core, f, it, expert);
 	cell->tokens++;
 	cell->messages++;
 	f->last_ns = it->ns; /* not of a list without tokens: it is of no epoch */
 }
 
-/**
- * Count @p n values of a list, the first of which is the @p i-th: numbers of experts, or floats for
- * the experts one by one, of which -0 is 0. Those of other ranks are beyond the destination's.
- */
-static void add_list(struct fw_core *core, struct fw_flow *f, const struct fw_rule *r, uint32_t i,
-	const uint8_t *at, uint32_t n, struct fw_item *it)
+/** Count @p n values from @p at, numbers of experts; those of other ranks are beyond the part's. */
+static void add_numbers(struct fw_core *core, struct fw_flow *f, const struct fw_rule *r,
+	const struct fw_part *part, const uint8_t *at, uint32_t n, const struct fw_item *it)
 {
-	const struct mt_bank *b = core->tables->config->bank;
-	const struct mt_rank *dst = &mt_bank_ranks(b)[fw_cold_of(core->tables, f)->dst];
-	uint32_t first = r->of == MT_OF_ALL ? dst->first_expert : 0, experts = dst->experts, value;
+	uint32_t first = part->first, experts = part->experts, value;
 
-	for (uint32_t k = 0; k < n; k++) {
-		memcpy(&value, at + k * 4, sizeof(value));
-		if (r->type == MT_RULE_DENSE)
-			value = (value & INT32_MAX) != 0 ? i + k : UINT32_MAX;
+	for (const uint8_t *end = at + n * 4; at != end; at += 4) {
+		memcpy(&value, at, sizeof(value));
 		if (value - first < experts)
 			add_token(core, f, r, value - first, it);
 	}
 }
 
-static void apply_lists(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
+/** Count @p n values from @p at: floats for the experts one by one from @p i, of which -0 is 0. */
+static void add_floats(struct fw_core *core, struct fw_flow *f, const struct fw_rule *r, uint32_t i,
+	const uint8_t *at, uint32_t n, const struct fw_item *it)
 {
-	const struct fw_tables *t = core->tables;
-	const struct fw_values *v = &it->values;
-	const struct fw_rule *r = &t->config->write[v->rule];
-	uint32_t values, stride, in_list, at = 0, n;
-	struct fw_item one = *it;
+	uint32_t value;
 
-	find_list(t, r, fw_cold_of(t, f)->dst, &values, &stride);
-	in_list = (v->from - r->payload_at) % stride;
+	for (const uint8_t *end = at + n * 4; at != end; at += 4, i++) {
+		memcpy(&value, at, sizeof(value));
+		if ((value & INT32_MAX) != 0)
+			add_token(core, f, r, i, it);
+	}
+}
+
+static void apply_lists(struct fw_core *core, struct fw_flow *f, const struct fw_rule *r,
+	const struct fw_part *part, const struct fw_item *it)
+{
+	const struct fw_values *v = &it->values;
+	uint32_t in_list = v->from - part->begin, at = 0, n;
+
+	if (in_list >= part->stride)
+		in_list %= part->stride;
 	while (at + 4 <= v->bytes) {
-		n = in_list < values * 4 ? RTE_MIN(values * 4 - in_list, v->bytes - at) / 4 : 0;
-		add_list(core, f, r, in_list / 4, v->at + at, n, &one);
-		at += stride - in_list; /* on to the next list */
+		n = in_list < part->bytes ? RTE_MIN(part->bytes - in_list, v->bytes - at) / 4 : 0;
+		if (r->type == MT_RULE_DENSE)
+			add_floats(core, f, r, in_list / 4, v->at + at, n, it);
+		else
+			add_numbers(core, f, r, part, v->at + at, n, it);
+		at += part->stride - in_list; /* on to the next list */
 		in_list = 0;
 	}
-	if ((v->from - r->payload_at) % 4 != 0 || v->bytes % 4 != 0)
-		fw_epoch_of(t, f)->contradict += f->label != 0;
+	if (unlikely(((v->from - part->begin) | v->bytes) % 4 != 0))
+		fw_epoch_of(core->tables, f)->contradict += f->label != 0;
 }
 
 void fw_values_apply(struct fw_core *core, struct fw_flow *f, const struct fw_item *it)
 {
-	const struct fw_rule *r = &core->tables->config->write[it->values.rule];
+	const struct fw_tables *t = core->tables;
+	const struct fw_rule *r = &t->config->write[it->values.rule];
 
 	if (it->values.bytes == 0)
 		return;
 	if (r->type == MT_RULE_COUNTS)
 		apply_counts(core, f, it);
 	else
-		apply_lists(core, f, it);
+		apply_lists(core, f, r, &r->parts[fw_cold_of(t, f)->dst], it);
 }
 
 void fw_values_keep(struct fw_tables *t, struct fw_item *it)
