@@ -141,6 +141,7 @@ static const struct fw_part *add_parts(struct fw_config *c, const struct mt_rule
 
 static void add_rule(struct fw_config *c, const struct mt_rule *r)
 {
+	struct fw_length length;
 	struct fw_rule f = {.offset = r->offset,
 		.size = r->size,
 		.parity_stride = r->parity_stride,
@@ -185,6 +186,7 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		.matches = mt_rule_matches(r) ? r->matches : 0,
 		.match = r->match};
 
+	length = (struct fw_length){f.length_min, f.length_span};
 	if (mt_rule_reads_payload(r))
 		f.parts = add_parts(c, r);
 	c->announcers = RTE_MAX(c->announcers, r->announcers);
@@ -211,11 +213,16 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		c->imm[c->imms++] = f;
 		return;
 	}
+	c->write_length[c->writes] = length;
 	c->write[c->writes++] = f;
-	if (!f.region && (!mt_rule_reads_payload(r) || f.matches != 0))
+	if (!f.region && (!mt_rule_reads_payload(r) || f.matches != 0)) {
+		c->send_length[c->sends] = length;
 		c->send[c->sends++] = f;
-	if (r->type == MT_RULE_LENGTH && r->phase == MT_PHASE_CONTROL)
+	}
+	if (r->type == MT_RULE_LENGTH && r->phase == MT_PHASE_CONTROL) {
+		c->read_length[c->reads] = length;
 		c->read[c->reads++] = f;
+	}
 }
 
 /** Rules that match numbers in messages come before those that take all of some length. */
@@ -262,6 +269,8 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 	add_rules(c, false);
 	for (uint32_t i = 0; i < copy->ranks; i++)
 		c->max_experts = RTE_MAX(c->max_experts, mt_bank_ranks(copy)[i].experts);
+	if (c->values && c->max_experts > 2)
+		c->beside = 128; /* only the payload tells the expert: the cells of two more */
 	c->body_adds = c->witness ? FW_WITNESS : FW_BYTES;
 	c->source_labels = c->by_source || c->witness;
 	c->heads = copy->tap == MT_TAP_HEADS;

@@ -53,6 +53,11 @@ struct fw_rule {
 	const struct fw_part *parts; /**< of a rule with integers: [ranks], by destination */
 };
 
+/** The lengths of a rule: see fw_rule.length_min. */
+struct fw_length {
+	uint32_t min, span;
+};
+
 /** Two addresses that share a hash; looked at both at once, since a branch would be a guess. */
 struct fw_v4 {
 	uint32_t ip[2]; /**< as on the wire */
@@ -84,12 +89,14 @@ struct fw_config {
 	uint32_t writes, sends, reads, atomics, imms; /**< rules in the lists below */
 	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], read[MT_MAX_RULES],
 		atomic[MT_MAX_RULES], imm[MT_MAX_RULES];
-	bool values;	     /**< there are rules that read payloads */
-	uint32_t announcers; /**< flows of a pair that announce each cell */
-	uint32_t hit_kinds;  /**< bits 1 << enum fw_kind that fw_hit() may count */
-	bool tcp;	     /**< the rules are of type flow */
-	bool tcp_combine;    /**< and there is one of phase combine */
-	uint8_t tcp_header;  /**< bytes of the shortest header among them */
+	struct fw_length write_length[MT_MAX_RULES], send_length[MT_MAX_RULES],
+		read_length[MT_MAX_RULES]; /**< of the rules in the lists of these names */
+	bool values;			   /**< there are rules that read payloads */
+	uint32_t announcers;		   /**< flows of a pair that announce each cell */
+	uint32_t hit_kinds;		   /**< bits 1 << enum fw_kind that fw_hit() may count */
+	bool tcp;			   /**< the rules are of type flow */
+	bool tcp_combine;		   /**< and there is one of phase combine */
+	uint8_t tcp_header;		   /**< bytes of the shortest header among them */
 	bool heads;
 	bool by_source;	    /**< no counts are announced: epochs are a source's, see flow.h */
 	bool witness;	    /**< counts in payloads are the load, and there is a witness of them */
@@ -100,7 +107,8 @@ struct fw_config {
 	uint32_t witness_bytes; /**< bytes a token where the witness is bytes, else 0 */
 	uint8_t split;		/**< enum fw_split, where epochs are a source's */
 	uint32_t by_bytes;	/**< bytes a token where tokens are made of bytes, else 0 */
-	uint32_t max_experts;	/**< largest number of experts at a rank */
+	uint32_t beside; /**< bytes from an epoch to the line that is fetched besides a cell's */
+	uint32_t max_experts; /**< largest number of experts at a rank */
 	uint64_t idle_gap_ns;
 	struct fw_part *parts;	/**< of all rules */
 	struct fw_learn *learn; /**< form of atomics, stated or learnt; NULL: standard ones alone */

@@ -167,9 +167,13 @@ static inline unsigned int fw_as_dispatch(const struct fw_tables *t, struct fw_f
 	return MT_OUT_DISPATCH;
 }
 
-/** A message of it->bytes starts at @p va; @p rules are those that could know it. */
-static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_rule *rules,
-	uint32_t n, struct fw_flow *f, const struct fw_packet *p, uint64_t va, struct fw_item *it)
+/**
+ * A message of it->bytes starts at @p va; @p rules are those that could know it. Lengths come
+ * first: they tell most rules apart, and those of all rules lie together.
+ */
+static __rte_always_inline unsigned int fw_match(const struct fw_tables *t,
+	const struct fw_rule *rules, const struct fw_length *lengths, uint32_t n, struct fw_flow *f,
+	const struct fw_packet *p, uint64_t va, struct fw_item *it)
 {
 	const struct mt_rank *dst = fw_rank_of(t, f);
 	uint64_t offset = va - dst->base, inside = 0;
@@ -177,8 +181,9 @@ static inline unsigned int fw_match(const struct fw_tables *t, const struct fw_r
 	for (uint32_t i = 0; i < n; i++) {
 		const struct fw_rule *r = &rules[i];
 
-		if (!fw_rule_matches(r, fw_rule_offset(t->config, r, dst, va, offset), it->bytes,
-			    &inside, &it->parity))
+		if (it->bytes - lengths[i].min > lengths[i].span ||
+			!fw_rule_matches(r, fw_rule_offset(t->config, r, dst, va, offset),
+				it->bytes, &inside, &it->parity))
 			continue;
 		if (r->payload) {
 			unsigned int out = fw_values_begin(t, f, r, p, inside, it);
@@ -330,7 +335,8 @@ static inline unsigned int fw_classify_write(const struct fw_tables *t, struct f
 		if (out != MT_OUTCOMES)
 			return out;
 	}
-	return fw_match(t, t->config->write, t->config->writes, f, p, va, it);
+	return fw_match(
+		t, t->config->write, t->config->write_length, t->config->writes, f, p, va, it);
 }
 
 /** A SEND does not say how long it is: its payload is added packet by packet. */
@@ -341,7 +347,7 @@ static inline unsigned int fw_classify_send(const struct fw_tables *t, struct fw
 
 	it->bytes = p->payload;
 	fw_begin(f, p, more);
-	out = fw_match(t, t->config->send, t->config->sends, f, p, 0, it);
+	out = fw_match(t, t->config->send, t->config->send_length, t->config->sends, f, p, 0, it);
 	if (more && (it->what == FW_DISPATCH || it->what == FW_WITNESS))
 		f->message = FW_MSG_ADDS;
 	return out;
@@ -354,7 +360,7 @@ static inline unsigned int fw_classify_read(
 	f->message = FW_MSG_NONE;
 	it->bytes = fw_be32(p->ext + 12);
 	it->span = fw_span(it->bytes, f->mtu_log2 ? f->mtu_log2 : t->config->mtu_log2);
-	return fw_match(t, t->config->read, t->config->reads, f, p, 0, it);
+	return fw_match(t, t->config->read, t->config->read_length, t->config->reads, f, p, 0, it);
 }
 
 static inline unsigned int fw_classify_body(
@@ -559,7 +565,7 @@ static inline void fw_prefetch(
 	size_t cell = sizeof(struct fw_epoch) + f->expert * sizeof(struct fw_cell);
 	const char *epoch = t->banks + (f->epoch * (size_t)t->bank_bytes & needed);
 
-	rte_prefetch0(epoch);
+	rte_prefetch0(epoch + t->config->beside);
 	rte_prefetch0(epoch + (cell & needed));
 	rte_prefetch0(&t->cold[(size_t)(f - t->flows) & needed]);
 }
