@@ -350,6 +350,7 @@ double mtl_drift_part(const struct mtl_drift *drift, const struct mtl_look *look
 struct task {
 	struct moetap_shape shape;
 	bool hierarchical; /**< groups stay on nodes */
+	bool activated;    /**< ranks are to be even in experts activated, not in tokens */
 	uint32_t experts;
 	const double *load;	 /**< [experts] */
 	const uint32_t *current; /**< [slots], placement in force, NULL: none is known */
@@ -365,7 +366,11 @@ struct planner {
 };
 
 extern const struct planner mtl_planner_moetap;
+extern const struct planner mtl_planner_experts;
 extern const struct planner mtl_planner_eplb;
+
+/** What a replica adds to its rank when `count` of them share `load` tokens. */
+double mtl_part(bool activated, double load, uint32_t count);
 
 /** Experts of each node: `expert[experts]`, experts / nodes of them a node, by packing the groups
  * evenly. Global tasks have one node. Returns 0 or -ENOMEM. */

@@ -597,7 +597,8 @@ struct moetap_plan;
  * layer of zeros is fine; NAN, an expert of which nothing is known, is refused). Hierarchical when there are groups and the nodes divide them: a group
  * then stays on one node; global otherwise. `policy` is a name or NULL for the default, which is
  * deterministic, never puts two replicas of an expert on a rank, and is never less balanced than
- * `eplb` in a layer where `eplb` keeps that rule too. `current` (may be NULL) is the placement in
+ * `eplb` in a layer where `eplb` keeps that rule too. `experts` does the same for activated experts
+ * (moetap_plan_activated()): its loads have to be tokens a step, not shares. `current` (may be NULL) is the placement in
  * force: experts that stay on their rank keep their slot, and the default policy looks for a plan
  * near it: the busiest rank of a layer may then have up to 0.8 % more than in a plan from scratch.
  *
@@ -649,6 +650,16 @@ MOETAP_EXPORT void moetap_plan_balance(const struct moetap_plan *plan, const dou
 	struct moetap_balance *balance, double *layer);
 
 /**
+ * Experts activated on the busiest rank: how many get any token in a step there, expected for
+ * `loads[layers][experts]` tokens a step that come independently, replicas sharing them equally
+ * (sums of 1 - exp(-load / replicas)). Where ranks wait for memory, as in decode of small batches,
+ * their time goes with it (METRO, arXiv 2512.09277). `layer` (may be NULL) gets it for every layer;
+ * returns the mean over layers.
+ */
+MOETAP_EXPORT double moetap_plan_activated(
+	const struct moetap_plan *plan, const double *loads, double *layer);
+
+/**
  * Which replica the tokens of a layer take: `weight[nodes][slots]` gets, for each source node and
  * slot, the part of the node's tokens for the slot's expert that goes there; those of an expert add
  * up to 1. `from[nodes][experts]` are the tokens by source (any unit). All replicas of an expert get
@@ -659,9 +670,47 @@ MOETAP_EXPORT void moetap_plan_balance(const struct moetap_plan *plan, const dou
 MOETAP_EXPORT int moetap_plan_split(
 	const struct moetap_plan *plan, uint32_t layer, const double *from, double *weight);
 
+/**
+ * Unequal parts instead, for jobs that can: `part[slots]` gets the part of an expert's `load[experts]`
+ * tokens that each of its slots takes, so that the ranks of an existing `layer` are as even as the
+ * placement allows; those of an expert add up to 1. Returns mean / max of rank loads then, NAN when
+ * there is no memory.
+ */
+MOETAP_EXPORT double moetap_plan_even(
+	const struct moetap_plan *plan, uint32_t layer, const double *load, double *part);
+
 /** Tokens of a layer that go from one node to another, with such weights; unit of `from`. */
 MOETAP_EXPORT double moetap_plan_between(
 	const struct moetap_plan *plan, uint32_t layer, const double *from, const double *weight);
+
+/** How a model's gate chooses. */
+struct moetap_gate {
+	uint32_t topk;	 /**< experts a token takes */
+	uint32_t groups; /**< of experts; divides them */
+	uint32_t limit;	 /**< groups that its experts are of; 1 with one group */
+};
+
+/**
+ * Copies of a token that go to other nodes in a layer, where each node gets one however many of the
+ * token's experts it holds: what splitting a group over nodes costs between nodes. Expected for
+ * `load[experts]`, tokens coming from all nodes alike; a token's groups are drawn by their shares
+ * and in each topk / limit experts, independently. Returns NAN for a gate that cannot be, a layer
+ * without tokens, or no memory.
+ */
+MOETAP_EXPORT double moetap_plan_copies(const struct moetap_plan *plan, uint32_t layer,
+	const double *load, const struct moetap_gate *gate);
+
+/** From this balancedness on, a plan that was kept is as good as a new one. */
+#define MOETAP_PICK_ENOUGH 0.99
+
+/**
+ * Of plans kept for the phases of a job, the one that is most even for `loads[layers][experts]`
+ * (mean_max): the loads tell the phase. `balance` gets its balancedness; below MOETAP_PICK_ENOUGH, none
+ * of them is of this phase, and a plan is to be made. Returns its index, or -EINVAL (no plan, or
+ * layers or experts differ).
+ */
+MOETAP_EXPORT int moetap_plan_pick(const struct moetap_plan *const *plans, uint32_t count,
+	const double *loads, struct moetap_balance *balance);
 
 /** What a move costs and what tokens do. All are needed; rates are of one rank, one way. */
 struct moetap_prices {

@@ -13,6 +13,7 @@
 /** A new policy is a new file and a line here. The first is the default. */
 static const struct planner *const planners[] = {
 	&mtl_planner_moetap,
+	&mtl_planner_experts,
 	&mtl_planner_eplb,
 };
 
@@ -43,6 +44,17 @@ static const struct planner *planner_find(const char *name)
 			return planners[i];
 	}
 	return NULL;
+}
+
+/*
+ * Of tokens, each replica gets the same part. In memory-bound decode a rank is busy reading the
+ * weights of the experts that any token takes, not with the tokens (METRO, arXiv 2512.09277): there
+ * it counts whether the replica gets any. Its tokens are load / count on average; if they come
+ * independently, about Poisson, that is 1 - exp(-load / count) of the steps.
+ */
+double mtl_part(bool activated, double load, uint32_t count)
+{
+	return activated ? -expm1(-load / count) : load / count;
 }
 
 static bool is_hierarchical(const struct moetap_shape *shape)
@@ -356,8 +368,9 @@ int64_t moetap_plan_moves(const struct moetap_plan *plan, const struct moetap_pl
 	return moves;
 }
 
-double mtl_plan_busiest(
-	const struct moetap_plan *plan, uint32_t layer, const double *load, double *mean)
+/** Largest and mean sum over the slots of a rank. */
+static double busiest(const struct moetap_plan *plan, uint32_t layer, const double *load,
+	bool activated, double *mean)
 {
 	const uint32_t *slot = plan->slot_expert + (size_t)layer * plan->shape.slots;
 	const uint32_t *replicas = plan->replicas + (size_t)layer * plan->experts;
@@ -368,12 +381,32 @@ double mtl_plan_busiest(
 		double rank = 0;
 
 		for (uint32_t s = r * per_rank; s < (r + 1) * per_rank; s++)
-			rank += load[slot[s]] / replicas[slot[s]];
+			rank += mtl_part(activated, load[slot[s]], replicas[slot[s]]);
 		most = fmax(most, rank);
 		sum += rank;
 	}
 	*mean = sum / plan->shape.ranks;
 	return most;
+}
+
+double mtl_plan_busiest(
+	const struct moetap_plan *plan, uint32_t layer, const double *load, double *mean)
+{
+	return busiest(plan, layer, load, false, mean);
+}
+
+double moetap_plan_activated(const struct moetap_plan *plan, const double *loads, double *layer)
+{
+	double sum = 0, mean;
+
+	for (uint32_t l = 0; l < plan->layers; l++) {
+		double most = busiest(plan, l, loads + (size_t)l * plan->experts, true, &mean);
+
+		if (layer != NULL)
+			layer[l] = most;
+		sum += most;
+	}
+	return sum / plan->layers;
 }
 
 void moetap_plan_balance(const struct moetap_plan *plan, const double *loads,

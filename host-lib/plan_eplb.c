@@ -119,7 +119,7 @@ int mtl_pack_groups(const struct task *task, uint32_t *expert)
 	if (place == NULL || weight == NULL)
 		goto out;
 	for (uint32_t e = 0; e < task->experts; e++)
-		weight[e / size] += task->load[e];
+		weight[e / size] += mtl_part(task->activated, task->load[e], 1);
 	ret = mtl_pack_evenly(groups, weight, mtl_task_nodes(task), place);
 	for (uint32_t e = 0; e < task->experts && ret == 0; e++)
 		expert[place[e / size] * size + e % size] = e;

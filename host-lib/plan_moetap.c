@@ -2,9 +2,9 @@
 /*
  * `moetap`, the default policy. It starts as EPLB does, but never puts two replicas of an expert
  * on a rank, and then searches (plan_node.c). Where EPLB keeps the rule by itself, the start is
- * EPLB's plan, so the outcome is never worse. With groups, a second packing of groups to nodes,
- * improved by swapping groups, competes with EPLB's. Where a placement is in force, one near it is
- * taken instead if it is nearly as even (plan_stay.c).
+ * EPLB's plan, so the outcome is never worse. With groups, other packings of groups to nodes
+ * compete with EPLB's: one improved by swapping groups, and those a swap away from the best. Where a
+ * placement is in force, one near it is taken instead if it is nearly as even (plan_stay.c).
  */
 #include "plan_node.h"
 
@@ -13,28 +13,82 @@
 #include <stdlib.h>
 #include <string.h>
 
+/** Packings of groups to nodes that are tried beside EPLB's and the improved one: so many slots'
+ * worth in all, but not more than TRIES_MOST. */
+#define TRIED_SLOTS 16384
+#define TRIES_MOST 64
+/** And only those that may make the busiest rank so much lighter. */
+#define WORTH 1.001
+
+/** A packing of groups to nodes, and the best one so far. */
+struct packing {
+	uint32_t *expert; /**< [experts], those of the first node first, group by group */
+	uint32_t *best;	  /**< [experts], the same of the best plan so far */
+	uint32_t *slot;	  /**< [slots], expert */
+	uint32_t *order;  /**< [nodes] */
+	double *load;	  /**< [nodes] */
+	double most;	  /**< load of the busiest rank of the best plan; INFINITY: none yet */
+};
+
 /* ---- groups and nodes ---- */
 
-/** Plans every node for the given experts of each. `most` gets the load of the busiest rank. */
-static int plan_nodes(const struct task *task, struct node *d, const uint32_t *expert,
-	uint32_t *slot_expert, double *most)
+/** Load of every node, [nodes]. */
+static void load_nodes(const struct task *task, const uint32_t *expert, double *load)
 {
+	uint32_t nodes = mtl_task_nodes(task), a_node = task->experts / nodes;
+
+	memset(load, 0, nodes * sizeof(*load));
+	for (uint32_t e = 0; e < task->experts; e++)
+		load[e / a_node] += mtl_part(task->activated, task->load[expert[e]], 1);
+}
+
+/** Plans one node, from one start or, for activated experts, the better of both: cold replicas cost
+ * least, but an expert that is nearly all of a node's load needs some. `slot[slots]` gets experts of
+ * the node. @return load of its busiest rank, or -ENOMEM */
+static double plan_node(struct node *d, double enough, uint32_t *slot)
+{
+	double best = INFINITY, most;
+
+	for (int cold = d->activated; cold >= 0; cold--) {
+		int ret = mtl_node_start(d, cold);
+
+		if (ret < 0)
+			return ret;
+		most = mtl_node_search_kicked(d, enough);
+		if (most >= best)
+			continue;
+		best = most;
+		memcpy(slot, d->best, d->slots * sizeof(*slot));
+	}
+	return best;
+}
+
+/** Plans every node for the given experts of each, the busiest first: the others need not be more
+ * even than it. Gives up once a rank has `limit`. `most` gets the load of the busiest rank. */
+static int plan_nodes(const struct task *task, struct node *d, const struct packing *x,
+	double limit, double *most)
+{
+	uint32_t nodes = mtl_task_nodes(task);
+	double busiest;
 	int ret;
 
+	load_nodes(task, x->expert, x->load);
+	ret = mtl_order_falling(nodes, x->load, x->order);
 	*most = 0;
-	for (uint32_t i = 0; i < mtl_task_nodes(task); i++) {
-		const uint32_t *mine = expert + (size_t)i * d->experts;
+	for (uint32_t i = 0; i < nodes && ret == 0 && *most < limit; i++) {
+		const uint32_t *mine = x->expert + (size_t)x->order[i] * d->experts;
+		uint32_t *slot = x->slot + (size_t)x->order[i] * d->slots;
 
 		for (uint32_t e = 0; e < d->experts; e++)
 			d->load[e] = task->load[mine[e]];
-		ret = mtl_node_start(d);
-		if (ret < 0)
-			return ret;
-		*most = fmax(*most, mtl_node_search_kicked(d));
-		for (uint32_t s = 0; s < d->slots; s++)
-			slot_expert[(size_t)i * d->slots + s] = mine[d->best[s]];
+		busiest = plan_node(d, *most, slot);
+		if (busiest < 0)
+			ret = (int)busiest;
+		*most = fmax(*most, busiest);
+		for (uint32_t s = 0; s < d->slots && ret == 0; s++)
+			slot[s] = mine[slot[s]];
 	}
-	return 0;
+	return ret;
 }
 
 /** Load of the group that stands at place p. */
@@ -44,7 +98,7 @@ static double group_load(const struct task *task, const uint32_t *expert, uint32
 	double sum = 0;
 
 	for (uint32_t e = p * size; e < (p + 1) * size; e++)
-		sum += task->load[expert[e]];
+		sum += mtl_part(task->activated, task->load[expert[e]], 1);
 	return sum;
 }
 
@@ -76,18 +130,13 @@ static bool improve_pair(
 	return true;
 }
 
-/** Improves a packing of groups to nodes by swaps. Returns whether it changed, or -ENOMEM. */
-static int improve_groups(const struct task *task, uint32_t *expert)
+/** Improves a packing of groups to nodes by swaps. @return whether it changed */
+static bool improve_groups(const struct task *task, uint32_t *expert, double *node)
 {
-	uint32_t groups = task->shape.groups, a_node = groups / task->shape.nodes;
-	double *node = calloc(task->shape.nodes, sizeof(*node));
-	int changed = 0;
-	bool again = true;
+	uint32_t groups = task->shape.groups;
+	bool again = true, changed = false;
 
-	if (node == NULL)
-		return -ENOMEM;
-	for (uint32_t p = 0; p < groups; p++)
-		node[p / a_node] += group_load(task, expert, p);
+	load_nodes(task, expert, node);
 	/* Each round of swaps lowers the sum of squares of node loads; groups bound the rounds. */
 	for (uint32_t round = 0; round < groups && again; round++) {
 		again = false;
@@ -97,37 +146,98 @@ static int improve_groups(const struct task *task, uint32_t *expert)
 		}
 		changed |= again;
 	}
-	free(node);
 	return changed;
 }
 
-/** Plans with EPLB's packing of groups, and with an improved one if there is one. `most` gets the
- * load of the busiest rank. */
-static int plan_packings(const struct task *task, struct node *d, uint32_t *expert,
-	uint32_t *slot_expert, double *most)
+/** Plans a packing, and keeps the plan if it is the most even so far. */
+static int try_packing(
+	const struct task *task, struct node *d, struct packing *x, uint32_t *slot_expert)
 {
-	uint32_t *other;
-	double other_most;
-	int ret;
+	double most;
+	int ret = plan_nodes(task, d, x, x->most, &most);
 
-	ret = mtl_pack_groups(task, expert);
-	if (ret == 0)
-		ret = plan_nodes(task, d, expert, slot_expert, most);
-	if (ret < 0 || mtl_task_nodes(task) == 1)
+	if (ret < 0 || most >= x->most * LIGHTER)
 		return ret;
-	ret = improve_groups(task, expert);
-	if (ret <= 0)
-		return ret;
-	other = malloc(task->shape.slots * sizeof(*other));
-	if (other == NULL)
-		return -ENOMEM;
-	ret = plan_nodes(task, d, expert, other, &other_most);
-	if (ret == 0 && other_most < *most) {
-		memcpy(slot_expert, other, task->shape.slots * sizeof(*other));
-		*most = other_most;
+	x->most = most;
+	memcpy(x->best, x->expert, task->experts * sizeof(*x->best));
+	memcpy(slot_expert, x->slot, task->shape.slots * sizeof(*slot_expert));
+	return 0;
+}
+
+/** Whether a packing may do much better than the best so far: the busiest rank of a node has more
+ * than the mean. */
+static bool promises(const struct task *task, const struct packing *x)
+{
+	uint32_t nodes = mtl_task_nodes(task);
+
+	load_nodes(task, x->expert, x->load);
+	for (uint32_t n = 0; n < nodes; n++)
+		if (x->load[n] / (task->shape.ranks / nodes) * WORTH >= x->most)
+			return false;
+	return true;
+}
+
+/** Tries packings that differ from the best so far in two groups. Nodes with equal loads differ in
+ * how well they can be split over ranks. */
+static int try_swaps(
+	const struct task *task, struct node *d, struct packing *x, uint32_t *slot_expert)
+{
+	uint32_t groups = task->shape.groups, a_node = groups / task->shape.nodes;
+	uint32_t left = TRIED_SLOTS / task->shape.slots;
+	double before = INFINITY;
+	int ret = 0;
+
+	left = left < TRIES_MOST ? left : TRIES_MOST;
+	while (x->most < before * LIGHTER) {
+		before = x->most;
+		for (uint32_t p = 0; p < groups; p++) {
+			for (uint32_t q = (p / a_node + 1) * a_node; q < groups && left > 0; q++) {
+				memcpy(x->expert, x->best, task->experts * sizeof(*x->best));
+				swap_groups(task, x->expert, p, q);
+				if (!promises(task, x))
+					continue;
+				left--;
+				ret = try_packing(task, d, x, slot_expert);
+				if (ret < 0)
+					return ret;
+			}
+		}
 	}
-	free(other);
 	return ret;
+}
+
+/** Plans with EPLB's packing of groups, with an improved one if there is one, and with others. */
+static int plan_packings(
+	const struct task *task, struct node *d, struct packing *x, uint32_t *slot_expert)
+{
+	int ret = mtl_pack_groups(task, x->expert);
+
+	if (ret == 0)
+		ret = try_packing(task, d, x, slot_expert);
+	if (ret < 0 || mtl_task_nodes(task) == 1 || task->shape.groups == task->shape.nodes)
+		return ret;
+	if (improve_groups(task, x->expert, x->load))
+		ret = try_packing(task, d, x, slot_expert);
+	return ret < 0 ? ret : try_swaps(task, d, x, slot_expert);
+}
+
+static int packing_new(const struct task *task, struct packing *x)
+{
+	uint32_t nodes = mtl_task_nodes(task);
+
+	x->most = INFINITY;
+	x->expert = malloc((2 * (size_t)task->experts + task->shape.slots + nodes) *
+			   sizeof(*x->expert));
+	x->load = malloc(nodes * sizeof(*x->load));
+	if (x->expert == NULL || x->load == NULL) {
+		free(x->expert);
+		free(x->load);
+		return -ENOMEM;
+	}
+	x->best = x->expert + task->experts;
+	x->slot = x->best + task->experts;
+	x->order = x->slot + task->shape.slots;
+	return 0;
 }
 
 /** A layer without tokens gives no reason to prefer any expert: all count the same. */
@@ -149,33 +259,56 @@ static int flatten(struct task *task, double **flat)
 	return 0;
 }
 
-static int plan(const struct task *given, uint32_t *slot_expert)
+static int plan_flat(const struct task *task, uint32_t *slot_expert)
 {
-	uint32_t *expert = malloc(given->experts * sizeof(*expert));
-	struct task task = *given;
+	struct packing x;
 	struct node d;
-	double *flat, most;
-	int ret;
+	int ret = packing_new(task, &x);
 
-	if (expert == NULL || flatten(&task, &flat) < 0) {
-		free(expert);
-		return -ENOMEM;
-	}
-	ret = mtl_node_new(&d, &task);
+	if (ret < 0)
+		return ret;
+	ret = mtl_node_new(&d, task);
 	if (ret == 0) {
-		ret = plan_packings(&task, &d, expert, slot_expert, &most);
-		if (ret == 0 && task.current != NULL)
-			ret = mtl_plan_stay(&task, &d, most, slot_expert);
+		ret = plan_packings(task, &d, &x, slot_expert);
+		if (ret == 0 && task->current != NULL)
+			ret = mtl_plan_stay(task, &d, x.most, slot_expert);
 		mtl_node_free(&d);
 	}
-	free(flat);
-	free(expert);
+	free(x.expert);
+	free(x.load);
 	return ret;
+}
+
+static int plan(const struct task *given, uint32_t *slot_expert)
+{
+	struct task task = *given;
+	double *flat;
+	int ret = flatten(&task, &flat);
+
+	if (ret == 0)
+		ret = plan_flat(&task, slot_expert);
+	free(flat);
+	return ret;
+}
+
+static int plan_experts(const struct task *given, uint32_t *slot_expert)
+{
+	struct task task = *given;
+
+	task.activated = true;
+	return plan(&task, slot_expert);
 }
 
 const struct planner mtl_planner_moetap = {
 	.name = "moetap",
 	.title = "EPLB's start improved by search; one replica of an expert a rank (default)",
 	.plan = plan,
+	.doubles = false,
+};
+
+const struct planner mtl_planner_experts = {
+	.name = "experts",
+	.title = "the same search for activated experts instead of tokens, for memory-bound decode",
+	.plan = plan_experts,
 	.doubles = false,
 };

@@ -38,23 +38,34 @@ int mtl_node_new(struct node *d, const struct task *task)
 	d->slots = task->shape.slots / nodes;
 	d->ranks = task->shape.ranks / nodes;
 	d->per_rank = d->slots / d->ranks;
-	d->load = calloc(2 * (size_t)d->experts + d->slots + d->ranks, sizeof(double));
-	d->count = calloc(d->experts + 4 * (size_t)d->slots + d->ranks, sizeof(uint32_t));
+	d->activated = task->activated;
+	d->load = calloc(4 * (size_t)d->experts + d->slots + d->ranks, sizeof(double));
+	d->count = calloc(2 * (size_t)d->experts + 6 * (size_t)d->slots + d->ranks, sizeof(uint32_t));
 	d->has = calloc((size_t)d->ranks * d->experts, sizeof(bool));
 	if (d->load == NULL || d->count == NULL || d->has == NULL) {
 		mtl_node_free(d);
 		return -ENOMEM;
 	}
 	d->each = d->load + d->experts;
-	d->weight = d->each + d->experts;
+	d->fewer = d->each + d->experts;
+	d->further = d->fewer + d->experts;
+	d->weight = d->further + d->experts;
 	d->rank = d->weight + d->slots;
 	d->slot = d->count + d->experts;
 	d->replica = d->slot + d->slots;
 	d->order = d->replica + d->slots;
 	d->best = d->order + d->slots;
 	d->filled = d->best + d->slots;
+	d->first = d->filled + d->ranks;
+	d->next = d->first + d->experts;
+	d->home = d->next + d->slots;
+	for (uint32_t s = 0; s < d->slots; s++)
+		d->home[s] = s / d->per_rank;
 	return 0;
 }
+
+/** End of a list of slots. */
+#define NONE UINT32_MAX
 
 static bool *has(const struct node *d, uint32_t rank, uint32_t expert)
 {
@@ -67,10 +78,39 @@ static inline double larger(double a, double b)
 	return a > b ? a : b;
 }
 
+/** Puts an expert into a slot that has none. */
+static void fill(struct node *d, uint32_t s, uint32_t expert)
+{
+	d->slot[s] = expert;
+	d->next[s] = d->first[expert];
+	d->first[expert] = s;
+	*has(d, d->home[s], expert) = true;
+}
+
+/** Puts an expert into a slot in place of another. */
+static void set_slot(struct node *d, uint32_t s, uint32_t expert)
+{
+	uint32_t *link = &d->first[d->slot[s]];
+
+	while (*link != s)
+		link = &d->next[*link];
+	*link = d->next[s];
+	*has(d, d->home[s], d->slot[s]) = false;
+	fill(d, s, expert);
+}
+
+static void clear(struct node *d)
+{
+	memset(d->has, 0, (size_t)d->ranks * d->experts * sizeof(bool));
+	memset(d->first, 0xff, d->experts * sizeof(uint32_t)); /* NONE */
+}
+
 static void set_count(struct node *d, uint32_t expert, uint32_t count)
 {
 	d->count[expert] = count;
-	d->each[expert] = d->load[expert] / count;
+	d->each[expert] = mtl_part(d->activated, d->load[expert], count);
+	d->fewer[expert] = count > 1 ? mtl_part(d->activated, d->load[expert], count - 1) : 0;
+	d->further[expert] = mtl_part(d->activated, d->load[expert], count + 1);
 }
 
 static void sum_rank(struct node *d, uint32_t rank)
@@ -95,9 +135,8 @@ static uint32_t busiest(const struct node *d)
 
 static void put(struct node *d, uint32_t rank, uint32_t expert)
 {
-	d->slot[rank * d->per_rank + d->filled[rank]++] = expert;
+	fill(d, rank * d->per_rank + d->filled[rank]++, expert);
 	d->rank[rank] += d->each[expert];
-	*has(d, rank, expert) = true;
 }
 
 /**
@@ -130,21 +169,55 @@ static void put_by_exchange(struct node *d, uint32_t expert)
 		}
 	}
 	put(d, from, d->slot[at]);
-	*has(d, to, d->slot[at]) = false;
-	*has(d, to, expert) = true;
-	d->slot[at] = expert;
+	set_slot(d, at, expert);
 	sum_rank(d, to);
 }
 
+/** Grants replicas where they add least: every one shares its expert's tokens, so that tokens are
+ * rarely enough to spare it. Cold experts it is, and as many of one as fit. */
+static void replicate_cold(struct node *d)
+{
+	for (uint32_t e = 0; e < d->experts; e++) {
+		d->replica[e] = e;
+		set_count(d, e, 1);
+	}
+	for (uint32_t i = d->experts; i < d->slots; i++) {
+		uint32_t best = d->experts;
+		double least = INFINITY;
+
+		for (uint32_t e = 0; e < d->experts; e++) {
+			double added = (d->count[e] + 1) * d->further[e] - d->count[e] * d->each[e];
+
+			if (d->count[e] < d->ranks && added < least) {
+				least = added;
+				best = e;
+			}
+		}
+		d->replica[i] = best;
+		set_count(d, best, d->count[best] + 1);
+	}
+}
+
+static void replicate(struct node *d, bool cold)
+{
+	if (cold) {
+		replicate_cold(d);
+		return;
+	}
+	mtl_replicate(d->experts, d->load, d->slots, d->ranks, d->replica, d->count, d->each);
+	for (uint32_t e = 0; e < d->experts; e++)
+		set_count(d, e, d->count[e]);
+}
+
 /** The heaviest replica first, each to the lightest rank with room that lacks its expert. */
-int mtl_node_start(struct node *d)
+int mtl_node_start(struct node *d, bool cold)
 {
 	int ret;
 
-	memset(d->has, 0, (size_t)d->ranks * d->experts * sizeof(bool));
+	clear(d);
 	memset(d->rank, 0, d->ranks * sizeof(double));
 	memset(d->filled, 0, d->ranks * sizeof(uint32_t));
-	mtl_replicate(d->experts, d->load, d->slots, d->ranks, d->replica, d->count, d->each);
+	replicate(d, cold);
 	for (uint32_t i = 0; i < d->slots; i++)
 		d->weight[i] = d->each[d->replica[i]];
 	ret = mtl_order_falling(d->slots, d->weight, d->order);
@@ -152,8 +225,9 @@ int mtl_node_start(struct node *d)
 		uint32_t expert = d->replica[d->order[i]], best = d->ranks;
 
 		for (uint32_t r = 0; r < d->ranks; r++) {
-			if (d->filled[r] < d->per_rank && !*has(d, r, expert) &&
-				(best == d->ranks || d->rank[r] < d->rank[best]))
+			if (d->filled[r] < d->per_rank &&
+				(best == d->ranks || d->rank[r] < d->rank[best]) &&
+				!*has(d, r, expert))
 				best = r;
 		}
 		if (best < d->ranks)
@@ -174,57 +248,55 @@ struct step {
 	bool turn;
 };
 
-/** Swaps of slot `a` of the busiest rank `from` with one of rank `to`. */
-static void look_at_rank(
-	const struct node *d, uint32_t from, uint32_t a, uint32_t to, struct step *best)
+/** Swaps of a slot of the busiest rank `from` with one of rank `to`. */
+static void look_at_rank(const struct node *d, uint32_t from, uint32_t to, struct step *best)
 {
-	const double each = d->each[d->slot[a]];
-
-	for (uint32_t b = to * d->per_rank; b < (to + 1) * d->per_rank; b++) {
-		double less = each - d->each[d->slot[b]];
-		double most = larger(d->rank[from] - less, d->rank[to] + less);
-
-		if (less > 0 && most < best->most && !*has(d, from, d->slot[b]))
-			*best = (struct step){most, a, b, false};
-	}
-}
-
-/** Swaps of a slot of the busiest rank with one of another rank. */
-static void look_for_swap(const struct node *d, uint32_t from, struct step *best)
-{
+	/* no swap brings both below half of what they have */
+	if ((d->rank[from] + d->rank[to]) / 2 >= best->most)
+		return;
 	for (uint32_t a = from * d->per_rank; a < (from + 1) * d->per_rank; a++) {
-		for (uint32_t to = 0; to < d->ranks; to++) {
-			/* no swap with it brings both below the best: half of what they have */
-			if ((d->rank[from] + d->rank[to]) / 2 >= best->most ||
-				*has(d, to, d->slot[a]))
-				continue;
-			look_at_rank(d, from, a, to, best);
+		const double each = d->each[d->slot[a]];
+
+		if (*has(d, to, d->slot[a]))
+			continue;
+		for (uint32_t b = to * d->per_rank; b < (to + 1) * d->per_rank; b++) {
+			double less = each - d->each[d->slot[b]];
+			double most = larger(d->rank[from] - less, d->rank[to] + less);
+
+			if (less > 0 && most < best->most && !*has(d, from, d->slot[b]))
+				*best = (struct step){most, a, b, false};
 		}
 	}
 }
 
-/** Load of the busiest rank that would be touched if slot `a` held `expert`; gives up above
- * `limit`. */
+/** Swaps of a slot of the busiest rank with one of another rank, until one is good enough. */
+static void look_for_swap(const struct node *d, uint32_t from, double enough, struct step *best)
+{
+	uint32_t least = 0;
+
+	/* The lightest rank promises most; after it, few others can be better. */
+	for (uint32_t r = 1; r < d->ranks; r++)
+		least = d->rank[r] < d->rank[least] ? r : least;
+	look_at_rank(d, from, least, best);
+	for (uint32_t r = 0; r < d->ranks && best->most > enough; r++)
+		look_at_rank(d, from, r, best);
+}
+
+/** Load of the busiest rank that would be touched if slot `a` held `expert`; gives up at `limit`. */
 static double after_turn(const struct node *d, uint32_t a, uint32_t expert, double limit)
 {
-	uint32_t old = d->slot[a];
-	double gain = d->load[old] / (d->count[old] - 1) - d->each[old];
-	double loss = d->each[expert] - d->load[expert] / (d->count[expert] + 1);
-	double most = 0;
+	uint32_t old = d->slot[a], rank = d->home[a];
+	double more = d->fewer[old] - d->each[old], each = d->further[expert];
+	double most = d->rank[rank] - d->each[old] + each;
 
-	for (uint32_t r = 0; r < d->ranks && most < limit; r++) {
-		double load = d->rank[r];
+	for (uint32_t s = d->first[expert]; s != NONE && most < limit; s = d->next[s]) {
+		double load = d->rank[d->home[s]] - d->each[expert] + each;
 
-		if (r == a / d->per_rank)
-			load += d->load[expert] / (d->count[expert] + 1) - d->each[old];
-		else if (*has(d, r, old))
-			load += gain;
-		if (*has(d, r, expert))
-			load -= loss;
-		else if (r != a / d->per_rank && load <= d->rank[r])
-			continue;
-		most = larger(most, load);
+		most = larger(most, *has(d, d->home[s], old) ? load + more : load);
 	}
+	for (uint32_t s = d->first[old]; s != NONE && most < limit; s = d->next[s])
+		if (s != a && !*has(d, d->home[s], expert))
+			most = larger(most, d->rank[d->home[s]] + more);
 	return most;
 }
 
@@ -232,7 +304,7 @@ static void try_turn(const struct node *d, uint32_t a, uint32_t expert, struct s
 {
 	double most;
 
-	if (d->count[d->slot[a]] < 2 || *has(d, a / d->per_rank, expert))
+	if (d->count[d->slot[a]] < 2 || *has(d, d->home[a], expert))
 		return;
 	most = after_turn(d, a, expert, best->most);
 	if (most < best->most)
@@ -251,13 +323,6 @@ static void look_for_turn(const struct node *d, uint32_t from, struct step *best
 	}
 }
 
-static void set_slot(struct node *d, uint32_t s, uint32_t expert)
-{
-	*has(d, s / d->per_rank, d->slot[s]) = false;
-	*has(d, s / d->per_rank, expert) = true;
-	d->slot[s] = expert;
-}
-
 static void take(struct node *d, const struct step *step)
 {
 	uint32_t old = d->slot[step->a];
@@ -272,8 +337,8 @@ static void take(struct node *d, const struct step *step)
 	}
 	set_slot(d, step->a, d->slot[step->b]);
 	set_slot(d, step->b, old);
-	sum_rank(d, step->a / d->per_rank);
-	sum_rank(d, step->b / d->per_rank);
+	sum_rank(d, d->home[step->a]);
+	sum_rank(d, d->home[step->b]);
 }
 
 /* Every step leaves the touched ranks lighter than the busiest one was, so no placement comes back,
@@ -287,7 +352,7 @@ double mtl_node_search(struct node *d, double enough)
 
 		if (d->rank[from] <= enough)
 			break;
-		look_for_swap(d, from, &best);
+		look_for_swap(d, from, enough, &best);
 		if (best.most >= limit)
 			look_for_turn(d, from, &best);
 		if (best.most >= limit)
@@ -299,12 +364,11 @@ double mtl_node_search(struct node *d, double enough)
 
 void mtl_node_set(struct node *d, const uint32_t *slot_expert)
 {
-	memset(d->has, 0, (size_t)d->ranks * d->experts * sizeof(bool));
+	clear(d);
 	memset(d->count, 0, d->experts * sizeof(uint32_t));
-	memcpy(d->slot, slot_expert, d->slots * sizeof(uint32_t));
 	for (uint32_t s = 0; s < d->slots; s++) {
-		d->count[d->slot[s]]++;
-		*has(d, s / d->per_rank, d->slot[s]) = true;
+		d->count[slot_expert[s]]++;
+		fill(d, s, slot_expert[s]);
 	}
 	for (uint32_t e = 0; e < d->experts; e++)
 		set_count(d, e, d->count[e]);
@@ -325,7 +389,7 @@ static uint32_t pick(uint32_t *seed, uint32_t n)
 static void kick(struct node *d, uint32_t *seed)
 {
 	uint32_t a = pick(seed, d->slots), b = pick(seed, d->slots), e = pick(seed, d->experts);
-	uint32_t rank_a = a / d->per_rank, rank_b = b / d->per_rank;
+	uint32_t rank_a = d->home[a], rank_b = d->home[b];
 
 	if (d->count[d->slot[a]] > 1 && !*has(d, rank_a, e))
 		take(d, &(struct step){.a = a, .b = e, .turn = true});
@@ -333,21 +397,25 @@ static void kick(struct node *d, uint32_t *seed)
 		take(d, &(struct step){.a = a, .b = b});
 }
 
-double mtl_node_search_kicked(struct node *d)
+double mtl_node_search_kicked(struct node *d, double enough)
 {
 	uint32_t kicks = KICKED_SLOTS / d->slots, seed = 1;
 	double best, found, mean = 0;
 
 	for (uint32_t r = 0; r < d->ranks; r++)
 		mean += d->rank[r] / d->ranks;
-	best = mtl_node_search(d, EVEN * mean);
+	enough = larger(enough, EVEN * mean);
+	/* The start grants replicas so that the heaviest one is as light as can be. */
+	for (uint32_t e = 0; e < d->experts; e++)
+		enough = larger(enough, d->each[e] / LIGHTER);
+	best = mtl_node_search(d, enough);
 	memcpy(d->best, d->slot, d->slots * sizeof(uint32_t));
 	if (kicks > KICKS_MOST)
 		kicks = KICKS_MOST;
-	for (uint32_t i = 0; i < kicks && best > EVEN * mean; i++) {
+	for (uint32_t i = 0; i < kicks && best > enough; i++) {
 		for (uint32_t k = 0; k < 2 + i % 3; k++)
 			kick(d, &seed);
-		found = mtl_node_search(d, 0);
+		found = mtl_node_search(d, enough);
 		if (found <= best) {
 			best = found;
 			memcpy(d->best, d->slot, d->slots * sizeof(uint32_t));

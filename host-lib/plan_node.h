@@ -14,8 +14,11 @@
 /** A placement in the making. Experts are numbered in the node. */
 struct node {
 	uint32_t experts, slots, ranks, per_rank;
-	double *load;	   /**< [experts] */
-	double *each;	   /**< [experts], load of one replica */
+	bool activated;	   /**< as in struct task; mtl_part() says what a replica weighs */
+	double *load;	   /**< [experts], tokens */
+	double *each;	   /**< [experts], weight of one replica */
+	double *fewer;	   /**< [experts], of one if there were one less */
+	double *further;   /**< [experts], of one if there were one more */
 	uint32_t *count;   /**< [experts], replicas */
 	uint32_t *slot;	   /**< [slots], expert */
 	uint32_t *replica; /**< [slots], experts in order of granting */
@@ -24,6 +27,9 @@ struct node {
 	double *weight;	   /**< [slots] */
 	double *rank;	   /**< [ranks], load */
 	uint32_t *filled;  /**< [ranks], slots used */
+	uint32_t *first;   /**< [experts], a slot that holds it; from there on next[] */
+	uint32_t *next;	   /**< [slots], another slot with the same expert */
+	uint32_t *home;	   /**< [slots], rank */
 	bool *has;	   /**< [ranks][experts] */
 };
 
@@ -31,8 +37,8 @@ struct node {
 int mtl_node_new(struct node *d, const struct task *task);
 void mtl_node_free(struct node *d);
 
-/** Places replicas for d->load[] greedily. Returns 0 or -ENOMEM. */
-int mtl_node_start(struct node *d);
+/** Places replicas for d->load[] greedily: of hot experts, or of cold ones. Returns 0 or -ENOMEM. */
+int mtl_node_start(struct node *d, bool cold);
 
 /** Makes `slot_expert[slots]`, which has no two replicas of an expert on a rank, the placement. */
 void mtl_node_set(struct node *d, const uint32_t *slot_expert);
@@ -41,9 +47,9 @@ void mtl_node_set(struct node *d, const uint32_t *slot_expert);
  * the load of the busiest rank. */
 double mtl_node_search(struct node *d, double enough);
 
-/** The whole search, with kicks. Leaves the best placement in d->best and returns the load of its
- * busiest rank. */
-double mtl_node_search_kicked(struct node *d);
+/** The whole search from a start, with kicks, until no rank has more than `enough` or nothing can
+ * be gained. Leaves the best placement in d->best and returns the load of its busiest rank. */
+double mtl_node_search_kicked(struct node *d, double enough);
 
 /* ---- plan_stay.c ---- */
 

@@ -12,7 +12,6 @@ than EPLB's, puts two replicas of an expert on a rank or leaves one out.
 """
 import argparse
 import csv
-import ctypes
 import importlib.util
 import json
 import sys
@@ -21,29 +20,7 @@ import time
 import numpy
 import torch
 
-
-class Shape(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint32) for name in ("ranks", "nodes", "slots", "groups")]
-
-
-def planner(path):
-    """plan(loads, shape) -> slot_expert[layers][slots], by moetap_plan_make()."""
-    lib = ctypes.CDLL(path)
-    lib.moetap_plan_slots.restype = ctypes.POINTER(ctypes.c_uint32)
-
-    def plan(loads, shape):
-        layers, experts = loads.shape
-        loads = numpy.ascontiguousarray(loads, dtype=numpy.float64)
-        handle, error = ctypes.c_void_p(), ctypes.create_string_buffer(4096)
-        ret = lib.moetap_plan_make(None, ctypes.byref(shape), layers, experts,
-                                   loads.ctypes.data_as(ctypes.POINTER(ctypes.c_double)), None,
-                                   ctypes.byref(handle), error)
-        if ret < 0:
-            raise SystemExit(error.value.decode())
-        slots = numpy.ctypeslib.as_array(lib.moetap_plan_slots(handle), (layers, shape.slots)).copy()
-        lib.moetap_plan_free(handle)
-        return slots
-    return plan
+from plans import Shape, balancedness, doubles, draw, planner
 
 
 def peer(path):
@@ -57,23 +34,6 @@ def peer(path):
     return plan
 
 
-def balancedness(loads, slots, ranks):
-    """mean / max of rank loads, a layer each."""
-    layers, experts = loads.shape
-    out = numpy.ones(layers)
-    for l in range(layers):
-        count = numpy.bincount(slots[l], minlength=experts)
-        assert count.min() > 0, "an expert has no slot"
-        rank = (loads[l] / count)[slots[l]].reshape(ranks, -1).sum(1)
-        if rank.max() > 0:
-            out[l] = rank.mean() / rank.max()
-    return out
-
-
-def doubles(slots, ranks):
-    return sum(a.size - numpy.unique(a).size for layer in slots for a in layer.reshape(ranks, -1))
-
-
 def read(path):
     with open(path) as f:
         if path.endswith(".json"):
@@ -84,16 +44,6 @@ def read(path):
     layers = 1 + max(int(n[1:].split("_e")[0]) for n in names)
     total = numpy.array([[float(r[rows[0].index(n)]) for n in names] for r in rows[1:]]).sum(0)
     return total.reshape(layers, -1)
-
-
-def draw(rng, kind, layers, experts):
-    if kind == "lognormal":
-        return rng.lognormal(0, rng.uniform(0.2, 2), (layers, experts))
-    if kind == "zipf":
-        return rng.permuted(1 / numpy.arange(1, experts + 1) ** rng.uniform(0.3, 1.5) * numpy.ones((layers, 1)), axis=1)
-    if kind == "dirichlet":
-        return rng.dirichlet(numpy.full(experts, rng.uniform(0.1, 5)), layers)
-    return rng.uniform(0, 1, (layers, experts))
 
 
 def random_cases(count, seed):
@@ -125,24 +75,24 @@ def main():
     torch.set_num_threads(1)
     ours, theirs, lines, bad = planner(a.library), peer(a.eplb), {}, 0
     for kind, loads, shape in file_cases(a.files) if a.files else random_cases(a.count, a.seed):
-        begun = time.perf_counter()
+        begun = time.process_time()
         mine = ours(loads, shape)
-        middle = time.perf_counter()
+        middle = time.process_time()
         other = theirs(loads, shape)
-        ended = time.perf_counter()
+        ended = time.process_time()
         b, c = balancedness(loads, mine, shape.ranks), balancedness(loads, other, shape.ranks)
         key = (kind, f"{shape.slots}/{shape.ranks}, {shape.nodes} nodes, {shape.groups} groups")
         lines.setdefault(key, []).append((b.mean(), c.mean(), b.min(), c.min(), middle - begun, ended - middle,
                                           (b < c - 1e-9).sum(), doubles(mine, shape.ranks),
                                           doubles(other, shape.ranks)))
         bad += (b < c - 1e-9).sum() + doubles(mine, shape.ranks)
-    print("loads      shape                          moetap   EPLB     worst of both     ms      ms  below  doubled")
+    print("loads      shape                          moetap   EPLB     worst of both  CPU ms      ms  below  doubled")
     for (kind, name), rows in sorted(lines.items()):
         r = numpy.array(rows)
         print(f"{kind:10} {name:28} {r[:, 0].mean():8.4f} {r[:, 1].mean():8.4f} {r[:, 2].min():7.3f} {r[:, 3].min():6.3f}"
               f" {1e3 * r[:, 4].mean():9.1f} {1e3 * r[:, 5].mean():7.1f} {int(r[:, 6].sum()):6} {int(r[:, 7].sum()):4}"
               f" {int(r[:, 8].sum()):4}")
-    sys.exit(bad != 0)
+    sys.exit(1 if bad else 0)
 
 
 if __name__ == "__main__":
