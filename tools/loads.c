@@ -175,6 +175,37 @@ static int plan_from_json(const char *verb, const char *path, const json_t *map,
 	return status;
 }
 
+/** A plan that says for what it is must be for this: slots of other ranks are other places. */
+static int check_topology(
+	const char *verb, const char *path, const json_t *root, const struct moetap_shape *shape)
+{
+	const struct {
+		const char *name;
+		uint32_t wanted;
+	} numbers[] = {{"ranks", shape->ranks}, {"nodes", shape->nodes}, {"slots", shape->slots}};
+
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+		const json_t *number = json_object_get(root, numbers[i].name);
+
+		if (number != NULL && json_integer_value(number) != numbers[i].wanted)
+			return cli_fail(verb, "%s: a plan for %" JSON_INTEGER_FORMAT " %s, not %u",
+				path, json_integer_value(number), numbers[i].name,
+				numbers[i].wanted);
+	}
+	return CLI_DONE;
+}
+
+/** And its experts those of this model. */
+static int check_model(const char *verb, const char *path, const json_t *root, uint32_t experts)
+{
+	size_t given = json_array_size(json_array_get(json_object_get(root, "expert_count"), 0));
+
+	if (given > 0 && given != experts)
+		return cli_fail(verb, "%s: a plan of a model with %zu experts, not %u", path, given,
+			experts);
+	return CLI_DONE;
+}
+
 int plan_read(const char *verb, const char *path, const struct moetap_shape *shape, uint32_t layers,
 	uint32_t experts, struct moetap_plan **plan)
 {
@@ -187,8 +218,13 @@ int plan_read(const char *verb, const char *path, const struct moetap_shape *sha
 	if (root == NULL)
 		return cli_fail(
 			verb, "%s:%d: column %d: %s", path, where.line, where.column, where.text);
-	status = plan_from_json(verb, path, json_object_get(root, "physical_to_logical_map"), shape,
-		layers, experts, plan);
+	status = check_topology(verb, path, root, shape);
+	if (status == CLI_DONE)
+		status = check_model(verb, path, root, experts);
+	if (status == CLI_DONE)
+		status = plan_from_json(verb, path,
+			json_object_get(root, "physical_to_logical_map"), shape, layers, experts,
+			plan);
 	json_decref(root);
 	return status;
 }

@@ -7,6 +7,10 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+/** Phases for which plans may be kept. */
+#define PHASES_MOST 16
 
 static const char about[] =
 	"Plans the placement of experts for given loads: a trace (the mean over its steps, or "
@@ -16,6 +20,8 @@ static const char about[] =
 	"group stays on one node; else placement is global. Prints JSON (the maps of SGLang, vLLM\n"
 	"and EPLB: physical_to_logical_map [layers][slots], ...) or CSV\n"
 	"layer,slot,rank,node,expert.\n\n"
+	"With --phases, plans kept for the phases of a job (prefill, decode, ...): the most even "
+	"one\nis printed again if it is at 0.99 or above, else a new one is made.\n\n"
 	"  moetap forecast --horizon 1000 loads.csv | moetap plan --ranks 8 --slots 72 -";
 
 /** What to plan. */
@@ -23,11 +29,20 @@ struct job {
 	struct moetap_shape shape;
 	const char *policy;
 	const char *current_path;
+	const char *phases;	 /**< paths, with commas; NULL: none */
+	char *phase;		 /**< path of the one that was picked; NULL: a new plan */
+	int objective;		 /**< 0 tokens, 1 experts */
+	uint32_t tokens;	 /**< of a layer in a step; 0: as in the loads */
+	bool split;		 /**< groups may be split over nodes */
+	bool parts;		 /**< unequal parts are wanted */
+	struct moetap_gate gate; /**< topk 0: not told */
+	double token_bytes;	 /**< 0: not told */
 	uint32_t last;
 	uint32_t layers, experts;
 	double *loads;
 	double unseen; /**< part of the loads that is estimated */
 	struct moetap_plan *current, *plan;
+	struct moetap_plan *kept; /**< with split: the plan that keeps groups */
 };
 
 static int read_loads(struct job *job, const char *path)
@@ -46,6 +61,38 @@ static int read_loads(struct job *job, const char *path)
 	moetap_series_free(series);
 	return job->loads != NULL ? CLI_DONE : cli_fail("plan", "out of memory");
 }
+
+/* ---- loads ---- */
+
+static double layer_tokens(const struct job *job, uint32_t layer)
+{
+	double sum = 0;
+
+	for (uint32_t e = 0; e < job->experts; e++)
+		sum += job->loads[(size_t)layer * job->experts + e];
+	return sum;
+}
+
+/** Makes the loads tokens of a step, where they are shares or counts over many steps. */
+static int scale_loads(const struct job *job)
+{
+	bool shares = true;
+
+	for (uint32_t l = 0; l < job->layers; l++) {
+		double sum = layer_tokens(job, l);
+
+		shares &= sum < 1 + 1e-6;
+		for (uint32_t e = 0; e < job->experts && job->tokens > 0 && sum > 0; e++)
+			job->loads[(size_t)l * job->experts + e] *= job->tokens / sum;
+	}
+	if (shares && job->tokens == 0 && (job->objective == 1 || job->token_bytes > 0))
+		return cli_fail("plan",
+			"the loads are shares, which do not say how many tokens a step has; give "
+			"--tokens");
+	return CLI_DONE;
+}
+
+/* ---- output ---- */
 
 /** Numbers of [rows][columns] as nested arrays. */
 static json_t *matrix(const uint32_t *numbers, uint32_t rows, uint32_t columns)
@@ -120,6 +167,94 @@ static json_t *balance_json(const struct job *job, json_t **layers)
 		"sum_of_means_over_sum_of_maxima", b.sums, "mean_of_excess_over_mean", b.excess);
 }
 
+static json_t *activated_json(const struct job *job)
+{
+	double *layer = malloc(job->layers * sizeof(*layer));
+	json_t *all = json_array();
+
+	if (layer == NULL)
+		return NULL;
+	moetap_plan_activated(job->plan, job->loads, layer);
+	for (uint32_t l = 0; l < job->layers; l++)
+		json_array_append_new(all, json_real(layer[l]));
+	free(layer);
+	return all;
+}
+
+/** Copies of a token that go to other nodes, mean over layers, and their bytes in a step. */
+static json_t *copies_json(const struct job *job, const struct moetap_plan *plan)
+{
+	double copies = 0, bytes = 0;
+	uint32_t counted = 0;
+
+	for (uint32_t l = 0; l < job->layers; l++) {
+		double sum = layer_tokens(job, l), c;
+
+		if (sum <= 0)
+			continue;
+		c = moetap_plan_copies(plan, l, job->loads + (size_t)l * job->experts, &job->gate);
+		copies += c;
+		bytes += sum / job->gate.topk * c * job->token_bytes;
+		counted++;
+	}
+	return json_pack("{s:o, s:o}", "copies", cli_number(counted > 0 ? copies / counted : 0),
+		"bytes", job->token_bytes > 0 ? cli_number(bytes) : json_null());
+}
+
+/** What crosses nodes; for a plan that may split groups, also what would if they were kept. */
+static json_t *between_json(const struct job *job)
+{
+	json_t *between = copies_json(job, job->plan), *kept;
+	struct moetap_balance b;
+
+	if (job->kept == NULL)
+		return between;
+	moetap_plan_balance(job->kept, job->loads, &b, NULL);
+	kept = copies_json(job, job->kept);
+	json_object_set_new(kept, "balancedness", json_real(b.mean_max));
+	json_object_set_new(between, "groups_kept", kept);
+	return between;
+}
+
+/** Unequal parts of tokens for replicas, and how even ranks are then. */
+static int add_parts(const struct job *job, json_t *root)
+{
+	double *part = malloc(job->shape.slots * sizeof(*part));
+	json_t *parts = json_array(), *even = json_array();
+
+	for (uint32_t l = 0; l < job->layers && part != NULL; l++) {
+		json_t *row = json_array();
+
+		json_array_append_new(even, cli_number(moetap_plan_even(job->plan, l,
+						    job->loads + (size_t)l * job->experts, part)));
+		for (uint32_t s = 0; s < job->shape.slots; s++)
+			json_array_append_new(row, json_real(part[s]));
+		json_array_append_new(parts, row);
+	}
+	json_object_set_new(root, "parts", parts);
+	json_object_set_new(root, "balancedness_parts", even);
+	if (part == NULL)
+		return cli_fail("plan", "out of memory");
+	free(part);
+	return CLI_DONE;
+}
+
+/** What was asked for beside the plan. */
+static void add_asked(const struct job *job, json_t *root)
+{
+	json_object_set_new(root, "estimated", json_real(job->unseen));
+	if (job->objective == 1)
+		json_object_set_new(root, "activated", activated_json(job));
+	if (job->phases != NULL)
+		json_object_set_new(
+			root, "phase", job->phase != NULL ? json_string(job->phase) : json_null());
+	if (job->gate.topk > 0)
+		json_object_set_new(root, "between_nodes", between_json(job));
+	if (job->current != NULL)
+		json_object_set_new(
+			root, "moves", json_integer(moetap_plan_moves(job->plan, job->current)));
+}
+
 static int print_json(const struct job *job)
 {
 	json_t *layers = NULL, *all = balance_json(job, &layers);
@@ -136,10 +271,11 @@ static int print_json(const struct job *job)
 		(json_int_t)moetap_plan_doubled(job->plan));
 
 	if (root != NULL)
-		json_object_set_new(root, "estimated", json_real(job->unseen));
-	if (root != NULL && job->current != NULL)
-		json_object_set_new(
-			root, "moves", json_integer(moetap_plan_moves(job->plan, job->current)));
+		add_asked(job, root);
+	if (root != NULL && job->parts && add_parts(job, root) != CLI_DONE) {
+		json_decref(root);
+		return CLI_FAILED;
+	}
 	return cli_print_json("plan", root);
 }
 
@@ -156,20 +292,120 @@ static void print_csv(const struct job *job)
 	}
 }
 
+/* ---- plans ---- */
+
+/** Takes the most even of the plans `from[n]` if it is even enough; the others are freed. */
+static void pick_phase(struct job *job, struct moetap_plan **from, char **path, uint32_t n)
+{
+	struct moetap_balance b;
+	int best = moetap_plan_pick((const struct moetap_plan *const *)from, n, job->loads, &b);
+
+	if (best >= 0 && b.mean_max >= MOETAP_PICK_ENOUGH) {
+		job->plan = from[best];
+		job->phase = strdup(path[best]);
+		from[best] = NULL;
+	}
+}
+
+/** Reads the plans that are kept, and picks one. */
+static int read_phases(struct job *job)
+{
+	struct moetap_plan *from[PHASES_MOST] = {NULL};
+	char *list = strdup(job->phases), *path[PHASES_MOST], *rest = NULL;
+	int status = list != NULL ? CLI_DONE : cli_fail("plan", "out of memory");
+	uint32_t n = 0;
+
+	for (char *p = list; p != NULL && status == CLI_DONE; p = rest) {
+		rest = strchr(p, ',');
+		if (rest != NULL)
+			*rest++ = 0;
+		if (n == PHASES_MOST) {
+			status = cli_fail("plan", "--phases: more than %d plans", PHASES_MOST);
+			break;
+		}
+		path[n] = p;
+		status = plan_read("plan", p, &job->shape, job->layers, job->experts, &from[n++]);
+	}
+	if (status == CLI_DONE)
+		pick_phase(job, from, path, n);
+	for (uint32_t i = 0; i < n; i++)
+		moetap_plan_free(from[i]);
+	free(list);
+	return status;
+}
+
+/** For a plan that may split groups: the one that keeps them, to compare. */
+static int make_kept(struct job *job)
+{
+	struct moetap_shape shape = job->shape;
+	struct moetap_error error;
+
+	shape.groups = job->gate.groups;
+	if (moetap_plan_make(job->policy, &shape, job->layers, job->experts, job->loads, NULL,
+		    &job->kept, &error) < 0)
+		return cli_fail("plan", "%s", error.text);
+	return CLI_DONE;
+}
+
+/** Whether the model's gate can be. */
+static int check_gate(const struct job *job)
+{
+	const struct moetap_gate *g = &job->gate;
+
+	if (g->topk == 0 || (g->limit <= g->groups && g->limit <= g->topk &&
+				    g->topk <= job->experts / g->groups * g->limit))
+		return CLI_DONE;
+	return cli_fail("plan",
+		"a token cannot take %u experts of %u groups out of %u of %u experts each", g->topk,
+		g->limit, g->groups, job->experts / g->groups);
+}
+
 /** Reads the loads and the current placement, and plans. */
 static int make_plan(struct job *job, const char *path)
 {
 	struct moetap_error error;
 	int status = read_loads(job, path);
 
+	if (status == CLI_DONE)
+		status = scale_loads(job);
+	if (status == CLI_DONE)
+		status = check_gate(job);
+	if (status == CLI_DONE && job->split)
+		status = make_kept(job);
+	if (status == CLI_DONE && job->phases != NULL)
+		status = read_phases(job);
 	if (status == CLI_DONE && job->current_path != NULL)
 		status = plan_read("plan", job->current_path, &job->shape, job->layers,
 			job->experts, &job->current);
-	if (status == CLI_DONE &&
+	if (status == CLI_DONE && job->plan == NULL &&
 		moetap_plan_make(job->policy, &job->shape, job->layers, job->experts, job->loads,
 			job->current, &job->plan, &error) < 0)
 		status = cli_fail("plan", "%s", error.text);
 	return status;
+}
+
+/** What options say together. */
+static int check_options(const struct cli *cli, struct job *job)
+{
+	if (job->policy != NULL && strcmp(job->policy, "experts") == 0)
+		job->objective = 1;
+	else if (job->objective == 1 && job->policy != NULL)
+		return cli_usage(cli, "--objective experts is a policy of its own");
+	if (job->policy == NULL)
+		job->policy = job->objective == 1 ? "experts" : moetap_plan_policy(0, NULL);
+	if (job->split && (job->shape.groups == 1 || job->gate.topk == 0))
+		return cli_usage(cli, "--split-groups wants --groups and --topk");
+	if (job->gate.topk == 0 && (job->gate.limit > 0 || job->token_bytes > 0))
+		return cli_usage(cli, "--topk-groups and --token-bytes want --topk");
+	if (job->token_bytes < 0)
+		return cli_usage(cli, "--token-bytes cannot be negative");
+	job->gate.groups = job->shape.groups;
+	if (job->gate.limit == 0)
+		job->gate.limit =
+			job->shape.groups < job->gate.topk ? job->shape.groups : job->gate.topk;
+	if (job->split)
+		job->shape.groups = 1;
+	return CLI_DONE;
 }
 
 int verb_plan(int argc, char **argv)
@@ -185,23 +421,44 @@ int verb_plan(int argc, char **argv)
 		{"current", CLI_TEXT, &job.current_path, "PLAN.json",
 			"placement in force: keep slots where experts stay, count moves", false},
 		{"last", CLI_COUNT, &job.last, "K", "only the last K steps of the trace", false},
-		{"policy", CLI_TEXT, &job.policy, "NAME", "moetap (default) or eplb", false},
+		{"phases", CLI_TEXT, &job.phases, "PLAN.json,...",
+			"plans kept, one a phase: take the one that fits, if any does", false},
+		{"objective", CLI_CHOICE, &job.objective, "tokens|experts",
+			"even tokens (default), or experts activated: memory-bound decode", false},
+		{"tokens", CLI_COUNT, &job.tokens, "T",
+			"token-expert assignments of a layer in a step (as in LOADS)", false},
+		{"parts", CLI_FLAG, &job.parts, NULL,
+			"unequal parts of tokens for replicas too, and how even ranks are then",
+			false},
+		{"split-groups", CLI_FLAG, &job.split, NULL,
+			"groups may be split over nodes; says what that costs", false},
+		{"topk", CLI_COUNT, &job.gate.topk, "K",
+			"experts a token takes: says how many copies go between nodes", false},
+		{"topk-groups", CLI_COUNT, &job.gate.limit, "M",
+			"groups that these are of (all, or K)", false},
+		{"token-bytes", CLI_NUMBER, &job.token_bytes, "B",
+			"bytes of a token: says bytes between nodes too", false},
+		{"policy", CLI_TEXT, &job.policy, "NAME", "moetap (default), experts or eplb",
+			false},
 		{"format", CLI_CHOICE, &format, "json|csv", "json (default) or csv", false},
 		{0},
 	};
 	const struct cli cli = {"plan", "LOADS", 1, about, options};
 
-	job.policy = moetap_plan_policy(0, NULL);
 	first = cli_parse(&cli, argc, argv, &status);
 	if (first < 0)
 		return status;
-	status = make_plan(&job, argv[first]);
+	status = check_options(&cli, &job);
+	if (status == CLI_DONE)
+		status = make_plan(&job, argv[first]);
 	if (status == CLI_DONE && format == 0)
 		status = print_json(&job);
 	else if (status == CLI_DONE)
 		print_csv(&job);
 	moetap_plan_free(job.plan);
+	moetap_plan_free(job.kept);
 	moetap_plan_free(job.current);
+	free(job.phase);
 	free(job.loads);
 	return status;
 }

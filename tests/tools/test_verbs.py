@@ -5,6 +5,7 @@ import glob
 import gzip
 import io
 import json
+import math
 import mmap
 import os
 import re
@@ -818,6 +819,108 @@ class Plan(Case):
                          stdin=loads_csv(README))
         self.bad(1, "No such file", "plan", *self.SHAPE, "--current", "/nowhere.json", "-",
                  stdin=loads_csv(README))
+
+    def test_wrong_plan(self):
+        """A plan for other ranks, or of another model, is not taken for this one."""
+        plan = json.loads(self.good("plan", *self.SHAPE, "-", stdin=loads_csv(README)))
+        for change, pattern in (({"ranks": 4}, "a plan for 4 ranks, not 8"),
+                                ({"nodes": 1}, "a plan for 1 nodes, not 2"),
+                                ({"slots": 24}, "a plan for 24 slots, not 16"),
+                                ({"expert_count": [[1] * 16] * 2}, "a model with 16 experts, not 12")):
+            for option in ("--current", "--phases"):
+                with tempfile.NamedTemporaryFile("w", suffix=".json") as other:
+                    json.dump(plan | change, other)
+                    other.flush()
+                    self.bad(1, f"{other.name}: .*{pattern}", "plan", *self.SHAPE, option, other.name, "-",
+                             stdin=loads_csv(README))
+
+    def test_wrong_loads(self):
+        for value, pattern in (("nan", ":2: column"), ("-1", ":2: column"), ("inf", ":2: column")):
+            self.bad(1, pattern, "plan", "--ranks", 2, "--slots", 2, "-",
+                     stdin=f"step,l0_e0,l0_e1\n0,1,{value}\n")
+        zero = json.loads(self.good("plan", "--ranks", 2, "--slots", 4, "-", stdin="step,l0_e0,l0_e1\n0,0,0\n"))
+        self.assertEqual(zero["expert_count"], [[2, 2]])
+        self.assertEqual((zero["balancedness"], zero["doubled"]), ([1], 0))
+
+    def test_phases(self):
+        """Each phase gets its own plan again; a phase without one, a new plan."""
+        loads = {"prefill": README[0], "decode": README[1], "idle": [1] * 11 + [50]}
+        with tempfile.TemporaryDirectory() as folder:
+            kept = {name: os.path.join(folder, name + ".json") for name in ("prefill", "decode")}
+            plans = {}
+            for name, path in kept.items():
+                plans[name] = json.loads(self.good("plan", "--ranks", 4, "--slots", 16, "-",
+                                                   stdin=loads_csv([loads[name]])))
+                self.assertNotIn("phase", plans[name])
+                with open(path, "w") as f:
+                    json.dump(plans[name], f)
+            args = ("plan", "--ranks", 4, "--slots", 16, "--phases", ",".join(kept.values()))
+            for name in ("decode", "prefill", "decode", "idle"):
+                got = json.loads(self.good(*args, "-", stdin=loads_csv([loads[name]])))
+                self.check(got, [loads[name]], 4, 16)
+                self.assertEqual(got["phase"], kept.get(name))
+                if name in kept:
+                    self.assertEqual(got["physical_to_logical_map"], plans[name]["physical_to_logical_map"])
+            self.bad(1, "No such file", *args[:-1], kept["decode"] + ",", "-", stdin=loads_csv([README[0]]))
+            self.bad(1, "more than 16 plans", *args[:-1], ",".join([kept["decode"]] * 17), "-",
+                     stdin=loads_csv([README[0]]))
+
+    def test_objective(self):
+        loads = [[x / 100 for x in layer] for layer in README]
+        even = json.loads(self.good("plan", *self.SHAPE, "-", stdin=loads_csv(loads)))
+        plan = json.loads(self.good("plan", *self.SHAPE, "--objective", "experts", "-", stdin=loads_csv(loads)))
+        self.check(plan, loads, 8, 16)
+        self.assertEqual((plan["policy"], plan["placement"]), ("experts", "hierarchical"))
+        self.assertNotIn("activated", even)
+        for l, load in enumerate(loads):
+            def most(slots):
+                each = [1 - math.exp(-load[e] / slots.count(e)) for e in slots]
+                return max(sum(each[s:s + 2]) for s in range(0, 16, 2))
+            self.assertAlmostEqual(plan["activated"][l], most(plan["physical_to_logical_map"][l]), places=8)
+            self.assertLessEqual(plan["activated"][l], most(even["physical_to_logical_map"][l]) + 1e-12)
+        # Shares do not say how many tokens there are.
+        shares = [[x / sum(layer) for x in layer] for layer in README]
+        args = ("plan", *self.SHAPE, "--objective", "experts", "-")
+        self.bad(1, "give --tokens", *args, stdin=loads_csv(shares))
+        few, many = (json.loads(self.good(*args[:-1], "--tokens", t, "-", stdin=loads_csv(shares)))["activated"][0]
+                     for t in (8, 800))
+        self.assertLess(few, many)
+        self.bad(2, "a policy of its own", *args[:-1], "--policy", "eplb", "-", stdin=loads_csv(shares))
+
+    def test_parts(self):
+        plan = json.loads(self.good("plan", "--ranks", 12, "--slots", 24, "--parts", "-", stdin=loads_csv(README)))
+        better = 0
+        for l, slots in enumerate(plan["physical_to_logical_map"]):
+            part, load = plan["parts"][l], README[l]
+            for e in range(12):
+                self.assertAlmostEqual(sum(p for s, p in zip(slots, part) if s == e), 1, places=8)
+            ranks = [sum(load[slots[s]] * part[s] for s in (r, r + 1)) for r in range(0, 24, 2)]
+            even = sum(ranks) / 12 / max(ranks)
+            self.assertAlmostEqual(plan["balancedness_parts"][l], even, places=8)
+            self.assertGreaterEqual(even, plan["balancedness"][l] - 1e-9)
+            better += even > plan["balancedness"][l] + 1e-3
+        self.assertGreater(better, 0)
+
+    def test_between_nodes(self):
+        args = ("plan", *self.SHAPE, "--topk", 4, "--topk-groups", 2)
+        kept = json.loads(self.good(*args, "-", stdin=loads_csv(README)))
+        free = json.loads(self.good(*args, "--split-groups", "--token-bytes", 1000, "-", stdin=loads_csv(README)))
+        self.check(free, README, 8, 16)
+        self.assertEqual((kept["placement"], free["placement"]), ("hierarchical", "global"))
+        self.assertIsNone(kept["between_nodes"]["bytes"])
+        both = free["between_nodes"]
+        self.assertAlmostEqual(both["groups_kept"]["copies"], kept["between_nodes"]["copies"], places=8)
+        self.assertAlmostEqual(both["groups_kept"]["balancedness"],
+                               kept["balancedness_all"]["mean_of_mean_over_max"], places=8)
+        self.assertGreater(both["copies"], both["groups_kept"]["copies"])
+        self.assertGreater(both["bytes"], both["groups_kept"]["bytes"])
+        self.assertLess(both["copies"], 1)      # the other node of two
+        for bad, pattern in ((("--topk", 13), "cannot take 13 experts"),
+                             (("--topk", 2, "--topk-groups", 3), "of 3 groups out of 4"),
+                             (("--topk", 7, "--topk-groups", 2), "cannot take 7 experts of 2 groups")):
+            self.bad(1, pattern, "plan", *self.SHAPE, *bad, "-", stdin=loads_csv(README))
+        for bad in (("--split-groups",), ("--topk-groups", 2), ("--token-bytes", 5)):
+            self.bad(2, "--topk", "plan", *self.SHAPE, *bad, "-", stdin=loads_csv(README))
 
     def test_impossible(self):
         loads = loads_csv(README)
