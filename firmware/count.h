@@ -434,17 +434,23 @@ static inline bool fw_source_ends(
 }
 
 /**
- * A source combines. Where parity parts its epochs, this matters only to jobs that take the other
- * half for every all-to-all, so that all dispatches have one parity and all combines the other
- * (DeepEP's low-latency kernels in a plain loop). Of jobs whose dispatches take turns, a combine of
- * the other parity is one of the round before, which was overtaken.
+ * Whether a combine ends the epoch of its source. Where parity parts epochs, this matters only to
+ * jobs that take the other half for every all-to-all, so that all dispatches have one parity and
+ * all combines the other (DeepEP's low-latency kernels in a plain loop). Of jobs whose dispatches
+ * take turns, a combine of the other parity is one of the round before, which was overtaken.
  */
+static inline bool fw_combine_ends(
+	const struct fw_config *c, const struct fw_source *s, const struct fw_item *it)
+{
+	return c->split != FW_SPLIT_PARITY || (!s->turns && it->parity != s->parity &&
+						      it->parity != FW_NO_PARITY && s->label != 0);
+}
+
+/** A source combines. */
 static inline void fw_source_combines(
 	const struct fw_config *c, struct fw_source *s, const struct fw_item *it)
 {
-	s->combined |=
-		c->split != FW_SPLIT_PARITY || (!s->turns && it->parity != s->parity &&
-						       it->parity != FW_NO_PARITY && s->label != 0);
+	s->combined |= fw_combine_ends(c, s, it);
 }
 
 /** The cell of an expert, in the epoch that @p it belongs to, which is opened if it is not yet. */

@@ -616,10 +616,11 @@ void fw_source_open(
 	s->phase[at].parity = it->parity;
 	s->phase[at].gaps = s->carry;
 	s->phase[at].jumped = false;
+	s->phase[at].parted = s->parted;
 	s->phase[at].odd = s->odd;
 	s->carry = 0;
 	s->turns |= s->label != 0 && it->parity != s->parity;
-	s->odd = false;
+	s->odd = s->parted = false;
 	s->label = label;
 	s->parity = it->parity;
 	s->combined = false;
@@ -635,25 +636,39 @@ static bool has_epoch(const struct fw_tables *t, const struct fw_flow *f)
 	       (!t->config->by_source || f->label == t->sources[fw_cold_of(t, f)->src].label);
 }
 
+/**
+ * Packets of the phases of a source from @p from to @p to, which may be the one to come, were
+ * counted in another one of them, or not at all.
+ */
+static void doubt_phases(struct fw_source *s, uint32_t from, uint32_t to)
+{
+	s->parted |= to - s->label == 1;
+	from = s->label - from < FW_EPOCHS ? RTE_MAX(from, 1u) : s->label;
+	for (uint32_t l = from; l <= RTE_MIN(to, s->label); l++)
+		s->phase[l & (FW_EPOCHS - 1)].parted = true;
+}
+
 static unsigned int take_old(const struct fw_core *core, struct fw_flow *f, uint32_t psn)
 {
 	const struct fw_tables *t = core->tables;
 	struct fw_cold *cold = fw_cold_of(t, f);
+	struct fw_source *s = &t->sources[cold->src];
 	/* a PSN that was given up long ago seems to lie ahead after half a turn of the PSNs */
 	bool stale =
 		fw_psn_ahead(f->next, cold->gap_psn) > 0 && fw_psn_ahead(cold->gap_psn, psn) >= 0;
 
 	if (stale)
 		fw_witness_miss(t, f, cold->passed, cold->passed);
+	/* before the first one of a new flow, which may have ended the phase that it is of */
+	if (stale && t->config->by_source && s->label - cold->born < FW_HOLD_LABELS)
+		doubt_phases(s, cold->born, s->label + s->combined);
 	if (has_epoch(t, f)) {
 		fw_epoch_of(t, f)->stale += stale;
 		fw_epoch_of(t, f)->duplicates += !stale;
 	} else if (stale && f->label == 0) {
 		cold->early += cold->early < UINT16_MAX;
 	} else if (stale) {
-		fw_gap_in_phases(&t->sources[fw_cold_of(t, f)->src],
-			t->sources[fw_cold_of(t, f)->src].label,
-			t->sources[fw_cold_of(t, f)->src].label, 1);
+		fw_gap_in_phases(s, s->label, s->label, 1);
 	}
 	return stale ? MT_OUT_STALE : MT_OUT_DUPLICATE;
 }
@@ -675,19 +690,126 @@ static void resync(struct fw_core *core, struct fw_flow *f, uint32_t psn)
 	f->flags |= FW_FLOW_RESYNC;
 }
 
+/**
+ * Where labels are a source's, packets are counted when they come. What others of its flow did that
+ * overtook a packet, and wait, says of which phase it is.
+ */
+struct overtook {
+	uint32_t before;		   /* label of the source when the packet before it came */
+	uint32_t lowest;		   /* and when those came that overtook it */
+	bool counted;			   /* one of them was counted in the phase that is open */
+	bool ended;			   /* one of them ended it */
+	bool counted_before, ended_before; /* the same, of a phase that is not open any more */
+};
+
+static struct overtook look_behind(
+	const struct fw_tables *t, const struct fw_flow *f, const struct fw_block *b, uint32_t at)
+{
+	const struct fw_cold *cold = fw_cold_of(t, f);
+	uint32_t label = t->sources[cold->src].label;
+	struct overtook o = {
+		.before = at > 0 ? b->item[at - 1].value : cold->passed, .lowest = label};
+
+	for (uint32_t i = at; i < b->count; i++) {
+		const struct fw_item *it = &b->item[i];
+
+		o.lowest = RTE_MIN(o.lowest, it->value);
+		o.counted |= it->counted && it->value == label;
+		o.ended |= it->ended && it->value == label;
+		o.counted_before |= it->counted && it->value != label;
+		o.ended_before |= it->ended && it->value != label;
+	}
+	return o;
+}
+
+/**
+ * A combine that others of its flow overtook. Dispatches among them were counted in the phase that
+ * it ends, unless their source had told of its end elsewhere: then it has nothing to say any more.
+ */
+static void combine_overtaken(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, const struct overtook *o)
+{
+	struct fw_source *s = &core->tables->sources[fw_cold_of(core->tables, f)->src];
+	bool elsewhere = o->counted && o->before < s->label;
+
+	if (!fw_combine_ends(core->tables->config, s, it))
+		return;
+	if (o->lowest == s->label && !elsewhere)
+		fw_apply(core, f, it);
+	if (o->counted_before || (o->counted && !elsewhere))
+		doubt_phases(s, o->lowest, s->label + 1);
+}
+
+/** @return whether it was counted: not if its phase is not open any more */
+static bool dispatch_overtaken(
+	struct fw_core *core, struct fw_flow *f, const struct fw_item *it, const struct overtook *o)
+{
+	const struct fw_config *c = core->tables->config;
+	struct fw_source *s = &core->tables->sources[fw_cold_of(core->tables, f)->src];
+	bool turns = c->split == FW_SPLIT_PARITY && it->parity != FW_NO_PARITY &&
+		     it->parity != s->parity;
+	bool ended = s->combined && s->label != 0 && !turns;
+
+	if (o->lowest < s->label || (o->counted && turns)) {
+		doubt_phases(s, RTE_MIN(o->before, o->lowest), s->label);
+		return false;
+	}
+	/* it does not begin a phase that what is behind it is not of */
+	s->combined &= !ended;
+	fw_apply(core, f, it);
+	s->combined |= ended;
+	if (ended ? !o->counted && !o->ended : !turns && o->lowest < s->label)
+		doubt_phases(s, o->before, s->label + ended);
+	return true;
+}
+
+/**
+ * Where labels are a source's: count a packet that belongs at @p at in the block. Of what others
+ * overtook, the phases around are flagged where it is not sure of which one it is.
+ */
+static void count_at_once(struct fw_core *core, struct fw_flow *f, struct fw_item *it,
+	const struct fw_block *b, uint32_t at)
+{
+	struct fw_source *s = &core->tables->sources[fw_cold_of(core->tables, f)->src];
+	struct overtook o = look_behind(core->tables, f, b, at);
+	bool dispatch = it->what == FW_DISPATCH || it->what == FW_COUNT || it->what == FW_VALUES;
+	bool combined = s->combined;
+
+	if (at != b->count && (dispatch || it->what == FW_BYTES)) {
+		dispatch &= dispatch_overtaken(core, f, it, &o);
+	} else if (at != b->count && it->what == FW_COMBINE) {
+		combine_overtaken(core, f, it, &o);
+	} else {
+		fw_apply(core, f, it);
+		/* a phase ended before all of it was there, perhaps also of other flows */
+		if (o.ended_before)
+			doubt_phases(s, o.lowest, s->label);
+	}
+	it->counted = dispatch;
+	it->ended = s->combined && !combined;
+	it->value = at == b->count ? s->label : o.lowest;
+}
+
 /** Whose turn it is: apply it, then those that waited for it. */
 static unsigned int take_next(struct fw_core *core, struct fw_flow *f, const struct fw_packet *p)
 {
 	const struct fw_tables *t = core->tables;
 	struct fw_item it;
+	struct fw_block *b = f->block != 0 ? &t->blocks[f->block - 1] : NULL;
 	unsigned int out = fw_classify(t, f, p, &it);
+	bool known;
 
-	fw_apply(core, f, &it);
+	if (b != NULL && t->config->by_source)
+		count_at_once(core, f, &it, b, block_place(b, p->psn, &known));
+	else
+		fw_apply(core, f, &it);
 	f->next = (it.psn + it.span) & FW_PSN_MASK;
 	if (t->config->source_labels)
-		fw_cold_of(t, f)->passed = t->sources[fw_cold_of(t, f)->src].label;
-	if (f->block != 0)
-		block_drain(core, f, &t->blocks[f->block - 1]);
+		fw_cold_of(t, f)->passed = b != NULL && t->config->by_source
+						   ? it.value
+						   : t->sources[fw_cold_of(t, f)->src].label;
+	if (b != NULL)
+		block_drain(core, f, b);
 	return out;
 }
 
@@ -762,13 +884,16 @@ static unsigned int take_early(struct fw_core *core, struct fw_flow *f, const st
 		return MT_OUT_DUPLICATE;
 	}
 	out = classify_early(core, f, b, at, p, &it);
-	if (t->config->by_source || fw_witness_at_once(t, &it)) {
-		fw_apply(core, f, &it);
-		it.counted = it.what == FW_DISPATCH || it.what == FW_VALUES || it.what == FW_COUNT;
+	if (t->config->by_source) {
+		count_at_once(core, f, &it, b, at);
 		it.what = FW_NOTHING;
-	}
-	if (t->config->source_labels)
+	} else if (t->config->witness) {
+		if (fw_witness_at_once(t, &it)) {
+			fw_apply(core, f, &it);
+			it.what = FW_NOTHING;
+		}
 		it.value = t->sources[fw_cold_of(t, f)->src].label;
+	}
 	if (it.what == FW_VALUES)
 		fw_values_keep(core->tables, &it);
 	block_insert(b, at, &it);

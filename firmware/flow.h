@@ -189,9 +189,10 @@ struct fw_item {
 	uint8_t what;	 /**< enum fw_what */
 	uint8_t parity;
 	bool fraction;
-	bool counted;	 /**< it was a dispatch, counted before its turn */
-	uint8_t message; /**< of one that waits: enum fw_message, after it */
-	bool unknown;	 /**< of one that waits: it goes on with a message that is not known yet */
+	bool counted : 1; /**< it was a dispatch, counted before its turn */
+	bool ended : 1;	  /**< it was a combine that ended the phase of its source */
+	uint8_t message;  /**< of one that waits: enum fw_message, after it */
+	bool unknown;	  /**< of one that waits: it goes on with a message that is not known yet */
 	struct fw_values values; /**< of FW_VALUES */
 };
 _Static_assert(sizeof(struct fw_item) == 56, "FW_BLOCK of them are 10.5 KiB");
@@ -213,19 +214,21 @@ struct fw_source {
 	uint64_t last_ns;
 	uint32_t label;
 	uint8_t parity;
-	bool combined;	/**< since its last dispatch; see fw_source_combines() */
-	bool turns : 1; /**< another parity was dispatched than the one before */
-	bool odd : 1;	/**< of the phase to come: it has atomics of unknown form */
-	bool told : 1;	/**< counts, in this phase: somebody will ask for its witness */
-	bool used : 1;	/**< there is some of the witness in it */
-	uint32_t round; /**< number of its epoch, where frames of a stream have one */
-	uint32_t carry; /**< PSNs given up that may be of the phase to come */
-	uint32_t read;	/**< highest label that the control core has read; its word */
+	bool combined;	 /**< since its last dispatch; see fw_source_combines() */
+	bool turns : 1;	 /**< another parity was dispatched than the one before */
+	bool odd : 1;	 /**< of the phase to come: it has atomics of unknown form */
+	bool parted : 1; /**< of the phase to come: see below */
+	bool told : 1;	 /**< counts, in this phase: somebody will ask for its witness */
+	bool used : 1;	 /**< there is some of the witness in it */
+	uint32_t round;	 /**< number of its epoch, where frames of a stream have one */
+	uint32_t carry;	 /**< PSNs given up that may be of the phase to come */
+	uint32_t read;	 /**< highest label that the control core has read; its word */
 	struct {
 		uint64_t first_ns;
 		uint8_t parity;
 		bool odd;      /**< it has atomics of unknown form */
 		bool jumped;   /**< a flow jumped to other PSNs, perhaps in this phase */
+		bool parted;   /**< from others at the wrong place: packets overtook each other */
 		uint32_t gaps; /**< PSNs given up in this phase, or in a stretch that touches it */
 		uint32_t witness; /**< label that its cells of the witness are of, 0: none */
 	} phase[FW_EPOCHS];

@@ -51,6 +51,17 @@ uint32_t fw_gaps_of_phase(const struct fw_rounds *r, const struct lane *l, uint3
 		&tables_of(r, l->core)->sources[l->index].phase[label & (FW_EPOCHS - 1)].gaps);
 }
 
+bool fw_phase_parted(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	return tables_of(r, l->core)->sources[l->index].phase[label & (FW_EPOCHS - 1)].parted;
+}
+
+/** Whether a phase of a source may not have all that is of it, or more. */
+static bool phase_breaks(const struct fw_rounds *r, const struct lane *l, uint32_t label)
+{
+	return fw_gaps_of_phase(r, l, label) != 0 || fw_phase_parted(r, l, label);
+}
+
 enum life { LIFE_SAME, LIFE_JUMPED, LIFE_NEW };
 
 /**
@@ -79,15 +90,16 @@ static enum life life_of(const struct fw_rounds *r, const struct lane *l)
 	return life;
 }
 
-/** Nothing is missing between the epoch of a lane that went into the last round and its next. */
-static bool is_clean(const struct fw_rounds *r, const struct lane *l)
+uint32_t fw_lane_missing(const struct fw_rounds *r, const struct lane *l, uint32_t label)
 {
-	if (l->last < 0 || (uint64_t)l->last + 1 != r->number || l->suspect)
-		return false;
-	/* a source's packets that are missing may have been a whole round */
-	if (r->config->by_source && fw_gaps_of_phase(r, l, l->next) != 0)
-		return false;
-	return life_of(r, l) == LIFE_SAME;
+	const struct fw_epoch *e;
+
+	if (r->config->by_source)
+		return phase_breaks(r, l, label);
+	e = epoch_of(r, l->flows, label);
+	if (e->flags & FW_EPOCH_OVERRUN)
+		return UINT32_MAX;
+	return load32(&e->gaps) + load32(&e->truncated);
 }
 
 bool fw_lane_breaks(const struct fw_rounds *r, const struct lane *l)
@@ -96,9 +108,62 @@ bool fw_lane_breaks(const struct fw_rounds *r, const struct lane *l)
 
 	/* the combine that ended it may be missing, and the dispatch after that is in it too */
 	if (r->config->by_source)
-		return fw_gaps_of_phase(r, l, l->next) != 0;
+		return phase_breaks(r, l, l->next);
 	e = epoch_of(r, l->flows, l->next);
 	return e->gaps != 0 || (e->flags & FW_EPOCH_OVERRUN) != 0;
+}
+
+/** Whole epochs of a flow that so many missing packets can be: each has a count of every cell. */
+static uint32_t most_epochs(const struct lane *l, uint32_t missing)
+{
+	return missing / RTE_MAX(l->counts, 1u);
+}
+
+#define NOT_KNOWN UINT32_MAX
+
+/**
+ * How many whole epochs of a flow are missing before its oldest unread one, where the number of
+ * packets that are missing, and the parity, leave one answer.
+ */
+static uint32_t hidden_epochs(const struct fw_rounds *r, const struct lane *l)
+{
+	uint32_t most = most_epochs(l, l->missing), parity, odd;
+
+	if (l->last < 0 || l->doubt)
+		return NOT_KNOWN;
+	if (most == 0)
+		return 0;
+	parity = fw_head_of(r, l, l->next).parity;
+	if (!r->alternates || parity > 1 || l->parity > 1)
+		return NOT_KNOWN;
+	odd = parity == l->parity; /* one is missing, or three, ... */
+	return odd <= most && odd + 2 > most ? odd : NOT_KNOWN;
+}
+
+/** Rounds from the one that the last epoch of a lane went into to the one before that at hand. */
+static uint32_t distance(const struct fw_rounds *r, const struct lane *l)
+{
+	return (uint32_t)(r->number - (uint64_t)l->last - 1) + l->moved;
+}
+
+/** Nothing is missing between the epoch of a lane that went into the last round and its next. */
+static bool is_clean(const struct fw_rounds *r, const struct lane *l)
+{
+	if (l->last < 0 || (uint64_t)l->last + 1 != r->number || l->suspect || l->doubt)
+		return false;
+	if (!r->config->by_source && most_epochs(l, l->missing) != 0)
+		return false; /* frames that were cut */
+	/* a source's packets that are missing may have been a whole round */
+	if (r->config->by_source && phase_breaks(r, l, l->next))
+		return false;
+	return life_of(r, l) == LIFE_SAME;
+}
+
+/** Packets are missing there, but so few that its oldest unread epoch is of the round at hand. */
+static bool is_known(const struct fw_rounds *r, const struct lane *l)
+{
+	return l->last >= 0 && !r->config->by_source && distance(r, l) == hidden_epochs(r, l) &&
+	       life_of(r, l) == LIFE_SAME;
 }
 
 static void note_fix(struct fw_rounds *r, const struct lane *l)
@@ -133,6 +198,26 @@ static void note_last(struct fw_rounds *r, const struct lane *l)
 		x->last_ns[l->src] = RTE_MAX(x->last_ns[l->src], ns);
 	if (ns < x->any_next_ns)
 		x->any_last_ns = RTE_MAX(x->any_last_ns, ns);
+}
+
+/**
+ * After note_fix() for all, or fix_by_first(): whether times part the round from the next. No rank
+ * dispatches before all have dispatched in the round before; so what ends after the next round
+ * began is packets that came a round too late.
+ */
+static void note_mixed(struct fw_rounds *r)
+{
+	bool mixed = false, any = false;
+
+	FOREACH_LANE(r, l)
+	{
+		if (!has_head(l) || (r->fix.clean != 0 && !l->taken) ||
+			most_epochs(l, fw_lane_missing(r, l, l->next)) > 0)
+			continue; /* perhaps two that ran together */
+		any = true;
+		mixed |= last_ns_of(r, l, l->next) >= r->fix.any_next_ns;
+	}
+	r->fix.mixed = mixed || !any;
 }
 
 /** Half way from @p from to @p to, where it is that way round. */
@@ -191,7 +276,9 @@ static void leave_early_sources(struct fw_rounds *r)
 	}
 }
 
-static void take_clean(struct fw_rounds *r)
+/** Take the lanes that @p sure says are of the round at hand. */
+static void take_sure(
+	struct fw_rounds *r, bool (*sure)(const struct fw_rounds *r, const struct lane *l))
 {
 	r->fix.clean = 0;
 	r->fix.parity = FW_NO_PARITY;
@@ -200,7 +287,7 @@ static void take_clean(struct fw_rounds *r)
 	memset(r->fix.last_ns, 0, ranks_of(r) * sizeof(uint64_t));
 	memset(r->fix.next_ns, 0xff, ranks_of(r) * sizeof(uint64_t));
 	FOREACH_LANE(r, l)
-	l->taken = has_head(l) && is_clean(r, l);
+	l->taken = has_head(l) && sure(r, l);
 	if (r->config->by_source)
 		leave_early_sources(r);
 	FOREACH_LANE(r, l)
@@ -236,6 +323,29 @@ static bool fits(const struct fw_rounds *r, const struct lane *l)
 		       (!r->config->by_source || last_ns_of(r, l, l->next) < x->any_next_ns);
 	return h.first_ns <
 	       middle(RTE_MAX(x->any_last_ns, x->clean != 0 ? x->first_ns : 0), x->any_next_ns);
+}
+
+/** By times: whether the oldest unread epoch of a lane lies between the rounds before and after. */
+static bool fits_between(const struct fw_rounds *r, const struct lane *l)
+{
+	uint64_t first_ns = fw_head_of(r, l, l->next).first_ns;
+	const struct fix *x = &r->fix;
+
+	if (x->mixed || x->mixed_before || (!r->first && first_ns <= x->before_ns))
+		return false;
+	if (x->any_next_ns == UINT64_MAX)
+		return first_ns <= x->any_last_ns;
+	return last_ns_of(r, l, l->next) < x->any_next_ns;
+}
+
+bool fw_lane_fits(const struct fw_rounds *r, const struct lane *l)
+{
+	if (is_clean(r, l) || is_known(r, l))
+		return true;
+	/* it begins with all others, or anew, of which another word tells */
+	if (l->last < 0 ? r->first || r->fix.clean == 0 : life_of(r, l) != LIFE_SAME)
+		return true;
+	return fits_between(r, l);
 }
 
 /** Whether the oldest unread epoch of a lane belongs to a round that was closed without it. */
@@ -290,6 +400,17 @@ static bool is_other_life(struct fw_rounds *r)
 	return twice;
 }
 
+/**
+ * Of a lane that is not sure, what fits by time; where packets came more than a round too late, by
+ * how many are missing.
+ */
+static bool is_of_round(const struct fw_rounds *r, const struct lane *l)
+{
+	if (r->fix.mixed && !r->config->by_source && hidden_epochs(r, l) != NOT_KNOWN)
+		return is_known(r, l);
+	return fits(r, l);
+}
+
 static void take_others(struct fw_rounds *r)
 {
 	struct lane *earliest = NULL;
@@ -301,7 +422,7 @@ static void take_others(struct fw_rounds *r)
 		while (is_late(r, l))
 			fw_lane_skip(r, l);
 		if (!l->taken && has_head(l))
-			l->taken = fits(r, l);
+			l->taken = is_of_round(r, l);
 		any |= l->taken;
 		if (has_head(l) &&
 			(earliest == NULL ||
@@ -377,6 +498,8 @@ static void lost_sight(struct fw_rounds *r)
 		jumped += psns;
 		usual += l->span;
 		most = RTE_MAX(most, (double)psns / l->span - 1);
+		r->align |= r->config->by_source &&
+			    (fw_phase_parted(r, l, l->next) || fw_phase_parted(r, l, l->next - 1));
 	}
 	rounds = usual != 0 ? (double)jumped / (double)usual - 1 : 0;
 	if (r->alternates) {
@@ -401,8 +524,12 @@ void fw_heads_take(struct fw_rounds *r)
 {
 	bool fresh = false, known = false, resync = false;
 
-	take_clean(r);
-	if (r->fix.clean == 0) {
+	take_sure(r, is_clean);
+	if (r->fix.clean == 0)
+		take_sure(r, is_known);
+	if (r->fix.clean != 0) {
+		note_mixed(r);
+	} else {
 		FOREACH_LANE(r, l)
 		{
 			enum life life;
@@ -415,6 +542,7 @@ void fw_heads_take(struct fw_rounds *r)
 			known |= life == LIFE_SAME;
 		}
 		fix_by_first(r);
+		note_mixed(r);
 		if ((fresh || resync) && !known)
 			begin_step(r, !resync);
 		else if (known && !r->first && r->sighted != r->number)

@@ -279,8 +279,9 @@ static void learn(const struct fw_tables *t, struct fw_flow *f, const struct fw_
 	struct fw_learn_class *k = class_of(t->config->learn, t->learn, p);
 	struct fw_item count = {0};
 
-	if (k == NULL || s->carry != 0 ||
-		(s->label != 0 && s->phase[s->label & (FW_EPOCHS - 1)].gaps != 0))
+	if (k == NULL || s->carry != 0 || s->parted ||
+		(s->label != 0 && (s->phase[s->label & (FW_EPOCHS - 1)].gaps != 0 ||
+					  s->phase[s->label & (FW_EPOCHS - 1)].parted)))
 		return;
 	if (!is_evidence(t, f, p, k, &count))
 		return;

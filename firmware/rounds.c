@@ -240,6 +240,8 @@ static void add_source(struct fw_rounds *r, const struct lane *l)
 	r->odd |= l->taken && t->sources[l->index].phase[l->next & (FW_EPOCHS - 1)].odd;
 	if (t->sources[l->index].phase[l->next & (FW_EPOCHS - 1)].jumped)
 		r->round->quality |= MT_Q_RESYNC;
+	if (fw_phase_parted(r, l, l->next))
+		r->round->quality |= MT_Q_STALE;
 	FOREACH_FLOW(l, f)
 	if (f->f->block != 0 && load32(&fw_cold_of(t, f->f)->passed) <= l->next)
 		r->round->quality |= MT_Q_GAP; /* a hole that is still open */
@@ -446,6 +448,21 @@ static void tell_read(const struct fw_rounds *r, const struct lane *l, uint32_t 
 	__atomic_store_n(read, label, __ATOMIC_RELEASE);
 }
 
+/** How many count messages an epoch of a flow has at least. */
+static void follow_counts(const struct fw_rounds *r, struct lane *l)
+{
+	const struct fw_epoch *e = epoch_of(r, l->flows, l->next);
+	uint32_t counts = 0;
+
+	if (l->newest == l->next || fw_lane_missing(r, l, l->next) != 0)
+		return;
+	for (uint32_t i = 0; i < tables_of(r, l->core)->experts; i++)
+		counts += load32(&e->cell[i].counts);
+	/* of integers in payloads, one message has several */
+	counts = r->config->values ? 1 : counts;
+	l->counts = l->counts == 0 ? counts : RTE_MIN(l->counts, counts);
+}
+
 /** The epoch at hand of a lane is in the round: on to the next. */
 static void lane_read(struct fw_rounds *r, struct lane *l)
 {
@@ -458,11 +475,15 @@ static void lane_read(struct fw_rounds *r, struct lane *l)
 		if (l->last >= 0 && !l->suspect)
 			l->span = (start - l->start) & FW_PSN_MASK;
 		l->start = start;
+		l->parity = fw_head_of(r, l, label).parity;
+		follow_counts(r, l);
 	} else {
 		follow_source(r, l);
 	}
 	l->suspect = suspect;
+	l->missing = fw_lane_missing(r, l, label);
 	l->last = (int64_t)r->number;
+	l->moved = 0;
 	l->next++;
 	if (l->newest == label) { /* it has not ended: its bank is still being written */
 		l->unread = label;
@@ -482,7 +503,10 @@ static void count_late(struct fw_rounds *r, struct lane *l)
 	sum_epochs(r, l, l->unread, &gaps, &messages);
 	r->late_tokens += messages - l->read_messages;
 	l->read_messages = messages;
-	l->suspect |= !r->config->by_source && gaps > l->read_gaps;
+	if (r->config->by_source)
+		return;
+	l->suspect |= gaps > l->read_gaps;
+	l->missing = fw_lane_missing(r, l, l->unread);
 }
 
 /** An epoch that was read before it ended has ended. */
@@ -501,8 +525,9 @@ void fw_lane_skip(struct fw_rounds *r, struct lane *l)
 	sum_epochs(r, l, l->next, &gaps, &messages);
 	r->late_tokens += messages;
 	lane_read(r, l);
-	l->suspect = true;
+	l->suspect = l->doubt = true;
 }
+
 static uint64_t rounds_per_step(const struct mt_bank *b)
 {
 	static const uint32_t passes[MT_PATTERNS] = {1, 2, 3};
@@ -603,6 +628,7 @@ static void follow_pace(struct fw_rounds *r, const struct mt_round *m)
 	r->begun_ns = m->first_ns;
 	/* an epoch with packets missing may reach into the next round: rather by those without */
 	r->fix.before_ns = r->fix.any_last_ns != 0 ? r->fix.any_last_ns : m->last_ns;
+	r->fix.mixed_before = r->fix.mixed;
 }
 
 static void publish(struct fw_rounds *r, bool timeout)
@@ -649,8 +675,10 @@ void fw_close_lost(struct fw_rounds *r)
 	/* its parity stays open: the lanes' last rounds are moved along, so that they are judged as
 	 * before */
 	FOREACH_LANE(r, l)
-	if (l->last >= 0 && (uint64_t)l->last + 2 == r->number)
+	if (l->last >= 0 && (uint64_t)l->last + 2 == r->number) {
 		l->last++;
+		l->moved++;
+	}
 	if (r->alternates)
 		r->last_parity ^= 1;
 }
@@ -690,6 +718,12 @@ static void close_round(struct fw_rounds *r, bool timeout)
 		r->round->quality |= MT_Q_GAP;
 	r->align |= began_before(r);
 	follow_parity(r);
+	FOREACH_LANE(r, l)
+	if (l->taken) {
+		l->doubt = !fw_lane_fits(r, l);
+		if (l->doubt)
+			r->round->quality |= MT_Q_GAP;
+	}
 	FOREACH_LANE(r, l)
 	if (l->taken)
 		lane_read(r, l);

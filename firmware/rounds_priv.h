@@ -33,8 +33,13 @@ struct lane {
 	uint32_t unread;	/* label that was read before it ended, 0: none */
 	uint32_t read_gaps;	/* gaps in it at that time */
 	uint32_t read_messages; /* messages in it at that time */
-	bool suspect;		/* packets are missing between the epoch read last and the next */
-	bool taken;		/* its oldest unread epoch belongs to the round at hand */
+	uint32_t missing; /* packets that are missing between the epoch read last and the next */
+	uint32_t parity;  /* of the epoch read last */
+	uint32_t counts;  /* least count messages of an epoch without gaps, 0: none yet */
+	uint32_t moved;	  /* rounds without packets, after the one that the last epoch went into */
+	bool suspect;	  /* some are, or may be */
+	bool doubt;	  /* it is not sure which round its last epoch was of */
+	bool taken;	  /* its oldest unread epoch belongs to the round at hand */
 	struct flow *flows;
 };
 
@@ -54,6 +59,8 @@ struct fix {
 	uint64_t first_ns, any_last_ns, any_next_ns, before_ns;
 	uint64_t begin_ns; /* when no lane is sure: of the first */
 	bool other_life;   /* lanes that are new cannot be of this round: see is_other_life() */
+	/* times do not part the round from the next, or the one before from it */
+	bool mixed, mixed_before;
 };
 
 /** In which phase of its source a pair's counts of the round at hand came; witness.h. */
@@ -155,11 +162,20 @@ void fw_heads_take(struct fw_rounds *r);
 /** How an epoch of a lane, which it has, begins. */
 struct head fw_head_of(const struct fw_rounds *r, const struct lane *l, uint32_t label);
 
+/** Whether it is sure that the oldest unread epoch of a lane is of the round at hand. */
+bool fw_lane_fits(const struct fw_rounds *r, const struct lane *l);
+
+/** Packets that are missing in an epoch of a lane, or behind it. */
+uint32_t fw_lane_missing(const struct fw_rounds *r, const struct lane *l, uint32_t label);
+
 /** Packets may be missing between the epoch at hand of a flow and its next one. */
 bool fw_lane_breaks(const struct fw_rounds *r, const struct lane *l);
 
 /** PSNs that are missing in a phase of a source, or around it. */
 uint32_t fw_gaps_of_phase(const struct fw_rounds *r, const struct lane *l, uint32_t label);
+
+/** Packets of a phase of a source overtook each other: they may be of another one. */
+bool fw_phase_parted(const struct fw_rounds *r, const struct lane *l, uint32_t label);
 
 /* ---- compare.c ------------------------------------------------------------------------------- */
 

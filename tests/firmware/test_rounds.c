@@ -333,6 +333,155 @@ static void test_doubt(void **state)
 	path_drop(&path);
 }
 
+/** A packet of rank 0 that is seen later, on its PSN. */
+static struct frame keep(struct frame f)
+{
+	f.psn = psn[f.src][f.dst];
+	put(f, false);
+	return f;
+}
+
+static void put_kept(struct frame f)
+{
+	f.ns = now += 1000;
+	path_send(&path, &f);
+}
+
+/** Sent again, a token comes when its source is in the next round: it is not counted there. */
+static void test_again_too_late(void **state)
+{
+	static const struct job jobs[] = {{.ranks = 2, .experts = 1, .layers = 2, .combine = true},
+		{.ranks = 2, .experts = 1, .layers = 2, .combine = true, .parity = true}};
+
+	(void)state;
+	for (uint32_t i = 0; i < 2 * RTE_DIM(jobs); i++) {
+		const struct job *j = &jobs[i / 2];
+		bool late = i % 2;
+		struct frame again = {0};
+
+		use(j, 1, true);
+		for (uint32_t n = 0; n < 6; n++) {
+			put(job_token(j, 0, 1, 0, 0, n % 2), true);
+			if (n == 2)
+				again = keep(job_token(j, 0, 1, 0, 1, n % 2));
+			else
+				put(job_token(j, 0, 1, 0, 1, n % 2), true);
+			if (n == 2 && !late)
+				put_kept(again);
+			put(job_token(j, 0, 1, 0, 2, n % 2), true);
+			if (n == 3 && late)
+				put_kept(again);
+			put(job_combine(j, 0, 1, 0, n % 2), true);
+			path_pump(&path);
+		}
+		path_end(&path);
+		assert_int_equal(path.published, 6);
+		for (uint32_t n = 0; n < 6; n++) {
+			assert_int_equal(round_at(n)->tokens, 3 - (late && n == 2));
+			/* where in the two rounds it belongs is not sure */
+			assert_int_equal((round_at(n)->quality & MT_Q_STALE) != 0,
+				late && (n == 2 || n == 3));
+			assert_int_equal(round_at(n)->quality & MT_Q_ALIGN & -!late, 0);
+		}
+		path_drop(&path);
+	}
+}
+
+/**
+ * A combine is sent again when the next round has begun. Of a queue pair that is alone in it, the
+ * tokens behind it were counted in the round before; if another one has told of the end of that
+ * round, nothing is wrong.
+ */
+static void test_combine_again(void **state)
+{
+	static const struct job j = {.ranks = 3, .experts = 1, .layers = 2, .combine = true};
+
+	(void)state;
+	for (uint32_t alone = 0; alone <= 1; alone++) {
+		struct frame again = {0};
+
+		use(&j, 1, true);
+		for (uint32_t n = 0; n < 6; n++) {
+			put(job_token(&j, 0, 1, 0, 0, 0), true);
+			if (n == 3)
+				put_kept(again);
+			put(job_token(&j, 0, 1, 0, 1, 0), true);
+			put(job_token(&j, 0, 2, 0, 0, 0), !alone);
+			if (n == 2)
+				again = keep(job_combine(&j, 0, 1, 0, 0));
+			else
+				put(job_combine(&j, 0, 1, 0, 0), true);
+			put(job_combine(&j, 0, 2, 0, 0), !alone);
+			path_pump(&path);
+		}
+		path_end(&path);
+		assert_int_equal(path.published, 6);
+		for (uint32_t n = 0; n < 6; n++) {
+			uint32_t whole = alone ? 2 : 3;
+			bool wrong = alone && (n == 2 || n == 3);
+
+			assert_int_equal(round_at(n)->tokens, whole + wrong * (n == 2 ? 1 : -1));
+			assert_true(!wrong || (round_at(n)->quality & MT_Q_STALE) != 0);
+			assert_int_equal(n < 2 ? round_at(n)->quality & MT_Q_INEXACT : 0, 0);
+			assert_int_equal(round_at(n)->quality & MT_Q_ALIGN & -!alone, 0);
+		}
+		path_drop(&path);
+	}
+}
+
+/**
+ * The first token of a round comes when the next one has begun, so times do not part rounds. Of one
+ * queue pair so many packets are lost that two rounds of it may be, which leave the parity as it
+ * is: that it goes on with the next round is not sure, until the last one, which no other can
+ * follow. Where fewer are lost it is sure, and what is behind the gap is exact.
+ */
+static void test_mixed_times(void **state)
+{
+	static const struct job j = {.ranks = 2,
+		.experts = 1,
+		.layers = 2,
+		.parity = true,
+		.counts = true,
+		.combine = true};
+
+	(void)state;
+	for (uint32_t lost = 1; lost <= 2; lost++) {
+		struct frame f[8][2][3];
+
+		use(&j, 1, false);
+		for (uint32_t n = 0; n < 8; n++)
+			for (uint32_t src = 0; src < 2; src++) {
+				f[n][src][0] = job_token(&j, src, !src, 0, 0, n % 2);
+				f[n][src][1] = job_token(&j, src, !src, 0, 1, n % 2);
+				f[n][src][2] = job_count(&j, src, !src, 0, 2, n % 2);
+				for (uint32_t i = 0; i < 3; i++)
+					f[n][src][i].psn = n * 3 + i;
+			}
+		for (uint32_t n = 0; n < 8;
+			n++) /* a round's first token comes with the next round */
+			for (uint32_t src = 0; src < 2; src++) {
+				if (n != 0)
+					put_kept(f[n - 1][src][0]);
+				for (uint32_t i = 1; i < 3; i++)
+					if (n != 3 || src != 1 || i > lost)
+						put_kept(f[n][src][i]);
+			}
+		for (uint32_t src = 0; src < 2; src++)
+			put_kept(f[7][src][0]);
+		path_end(&path);
+		assert_int_equal(path.published, 8);
+		for (uint32_t n = 0; n < 8; n++) {
+			bool sure = n < 3 || n == 7 || (lost == 1 && n != 3);
+
+			assert_int_equal((round_at(n)->quality & MT_Q_INEXACT) != 0, !sure);
+			assert_true(sure || round_at(n)->quality & MT_Q_GAP);
+			/* of round 3, what was announced: by the other one of the two at least */
+			assert_int_equal(round_at(n)->tokens, n == 3 && lost == 2 ? 3 : 4);
+		}
+		path_drop(&path);
+	}
+}
+
 /** What the port drops before any round is known may have been whole rounds; later, PSNs tell. */
 static void test_drops(void **state)
 {
@@ -365,6 +514,9 @@ int main(void)
 		cmocka_unit_test(test_lost_round),
 		cmocka_unit_test(test_no_epoch),
 		cmocka_unit_test(test_doubt),
+		cmocka_unit_test(test_again_too_late),
+		cmocka_unit_test(test_combine_again),
+		cmocka_unit_test(test_mixed_times),
 		cmocka_unit_test(test_drops),
 		cmocka_unit_test(test_steps),
 		cmocka_unit_test(test_two_cores),
