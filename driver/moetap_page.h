@@ -165,7 +165,8 @@ enum mt_witness {
 enum mt_quality {
 	MT_Q_GAP = 1 << 0,	  /**< packets of the round never seen (PSN, or count not seen) */
 	MT_Q_DISAGREE = 1 << 1,	  /**< the load and its witness differ */
-	MT_Q_STALE = 1 << 2,	  /**< packets too old to tell from retransmissions */
+	MT_Q_STALE = 1 << 2,	  /**< packets too old to tell from retransmissions, or later than
+				   *   their round */
 	MT_Q_TRUNCATED = 1 << 3,  /**< frames cut before a needed field, while the round was open */
 	MT_Q_NIC_DROP = 1 << 4,	  /**< the port dropped packets while the round was open */
 	MT_Q_OVERRUN = 1 << 5,	  /**< the control core came too late: rounds ran together */
