@@ -451,6 +451,7 @@ static inline void fw_source_combines(
 	const struct fw_config *c, struct fw_source *s, const struct fw_item *it)
 {
 	s->combined |= fw_combine_ends(c, s, it);
+	s->combined_ns = it->ns;
 }
 
 /** The cell of an expert, in the epoch that @p it belongs to, which is opened if it is not yet. */

@@ -613,6 +613,7 @@ void fw_source_open(
 	if (!wait_open(core, &s->read, label))
 		return;
 	s->phase[at].first_ns = it->ns;
+	s->phase[at].combined_ns = s->combined_ns;
 	s->phase[at].parity = it->parity;
 	s->phase[at].gaps = s->carry;
 	s->phase[at].jumped = false;

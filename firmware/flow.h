@@ -212,6 +212,7 @@ struct fw_block {
  */
 struct fw_source {
 	uint64_t last_ns;
+	uint64_t combined_ns; /**< its last combine; 0: none yet */
 	uint32_t label;
 	uint8_t parity;
 	bool combined;	 /**< since its last dispatch; see fw_source_combines() */
@@ -225,6 +226,7 @@ struct fw_source {
 	uint32_t read;	 /**< highest label that the control core has read; its word */
 	struct {
 		uint64_t first_ns;
+		uint64_t combined_ns; /**< its last combine before that; 0: none */
 		uint8_t parity;
 		bool odd;      /**< it has atomics of unknown form */
 		bool jumped;   /**< a flow jumped to other PSNs, perhaps in this phase */

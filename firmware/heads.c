@@ -245,9 +245,25 @@ static uint64_t next_begins(const struct fw_rounds *r)
 }
 
 /**
+ * Whether a source has not combined since the round began, so that it cannot have dispatched in the
+ * next one: ranks may begin a round at very different times. A source that combined in no round
+ * before tells nothing.
+ */
+static bool not_combined(const struct fw_rounds *r, const struct lane *l, uint64_t begin_ns)
+{
+	uint64_t ns = tables_of(r, l->core)
+			      ->sources[l->index]
+			      .phase[l->next & (FW_EPOCHS - 1)]
+			      .combined_ns;
+
+	return ns != 0 && ns < begin_ns;
+}
+
+/**
  * A source that had nothing to send in this round, or all of which was lost, is at the next one
- * already: it begins when others do so, behind the end of all that began before it, or has another
- * parity than who began first.
+ * already: it begins when others do so, behind the end of all that began before it, having combined
+ * meanwhile; or has another parity than who began first. Where counts are announced, every source
+ * announces some in every round.
  */
 static void leave_early_sources(struct fw_rounds *r)
 {
@@ -268,7 +284,8 @@ static void leave_early_sources(struct fw_rounds *r)
 		const struct span *s = &r->spans[i];
 		uint32_t own = fw_head_of(r, s->lane, s->lane->next).parity;
 
-		left |= s->first_ns >= middle(last, next) && i > 0;
+		left |= i > 0 && !r->counting && s->first_ns >= middle(last, next) &&
+			!not_combined(r, s->lane, r->spans[0].first_ns);
 		s->lane->taken = !left && (i == 0 || own == parity || own == FW_NO_PARITY ||
 						  parity == FW_NO_PARITY);
 		if (s->last_ns < next) /* else two rounds that ran together */

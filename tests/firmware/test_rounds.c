@@ -126,6 +126,40 @@ static void test_silent_source(void **state)
 	path_drop(&path);
 }
 
+/** Ranks dispatch at very different times in a round, but none before it has combined in the one
+ * before. */
+static void test_late_source(void **state)
+{
+	static const struct job j = {.ranks = 2, .experts = 1, .layers = 2, .combine = true};
+	uint64_t seed = 5;
+
+	(void)state;
+	path_what = "a late source";
+	use(&j, 1, true);
+	for (uint32_t i = 0; i < 64; i++) {
+		uint32_t first = draw(&seed) & 1;
+
+		for (uint32_t n = 0; n < 2; n++) {
+			for (uint32_t t = 0; t <= i; t++)
+				put(job_token(&j, first ^ n, !(first ^ n), 0, t, 0), true);
+			now += draw(&seed) % 100000000;
+		}
+		for (uint32_t n = 0; n < 2; n++) {
+			put(job_combine(&j, first ^ n, !(first ^ n), 0, 0), true);
+			now += draw(&seed) % 10000;
+		}
+		path_pump(&path);
+	}
+	path_end(&path);
+	assert_int_equal(path.published, 64);
+	for (uint32_t i = 0; i < 64; i++) {
+		for (uint32_t cell = 1; cell <= 2; cell++)
+			assert_int_equal(mt_round_tokens(round_at(i))[cell], i + 1);
+		assert_int_equal(round_at(i)->quality & MT_Q_INEXACT, 0);
+	}
+	path_drop(&path);
+}
+
 /** All that was announced is there: exact. */
 static void test_counts(void **state)
 {
@@ -508,6 +542,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_parity),
 		cmocka_unit_test(test_silent_source),
+		cmocka_unit_test(test_late_source),
 		cmocka_unit_test(test_counts),
 		cmocka_unit_test(test_gap),
 		cmocka_unit_test(test_starting),
