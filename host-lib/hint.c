@@ -589,8 +589,16 @@ int moetap_publisher_publish(struct moetap_publisher *p, const struct moetap_sta
 		return mtl_fail_memory(error);
 	fill_generations(p);
 	hint->crc = (uint32_t)crc32(0, (const unsigned char *)hint + 16, hint->bytes - 16);
+	/* First, so that who is killed here has at worst counted a plan that nobody saw. */
+	if (hint->verdict == MOETAP_HINT_PLAN)
+		p->page->after_plan = hint->valid_from_step;
 	send_readers(p);
 	return 0;
+}
+
+int64_t moetap_publisher_last_plan(const struct moetap_publisher *p)
+{
+	return p->page->after_plan - 1;
 }
 
 uint64_t moetap_publisher_generation(const struct moetap_publisher *p)

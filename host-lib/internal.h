@@ -380,6 +380,18 @@ int mtl_pack_groups(const struct task *task, uint32_t *expert);
 double mtl_plan_busiest(
 	const struct moetap_plan *plan, uint32_t layer, const double *load, double *mean);
 
+/** Fills loads[layers][experts] of the i-th kept step. */
+void mtl_series_loads(const struct moetap_series *series, uint32_t i, double *loads);
+
+/** Tokens of the busiest ranks of all layers, and of mean ones. */
+double mtl_plan_busiest_all(const struct moetap_plan *plan, const double *loads, double *even);
+
+/** The least part of a layer's tokens that `plan` takes off the busiest rank, compared with
+ * `current`, for any shares within the intervals of a forecast; may be negative. For a layer that
+ * has shares. Returns 0 or -ENOMEM. */
+int mtl_plan_least_gain(const struct moetap_plan *plan, const struct moetap_plan *current,
+	uint32_t layer, const struct moetap_forecast *forecast, double *gain);
+
 /** Nodes that a task keeps apart: all, or one for a global task. */
 uint32_t mtl_task_nodes(const struct task *task);
 

@@ -712,19 +712,21 @@ MOETAP_EXPORT double moetap_plan_copies(const struct moetap_plan *plan, uint32_t
 MOETAP_EXPORT int moetap_plan_pick(const struct moetap_plan *const *plans, uint32_t count,
 	const double *loads, struct moetap_balance *balance);
 
-/** What a move costs and what tokens do. All are needed; rates are of one rank, one way. */
+/** What a move costs and what tokens do. All but `stall` are needed; rates are of one rank, one
+ * way. */
 struct moetap_prices {
 	double expert_bytes;  /**< weights of an expert in one layer */
 	double inside;	      /**< bytes/s between ranks of a node */
 	double outside;	      /**< bytes/s between nodes */
 	double token_seconds; /**< that a rank works on a token */
+	double stall;	      /**< seconds that a move stops the job besides; 0 or more */
 };
 
 /** What it is to go from one placement to another. */
 struct moetap_move {
 	int64_t slots;		/**< to be filled anew, all layers */
 	double inside, outside; /**< bytes, from ranks of the same node and from others */
-	double seconds;		/**< of the rank that sends or receives longest */
+	double seconds;		/**< of the rank that sends or receives longest, and the stall */
 	double gain;		/**< seconds saved a step, by the busiest ranks of all layers */
 	double steps;		/**< after which it has paid, INFINITY: never */
 };
@@ -739,6 +741,67 @@ struct moetap_move {
 MOETAP_EXPORT int moetap_plan_price(const struct moetap_plan *plan,
 	const struct moetap_plan *current, const double *loads, const struct moetap_prices *prices,
 	struct moetap_move *move);
+
+/* ---- trials --------------------------------------------------------------------------------- */
+
+/** A plan held against the placement in force, on steps that came after it was made. */
+struct moetap_trial {
+	int64_t first, last;  /**< the steps */
+	uint32_t steps;	      /**< of these, those that the series has */
+	double before, after; /**< balancedness (sums) of the placement in force and of the plan */
+	double busiest;	      /**< part of all tokens that was the busiest ranks', as it is in force */
+	double gain;	      /**< part of that which the plan would have saved */
+	double low, high;     /**< the 80 % interval of what it saves in a step, in the same unit */
+};
+
+/** Steps that a trial needs at least. */
+#define MOETAP_TRIAL_LEAST 8
+/** Steps of the trials that moetap_trials_best() compares: the shortest, twice that, and so on. */
+#define MOETAP_TRIAL_SHORTEST 25
+#define MOETAP_TRIAL_LONGEST 3200
+
+/**
+ * Judges `plan` on the steps first ... last. The interval rests on eight batches of steps and
+ * Student's t, so it takes in that steps close to each other are alike.
+ *
+ * Returns 0, -EINVAL (not of the series' layers and experts), -ENODATA (fewer than
+ * MOETAP_TRIAL_LEAST steps, or no tokens) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_trial_judge(const struct moetap_series *series,
+	const struct moetap_plan *current, const struct moetap_plan *plan, int64_t first,
+	int64_t last, struct moetap_trial *trial);
+
+/** Plans that were made earlier, the newest 129. One thread at a time. */
+struct moetap_trials;
+
+/** Returns 0 or -ENOMEM. */
+MOETAP_EXPORT int moetap_trials_new(struct moetap_trials **trials);
+MOETAP_EXPORT void moetap_trials_free(struct moetap_trials *trials);
+
+/** Keeps a copy of a plan that was made after `step`, later than those before. Returns 0 or
+ * -ENOMEM. */
+MOETAP_EXPORT int moetap_trials_add(
+	struct moetap_trials *trials, int64_t step, const struct moetap_plan *plan);
+
+/**
+ * Adds what would have been planned after earlier steps: MOETAP_TRIAL_SHORTEST before `step`, twice
+ * that, and so on, of those that the series has. `policy` is as in moetap_plan_make(), `forecaster`
+ * a new one, which has seen these steps afterwards, `horizon` that of its forecasts. Returns 0 or
+ * what these return.
+ */
+MOETAP_EXPORT int moetap_trials_replay(struct moetap_trials *trials,
+	const struct moetap_series *series, int64_t step, const struct moetap_plan *current,
+	const char *policy, struct moetap_forecaster *forecaster, uint32_t horizon,
+	struct moetap_error *error);
+
+/**
+ * Judges the plans against `current` on the steps from when they were made up to `step`, and tells
+ * the trial in which most was saved, at the low end of its interval and over all its steps.
+ * Returns 0, -ENODATA (no plan is old enough) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_trials_best(const struct moetap_trials *trials,
+	const struct moetap_series *series, int64_t step, const struct moetap_plan *current,
+	struct moetap_trial *best);
 
 /* ---- hints ---------------------------------------------------------------------------------- */
 
@@ -828,17 +891,60 @@ struct moetap_decision {
 	double before;	  /**< balancedness (sums) forecast for the placement in force */
 	double after;	  /**< balancedness (sums) forecast for the plan */
 	int64_t moves;	  /**< slots to be filled anew */
+	double least;	  /**< fraction saved at the low end: see moetap_decide_move() */
+	double saved;	  /**< seconds saved over the horizon at the low end; 0 without prices */
+	double tried;	  /**< seconds saved in the trial at the low end; 0 without one */
+	double cost;	  /**< seconds that the move takes; 0 without prices */
 	char reason[256]; /**< one sentence */
 };
 
-/** Default of moetap_decide()'s threshold. */
+/** Default of the least gain. */
 #define MOETAP_GAIN_THRESHOLD 0.05
+/** Default of how often a move must pay for itself, as forecast, and in a trial. */
+#define MOETAP_MOVE_MARGIN 2.0
+#define MOETAP_TRIAL_MARGIN 1.0
+
+/** What a plan must bring. Only `threshold` is needed; the rest may be 0. */
+struct moetap_rule {
+	double threshold; /**< least fraction of the busiest ranks' load, as forecast */
+	const struct moetap_prices *prices; /**< NULL: moves cost nothing */
+	const double *tokens; /**< [layers], tokens of a layer in a step; needed with prices */
+	const struct moetap_trial *trial; /**< NULL: none; only read with prices */
+	double margin; /**< how often a move must pay for itself; 0: MOETAP_MOVE_MARGIN, or
+			*   MOETAP_TRIAL_MARGIN in a trial */
+	uint32_t interval;    /**< least steps between two plans */
+	int64_t last_plan; /**< step after which the last plan was made; only read with `interval`,
+			    *   negative: none was */
+};
 
 /**
- * Says nothing rather than harm: `plan` only when every layer is stable and the predicted gain of
- * `plan` over `current` exceeds `threshold`; else `keep` with the reason. A forecast made from
- * flagged rounds, or with estimated loads, is named as such in the reason. Returns 0 or -EINVAL (shapes differ).
+ * Says nothing rather than harm: `plan` only when
+ *
+ * - every layer that has tokens is stable,
+ * - the last plan lies `interval` steps back or more, or ahead, as after a restart,
+ * - the predicted gain of `plan` over `current` exceeds the threshold, and
+ * - with prices, what it saves over the forecast's horizon at the low end of the intervals exceeds
+ *   `margin` times what the move costs (moetap_plan_price()).
+ *
+ * or when, with prices and a trial, plans of this kind have shown what they save: on the steps of the
+ * trial, at the low end of its interval, more than `margin` times what the move costs. That asks
+ * neither for a state nor for a threshold. The last plan must be old enough all the same.
+ *
+ * Else `keep` with the reason. The low end of the forecast holds for all shares within the intervals that sum to 1
+ * in each layer: there, the busiest ranks save at least that (docs/planning.md). What is in force
+ * is left only for something better by the threshold, and going back must bring as much again, so
+ * loads that waver by less move nothing.
+ *
+ * A forecast made from flagged rounds, or with estimated loads, is named as such in the reason.
+ * Returns 0, -EINVAL (shapes differ; prices without tokens, or that are no positive numbers;
+ * a negative margin) or -ENOMEM.
  */
+MOETAP_EXPORT int moetap_decide_move(const struct moetap_state *state,
+	const struct moetap_forecast *forecast, const struct moetap_plan *current,
+	const struct moetap_plan *plan, const struct moetap_rule *rule,
+	struct moetap_decision *decision);
+
+/** moetap_decide_move() with a threshold alone. */
 MOETAP_EXPORT int moetap_decide(const struct moetap_state *state,
 	const struct moetap_forecast *forecast, const struct moetap_plan *current,
 	const struct moetap_plan *plan, double threshold, struct moetap_decision *decision);
@@ -890,6 +996,89 @@ struct moetap_network {
 MOETAP_EXPORT int moetap_network_layers(const struct moetap_series *series,
 	const struct moetap_forecast *forecast, uint32_t steps, uint32_t most,
 	int32_t traffic_class, struct moetap_network *network, struct moetap_error *error);
+
+/* ---- simulation ----------------------------------------------------------------------------- */
+
+/** When a simulated job moves its experts. */
+enum moetap_when {
+	MOETAP_WHEN_NEVER,   /**< it stays with the placement it began with */
+	MOETAP_WHEN_EVERY,   /**< every K steps, to EPLB's plan for the last K steps */
+	MOETAP_WHEN_DECIDED, /**< when moetap_decide_move() says so */
+	MOETAP_WHENS,	     /**< number of the above */
+};
+
+/** A simulated step. */
+struct moetap_simulated_step {
+	int64_t step;
+	uint32_t steps; /**< that it stands for: up to the next step of the series */
+	double seconds; /**< of the busiest ranks, all layers, one step */
+	double even;	/**< the same if all ranks had the same load */
+	double moving;	/**< of a move before it; 0: none */
+};
+
+/** How to simulate. */
+struct moetap_simulation {
+	struct moetap_shape shape;
+	struct moetap_prices prices;
+	uint32_t every; /**< K of MOETAP_WHEN_EVERY */
+
+	/* Of MOETAP_WHEN_DECIDED. */
+	uint32_t horizon;   /**< steps */
+	const char *method; /**< NULL: the default */
+	uint32_t window;    /**< steps; 0: the method chooses */
+	double threshold, margin;
+	uint32_t interval; /**< these three as in struct moetap_rule */
+
+	/** Called with every step (may be NULL). */
+	void (*step)(void *arg, const struct moetap_simulated_step *step);
+	void *arg;
+};
+
+/** What came out. */
+struct moetap_simulated {
+	double seconds; /**< of all steps, moving included */
+	double moving;	/**< of that, moves */
+	double even;	/**< of all steps if all ranks had the same load */
+	uint32_t plans; /**< moves */
+	int64_t slots;	/**< filled anew in them */
+};
+
+/**
+ * Replays a series as a job that begins with moetap_plan_trivial(). A step takes as long as the
+ * busiest rank of each layer, one layer after the other, works on its tokens; a move takes what
+ * moetap_plan_price() says. A decision after step t knows the steps up to t and holds from the next
+ * one on. MOETAP_WHEN_DECIDED looks every 25 steps. A step of the series stands for all up to the
+ * next one; the last for itself.
+ *
+ * Returns 0, -EINVAL (shape, prices, method or experts that were never seen; `every` or `horizon`
+ * 0), -ENODATA (no step) or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_simulate(const struct moetap_series *series,
+	const struct moetap_simulation *simulation, enum moetap_when when,
+	struct moetap_simulated *result, struct moetap_error *error);
+
+/** Name and one-line description of the i-th kind of generated loads; NULL past the last one. */
+MOETAP_EXPORT const char *moetap_workload(uint32_t i, const char **title);
+
+/** How much to generate. */
+struct moetap_workload_size {
+	uint32_t layers, experts;
+	uint32_t ranks; /**< rank r is that of the experts r * experts / ranks and up */
+	uint32_t steps;
+	double tokens; /**< of a layer in a step, all experts, on the mean */
+	uint32_t seed;
+};
+
+/**
+ * Generates loads of a kind: shares as its description says, tokens around them with four times
+ * the variance of independent draws, as tokens of a batch are alike. Equal input, equal loads.
+ * Returns 0, -EINVAL (unknown kind; ranks that do not divide the experts; no steps or tokens),
+ * -E2BIG or -ENOMEM.
+ */
+MOETAP_EXPORT int moetap_workload_make(const char *name, const struct moetap_workload_size *size,
+	struct moetap_series **series, struct moetap_error *error);
+
+/* ---- hint pages ----------------------------------------------------------------------------- */
 
 /** The one writer of a hint page. */
 struct moetap_publisher;
@@ -943,6 +1132,9 @@ MOETAP_EXPORT int moetap_publisher_publish(struct moetap_publisher *publisher,
 
 /** Generation of the last hint on the page; 0 when there is none yet. */
 MOETAP_EXPORT uint64_t moetap_publisher_generation(const struct moetap_publisher *publisher);
+
+/** Step after which the last plan that was published on the page was made; -1 when none was. */
+MOETAP_EXPORT int64_t moetap_publisher_last_plan(const struct moetap_publisher *publisher);
 
 /** Removes the page; readers that have it open get -ESTALE. Returns as moetap_publisher_open(). */
 MOETAP_EXPORT int moetap_hint_remove(const char *name, struct moetap_error *error);

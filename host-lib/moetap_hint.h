@@ -104,7 +104,7 @@ enum {
 #define MOETAP_HINT_ALL_LAYERS UINT32_MAX
 #define MOETAP_HINT_ACKS 4u /**< acknowledgements that a layer keeps */
 
-/** Start of the page. Everything but `generation` and `retired` is set once. */
+/** Start of the page. What lies before `generation` is set once. */
 struct moetap_hint_page {
 	uint64_t magic;
 	uint32_t version;
@@ -119,7 +119,9 @@ struct moetap_hint_page {
 	uint8_t reserved[32];
 	uint64_t generation; /**< of the newest hint; 0: none yet */
 	uint32_t retired;    /**< not 0: open again */
-	uint8_t reserved2[52];
+	uint32_t reserved2;
+	int64_t after_plan; /**< step from which the last plan holds, for the writer; 0: none */
+	uint8_t reserved3[40];
 };
 MOETAP_HINT_ASSERT(sizeof(struct moetap_hint_page) == 192);
 MOETAP_HINT_ASSERT(offsetof(struct moetap_hint_page, layers) == 32);
@@ -127,6 +129,7 @@ MOETAP_HINT_ASSERT(offsetof(struct moetap_hint_page, bank_offset) == 64);
 MOETAP_HINT_ASSERT(offsetof(struct moetap_hint_page, ack_offset) == 80);
 MOETAP_HINT_ASSERT(offsetof(struct moetap_hint_page, generation) == 128);
 MOETAP_HINT_ASSERT(offsetof(struct moetap_hint_page, retired) == 136);
+MOETAP_HINT_ASSERT(offsetof(struct moetap_hint_page, after_plan) == 144);
 
 /** One kind of content. Set once, with the page. */
 struct moetap_hint_kind {

@@ -102,7 +102,7 @@ int moetap_plan_price(const struct moetap_plan *plan, const struct moetap_plan *
 
 	if (moetap_plan_moves(plan, current) < 0 || !is_price(prices->expert_bytes) ||
 		!is_price(prices->inside) || !is_price(prices->outside) ||
-		!is_price(prices->token_seconds))
+		!is_price(prices->token_seconds) || !(prices->stall >= 0))
 		return -EINVAL;
 	moetap_plan_shape(plan, &shape);
 	room = calloc(4 * (size_t)shape.ranks, sizeof(*room));
@@ -118,6 +118,8 @@ int moetap_plan_price(const struct moetap_plan *plan, const struct moetap_plan *
 			moetap_plan_slots(current) + (size_t)l * shape.slots, prices->expert_bytes,
 			&t);
 	move->seconds = longest(&t, shape.ranks, prices, move);
+	if (move->slots > 0)
+		move->seconds += prices->stall;
 	move->gain = (of_busiest(current, loads) - of_busiest(plan, loads)) * prices->token_seconds;
 	move->steps = move->seconds == 0 ? 0
 		      : move->gain > 0	 ? move->seconds / move->gain

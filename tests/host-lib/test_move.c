@@ -114,7 +114,7 @@ static void test_price_by_hand(void **unused)
 	assert_int_equal(moetap_plan_price(plan, plan, loads, &prices, &move), 0);
 	assert_near(move.steps, 0, 0);
 	assert_int_equal(
-		moetap_plan_price(plan, plan, loads, &(struct moetap_prices){100, 0, 1, 1}, &move),
+		moetap_plan_price(plan, plan, loads, &(struct moetap_prices){100, 0, 1, 1, 0}, &move),
 		-EINVAL);
 	assert_int_equal(
 		moetap_plan_trivial(&(struct moetap_shape){2, 1, 8, 1}, 1, 7, &other, NULL), 0);
@@ -129,7 +129,7 @@ static void test_price_spread(void **unused)
 {
 	const struct moetap_shape wide = {.ranks = 8, .nodes = 1, .slots = 8, .groups = 1};
 	const uint32_t from[8] = {0, 0, 0, 0, 1, 1, 1, 1}, to[8] = {0, 0, 1, 0, 0, 0, 0, 1};
-	const struct moetap_prices prices = {100, 100, 1, 1};
+	const struct moetap_prices prices = {100, 100, 1, 1, 0};
 	struct moetap_plan *plan, *current;
 	struct moetap_move move;
 
