@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define OPTIONS_MAX 24
+#define OPTIONS_MAX 32
 
 static void print_help(const struct cli *cli)
 {

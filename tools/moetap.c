@@ -15,6 +15,8 @@ static const struct verb verbs[] = {
 	{"forecast", verb_forecast, "shares of the next steps, with intervals"},
 	{"backtest", verb_backtest, "how wrong forecasts would have been on a trace"},
 	{"plan", verb_plan, "a placement of experts on ranks"},
+	{"advise", verb_advise, "should a job balance its experts at all?"},
+	{"simulate", verb_simulate, "what other times of moving experts would have cost"},
 	{"hints", verb_hints, "publish, show and watch hint pages"},
 	{"doctor", verb_doctor, "what is missing on this host, and what mends it"},
 };

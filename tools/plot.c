@@ -2,18 +2,14 @@
 #include "plot.h"
 
 #include "cli.h"
+#include "gnuplot.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-extern char **environ;
 
 /** Experts shown, and points of their loads. */
 #define EXPERTS_MOST 6
@@ -40,13 +36,6 @@ struct plot {
 	bool failed; /**< no memory */
 };
 
-static bool ends_in(const char *path, const char *end)
-{
-	size_t n = strlen(path), m = strlen(end);
-
-	return n >= m && strcmp(path + n - m, end) == 0;
-}
-
 /** The most loaded experts of the layer. */
 static void choose_experts(struct plot *p)
 {
@@ -70,10 +59,6 @@ struct plot *plot_new(const char *verb, const char *path, const struct moetap_se
 {
 	struct plot *p;
 
-	if (!ends_in(path, ".svg") && !ends_in(path, ".png")) {
-		cli_fail(verb, "%s: the name of a plot ends in .svg or .png", path);
-		return NULL;
-	}
 	if (layer >= moetap_series_layers(series)) {
 		cli_fail(verb, "there is no layer %lld, only 0 to %u", (long long)layer,
 			moetap_series_layers(series) - 1);
@@ -88,9 +73,10 @@ struct plot *plot_new(const char *verb, const char *path, const struct moetap_se
 	p->path = path;
 	p->actual = malloc(moetap_series_experts(series) * sizeof(double));
 	/* Now, so that nobody waits for a backtest and then has no picture. */
-	p->out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	p->out = gnuplot_open(verb, path);
 	if (p->actual == NULL || p->out < 0) {
-		cli_fail(verb, "%s: %s", path, strerror(errno));
+		if (p->out >= 0)
+			cli_fail(verb, "no memory");
 		plot_free(p);
 		return NULL;
 	}
@@ -251,8 +237,7 @@ static void write_script(struct plot *p, FILE *to)
 	const char *name[16];
 	uint32_t methods;
 
-	fprintf(to, "set terminal %s size 1200,900\n",
-		ends_in(p->path, ".png") ? "pngcairo" : "svg");
+	gnuplot_terminal(to, p->path, 1200, 900);
 	write_loads(p, to);
 	methods = write_methods(p, to, name, 16);
 	fprintf(to,
@@ -263,30 +248,6 @@ static void write_script(struct plot *p, FILE *to)
 	for (uint32_t i = 0; i < p->count; i++)
 		write_panel(p, to, i, name, methods);
 	fprintf(to, "unset multiplot\n");
-}
-
-/** Runs gnuplot with the script as its input and the file as its output. */
-static int run_gnuplot(const struct plot *p, int script)
-{
-	char program[] = "gnuplot", *const arguments[] = {program, NULL};
-	posix_spawn_file_actions_t actions;
-	int ret, status;
-	pid_t pid;
-
-	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_adddup2(&actions, script, STDIN_FILENO);
-	posix_spawn_file_actions_adddup2(&actions, p->out, STDOUT_FILENO);
-	ret = posix_spawnp(&pid, program, &actions, NULL, arguments, environ);
-	posix_spawn_file_actions_destroy(&actions);
-	if (ret != 0)
-		return cli_fail(p->verb,
-			"gnuplot cannot be run: %s (on Debian it is in gnuplot-nox)",
-			strerror(ret));
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		return cli_fail(p->verb, "gnuplot failed; %s was not made", p->path);
-	return CLI_DONE;
 }
 
 int plot_write(struct plot *p)
@@ -302,10 +263,7 @@ int plot_write(struct plot *p)
 	if (script == NULL)
 		return cli_fail(p->verb, "temporary file: %s", strerror(errno));
 	write_script(p, script);
-	if (fflush(script) != 0 || lseek(fileno(script), 0, SEEK_SET) < 0)
-		status = cli_fail(p->verb, "temporary file: %s", strerror(errno));
-	else
-		status = run_gnuplot(p, fileno(script));
+	status = gnuplot_run(p->verb, script, p->out, p->path);
 	p->written = status == CLI_DONE;
 	fclose(script);
 	return status;

@@ -4,6 +4,7 @@
 #include "loads.h"
 #include "moetap.h"
 #include "moetap_hint.h"
+#include "prices.h"
 #include "verbs.h"
 
 #include <signal.h>
@@ -365,7 +366,8 @@ struct publication {
 	struct request request;
 	const char *policy, *current_path, *stated;
 	uint32_t experts; /**< the trace is of slots, and they hold so many; 0: it is of experts */
-	double threshold;
+	struct moetap_rule rule;
+	struct price_options prices;
 	struct moetap_terms terms;
 	uint32_t queue_pairs;	/**< at most, of NCCL's connections; 0: no advice */
 	int64_t traffic_class;	/**< below 0: no advice */
@@ -373,7 +375,10 @@ struct publication {
 	int format;
 	struct outlook outlook;
 	struct moetap_placements *placements;
-	struct moetap_plan *current, *plan;
+	struct moetap_publisher *publisher;
+	enum moetap_known known; /**< how the placement in force is known */
+	char unknown[128];	 /**< why it is not */
+	struct moetap_plan *current, *plan; /**< no plan if it is unknown */
 	struct moetap_decision decision;
 };
 
@@ -451,36 +456,20 @@ static int find_current(struct publication *p)
 	return CLI_DONE;
 }
 
-/** With a placement that is unknown nothing is planned. */
-static int decide_unknown(struct publication *p, const char *why)
-{
-	if (moetap_decide(p->outlook.state, p->outlook.forecast, p->current, p->current,
-		    p->threshold, &p->decision) < 0)
-		return cli_fail("hints publish", "the placement does not fit the loads");
-	p->decision.known = MOETAP_KNOWN_NOT;
-	snprintf(p->decision.reason, sizeof(p->decision.reason), "keep: placement unknown: %s",
-		why);
-	return CLI_DONE;
-}
-
-static int decide(struct publication *p)
+static int make_plan(struct publication *p)
 {
 	const struct moetap_forecast *f = p->outlook.forecast;
-	enum moetap_known known = p->current_path != NULL ? MOETAP_KNOWN_STATED
-							  : MOETAP_KNOWN_START;
 	struct moetap_error error;
-	char why[128];
 
+	p->known = p->current_path != NULL ? MOETAP_KNOWN_STATED : MOETAP_KNOWN_START;
 	if (p->placements != NULL)
-		known = moetap_placements_known(p->placements, why);
-	if (known == MOETAP_KNOWN_NOT)
-		return decide_unknown(p, why);
+		p->known = moetap_placements_known(p->placements, p->unknown);
+	if (p->known == MOETAP_KNOWN_NOT)
+		return CLI_DONE;
 	if (moetap_plan_make(p->policy, &p->shape, moetap_forecast_layers(f),
 		    moetap_forecast_experts(f), moetap_forecast_share(f), p->current, &p->plan,
 		    &error) < 0)
 		return cli_fail("hints publish", "%s", error.text);
-	moetap_decide(p->outlook.state, f, p->current, p->plan, p->threshold, &p->decision);
-	p->decision.known = known;
 	return CLI_DONE;
 }
 
@@ -501,26 +490,129 @@ static int look_at_network(struct publication *p)
 	return CLI_DONE;
 }
 
-static int send_hint(const struct publication *p)
+/** Tokens a step, of the steps that the forecast looked at. Returns an exit status. */
+static int find_tokens(const struct publication *p, double *tokens)
+{
+	uint32_t layers = moetap_series_layers(p->outlook.series);
+	uint32_t experts = moetap_series_experts(p->outlook.series);
+	double *loads = malloc((size_t)layers * experts * sizeof(*loads));
+	struct moetap_forecast_info info;
+	int status;
+
+	if (loads == NULL)
+		return cli_fail("hints publish", "out of memory");
+	moetap_forecast_info(p->outlook.forecast, &info);
+	moetap_series_mean_tokens(p->outlook.series, info.window, loads);
+	status = prices_tokens("hints publish", &p->prices, layers, experts, loads, tokens);
+	free(loads);
+	return status;
+}
+
+/** With a placement that is unknown nothing is planned. */
+static int decide_unknown(struct publication *p)
+{
+	if (moetap_decide(p->outlook.state, p->outlook.forecast, p->current, p->current,
+		    p->rule.threshold, &p->decision) < 0)
+		return cli_fail("hints publish", "the placement does not fit the loads");
+	snprintf(p->decision.reason, sizeof(p->decision.reason), "keep: placement unknown: %s",
+		p->unknown);
+	return CLI_DONE;
+}
+
+/** What plans made earlier would have saved, if any can be judged. Returns an exit status. */
+static int find_trial(const struct publication *p, struct moetap_trial *trial, bool *found)
+{
+	int64_t step = moetap_series_last_step(p->outlook.series);
+	struct moetap_forecaster *forecaster = NULL;
+	struct moetap_trials *trials = NULL;
+	struct moetap_error error;
+	int ret = moetap_trials_new(&trials);
+
+	*found = false;
+	snprintf(error.text, sizeof(error.text), "out of memory");
+	if (ret == 0)
+		ret = moetap_forecaster_new(
+			p->request.method, p->request.window, &forecaster, &error);
+	if (ret == 0)
+		ret = moetap_trials_replay(trials, p->outlook.series, step, p->current, p->policy,
+			forecaster, p->request.horizon, &error);
+	if (ret == 0) {
+		ret = moetap_trials_best(trials, p->outlook.series, step, p->current, trial);
+		*found = ret == 0;
+	}
+	moetap_trials_free(trials);
+	moetap_forecaster_free(forecaster);
+	return ret == 0 || ret == -ENODATA ? CLI_DONE : cli_fail("hints publish", "%s", error.text);
+}
+
+/** With prices: what speaks for a move besides the forecast. Returns an exit status. */
+static int find_evidence(struct publication *p, struct moetap_prices *prices, double *tokens,
+	struct moetap_trial *trial)
+{
+	bool found = false;
+	int status = prices_make("hints publish", &p->prices, prices);
+
+	if (status == CLI_DONE)
+		status = find_tokens(p, tokens);
+	if (status == CLI_DONE)
+		status = find_trial(p, trial, &found);
+	p->rule.prices = prices;
+	p->rule.tokens = tokens;
+	p->rule.trial = found ? trial : NULL;
+	return status;
+}
+
+static int decide_move(struct publication *p)
+{
+	double *tokens = calloc(moetap_series_layers(p->outlook.series), sizeof(*tokens));
+	struct moetap_prices prices;
+	struct moetap_trial trial;
+	int status = CLI_DONE;
+
+	if (tokens == NULL)
+		return cli_fail("hints publish", "out of memory");
+	if (prices_given(&p->prices))
+		status = find_evidence(p, &prices, tokens, &trial);
+	p->rule.last_plan = moetap_publisher_last_plan(p->publisher);
+	if (status == CLI_DONE && moetap_decide_move(p->outlook.state, p->outlook.forecast,
+					  p->current, p->plan, &p->rule, &p->decision) < 0)
+		status = cli_fail("hints publish", "out of memory");
+	free(tokens);
+	return status;
+}
+
+static int decide(struct publication *p)
+{
+	int status = p->known == MOETAP_KNOWN_NOT ? decide_unknown(p) : decide_move(p);
+
+	p->decision.known = p->known;
+	return status;
+}
+
+static int open_page(struct publication *p)
 {
 	const struct moetap_forecast *f = p->outlook.forecast;
-	struct moetap_publisher *publisher;
+	struct moetap_error error;
+
+	if (moetap_publisher_open(p->name, moetap_forecast_layers(f), moetap_forecast_experts(f),
+		    &p->shape, &p->publisher, &error) < 0)
+		return cli_fail("hints publish", "%s", error.text);
+	if (moetap_publisher_terms(p->publisher, &p->terms) == 0)
+		return CLI_DONE;
+	moetap_publisher_close(p->publisher);
+	return cli_fail("hints publish",
+		"--bias-rate must be 0 or more, --lifetime from 0 to 10^9 seconds");
+}
+
+static int send_hint(const struct publication *p)
+{
 	struct moetap_hint_reader reader;
 	struct moetap_error error;
 	int ret;
 
-	if (moetap_publisher_open(p->name, moetap_forecast_layers(f), moetap_forecast_experts(f),
-		    &p->shape, &publisher, &error) < 0)
-		return cli_fail("hints publish", "%s", error.text);
-	if (moetap_publisher_terms(publisher, &p->terms) < 0) {
-		moetap_publisher_close(publisher);
-		return cli_fail("hints publish",
-			"--bias-rate must be 0 or more, --lifetime from 0 to 10^9 seconds");
-	}
-	ret = moetap_publisher_publish(publisher, p->outlook.state, f,
-		p->decision.verdict == MOETAP_PLAN ? p->plan : p->current, &p->decision, &error);
-	moetap_publisher_close(publisher);
-	if (ret < 0)
+	if (moetap_publisher_publish(p->publisher, p->outlook.state, p->outlook.forecast,
+		    p->decision.verdict == MOETAP_PLAN ? p->plan : p->current, &p->decision,
+		    &error) < 0)
 		return cli_fail("hints publish", "%s", error.text);
 	/* Shown as a job would read it. */
 	ret = moetap_hint_open(&reader, p->name);
@@ -544,11 +636,17 @@ static int run_publication(struct publication *p, const char *trace)
 	if (status == CLI_DONE)
 		status = find_current(p);
 	if (status == CLI_DONE)
-		status = decide(p);
+		status = make_plan(p);
 	if (status == CLI_DONE)
 		status = look_at_network(p);
 	if (status == CLI_DONE)
-		status = send_hint(p);
+		status = open_page(p);
+	if (status == CLI_DONE) {
+		status = decide(p);
+		if (status == CLI_DONE)
+			status = send_hint(p);
+		moetap_publisher_close(p->publisher);
+	}
 	moetap_plan_free(p->plan);
 	moetap_plan_free(p->current);
 	moetap_placements_free(p->placements);
@@ -560,14 +658,16 @@ static int run_publication(struct publication *p, const char *trace)
 static const char publish_about[] =
 	"From a trace to a hint: forecasts, looks at the state, plans, and publishes a plan on "
 	"the\npage NAME only if all layers are stable and the plan's predicted gain exceeds the\n"
-	"threshold; else the hint says 'keep' and why. Prints the hint as 'hints show' does. The\n"
-	"page stays in " MOETAP_HINT_PATH "NAME.\n\n"
+	"threshold; else the hint says 'keep' and why. With any of the prices, what it saves over\n"
+	"the horizon at the low end of the intervals must also be twice what the move costs; or\n"
+	"plans made earlier have, on the steps since, saved more than that cost.\n"
+	"Prints the hint as 'hints show' does. The page stays in " MOETAP_HINT_PATH "NAME.\n\n"
 	"  moetap hints publish --horizon 1000 --ranks 8 --slots 72 my-job loads.csv";
 
 static int publish(int argc, char **argv)
 {
 	struct publication p = {
-		.shape = {.nodes = 1, .groups = 1}, .threshold = MOETAP_GAIN_THRESHOLD,
+		.shape = {.nodes = 1, .groups = 1}, .rule = {.threshold = MOETAP_GAIN_THRESHOLD},
 		.terms = {.bias_rate = MOETAP_BIAS_RATE}, .traffic_class = -1};
 	int first, status;
 	const struct cli_option options[] = {
@@ -583,8 +683,11 @@ static int publish(int argc, char **argv)
 			"the trace counts slots, as the wire shows them, of E experts", false},
 		{"placement", CLI_TEXT, &p.stated, "PLAN.json@STEP,...",
 			"with --experts: placements in force from these steps on", false},
-		{"threshold", CLI_NUMBER, &p.threshold, "X",
+		{"threshold", CLI_NUMBER, &p.rule.threshold, "X",
 			"gain that a plan must bring, as a fraction (0.05)", false},
+		PRICE_OPTIONS(p.prices),
+		{"min-interval", CLI_COUNT, &p.rule.interval, "K",
+			"least steps between two plans on this page (none)", false},
 		{"lifetime", CLI_NUMBER, &p.terms.lifetime, "SECONDS",
 			"after which the hint is stale (0: only after its steps)", false},
 		{"bias-rate", CLI_NUMBER, &p.terms.bias_rate, "RATE",

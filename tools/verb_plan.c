@@ -3,8 +3,10 @@
 #include "cli.h"
 #include "loads.h"
 #include "moetap.h"
+#include "prices.h"
 #include "verbs.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +24,8 @@ static const char about[] =
 	"layer,slot,rank,node,expert.\n\n"
 	"With --phases, plans kept for the phases of a job (prefill, decode, ...): the most even "
 	"one\nis printed again if it is at 0.99 or above, else a new one is made.\n\n"
+	"With --current and any of the prices also what the move costs and after how many steps it\n"
+	"has paid.\n\n"
 	"  moetap forecast --horizon 1000 loads.csv | moetap plan --ranks 8 --slots 72 -";
 
 /** What to plan. */
@@ -32,7 +36,6 @@ struct job {
 	const char *phases;	 /**< paths, with commas; NULL: none */
 	char *phase;		 /**< path of the one that was picked; NULL: a new plan */
 	int objective;		 /**< 0 tokens, 1 experts */
-	uint32_t tokens;	 /**< of a layer in a step; 0: as in the loads */
 	bool split;		 /**< groups may be split over nodes */
 	bool parts;		 /**< unequal parts are wanted */
 	struct moetap_gate gate; /**< topk 0: not told */
@@ -43,6 +46,10 @@ struct job {
 	double unseen; /**< part of the loads that is estimated */
 	struct moetap_plan *current, *plan;
 	struct moetap_plan *kept; /**< with split: the plan that keeps groups */
+	struct price_options price_options;
+	bool priced;
+	struct moetap_prices prices;
+	struct moetap_move move;
 };
 
 static int read_loads(struct job *job, const char *path)
@@ -82,10 +89,10 @@ static int scale_loads(const struct job *job)
 		double sum = layer_tokens(job, l);
 
 		shares &= sum < 1 + 1e-6;
-		for (uint32_t e = 0; e < job->experts && job->tokens > 0 && sum > 0; e++)
-			job->loads[(size_t)l * job->experts + e] *= job->tokens / sum;
+		for (uint32_t e = 0; e < job->experts && job->price_options.tokens > 0 && sum > 0; e++)
+			job->loads[(size_t)l * job->experts + e] *= job->price_options.tokens / sum;
 	}
-	if (shares && job->tokens == 0 && (job->objective == 1 || job->token_bytes > 0))
+	if (shares && job->price_options.tokens == 0 && (job->objective == 1 || job->token_bytes > 0))
 		return cli_fail("plan",
 			"the loads are shares, which do not say how many tokens a step has; give "
 			"--tokens");
@@ -239,6 +246,16 @@ static int add_parts(const struct job *job, json_t *root)
 	return CLI_DONE;
 }
 
+static json_t *move_json(const struct job *job)
+{
+	const struct moetap_move *m = &job->move;
+
+	return json_pack("{s:I, s:f, s:f, s:f, s:f, s:o, s:o}", "slots", (json_int_t)m->slots,
+		"bytes_inside", m->inside, "bytes_outside", m->outside, "seconds", m->seconds,
+		"saved_a_step", m->gain, "pays_after_steps", cli_number(m->steps), "prices",
+		prices_json(&job->prices));
+}
+
 /** What was asked for beside the plan. */
 static void add_asked(const struct job *job, json_t *root)
 {
@@ -253,6 +270,8 @@ static void add_asked(const struct job *job, json_t *root)
 	if (job->current != NULL)
 		json_object_set_new(
 			root, "moves", json_integer(moetap_plan_moves(job->plan, job->current)));
+	if (job->priced)
+		json_object_set_new(root, "move", move_json(job));
 }
 
 static int print_json(const struct job *job)
@@ -360,6 +379,52 @@ static int check_gate(const struct job *job)
 		g->limit, g->groups, job->experts / g->groups);
 }
 
+/** CSV has no place for it. */
+static void report_move(const struct job *job)
+{
+	const struct moetap_move *m = &job->move;
+
+	fprintf(stderr,
+		"moetap plan: the move: %lld slots, %.4g bytes inside and %.4g between nodes, "
+		"%.3g s; it saves %.3g s a step and ",
+		(long long)m->slots, m->inside, m->outside, m->seconds, m->gain);
+	if (isfinite(m->steps))
+		fprintf(stderr, "has paid after %.4g steps\n", m->steps);
+	else
+		fprintf(stderr, "never pays\n");
+}
+
+/** Makes loads of a layer add up to `tokens`. */
+static void scale(double *load, uint32_t experts, double tokens)
+{
+	double sum = 0;
+
+	for (uint32_t e = 0; e < experts; e++)
+		sum += load[e];
+	for (uint32_t e = 0; e < experts && sum > 0; e++)
+		load[e] *= tokens / sum;
+}
+
+/** Prices the move from the current placement. */
+static int price(struct job *job)
+{
+	double *tokens = malloc(job->layers * sizeof(*tokens));
+	int status = prices_make("plan", &job->price_options, &job->prices);
+
+	if (tokens == NULL)
+		status = cli_fail("plan", "out of memory");
+	if (status == CLI_DONE)
+		status = prices_tokens("plan", &job->price_options, job->layers, job->experts,
+			job->loads, tokens);
+	for (uint32_t l = 0; l < job->layers && status == CLI_DONE; l++)
+		scale(job->loads + (size_t)l * job->experts, job->experts, tokens[l]);
+	if (status == CLI_DONE && moetap_plan_price(job->plan, job->current, job->loads,
+					  &job->prices, &job->move) < 0)
+		status = cli_fail("plan", "out of memory");
+	free(tokens);
+	return status;
+}
+
 /** Reads the loads and the current placement, and plans. */
 static int make_plan(struct job *job, const char *path)
 {
@@ -381,12 +446,16 @@ static int make_plan(struct job *job, const char *path)
 		moetap_plan_make(job->policy, &job->shape, job->layers, job->experts, job->loads,
 			job->current, &job->plan, &error) < 0)
 		status = cli_fail("plan", "%s", error.text);
+	if (status == CLI_DONE && job->priced)
+		status = price(job);
 	return status;
 }
 
 /** What options say together. */
 static int check_options(const struct cli *cli, struct job *job)
 {
+	struct price_options prices = job->price_options;
+
 	if (job->policy != NULL && strcmp(job->policy, "experts") == 0)
 		job->objective = 1;
 	else if (job->objective == 1 && job->policy != NULL)
@@ -399,6 +468,10 @@ static int check_options(const struct cli *cli, struct job *job)
 		return cli_usage(cli, "--topk-groups and --token-bytes want --topk");
 	if (job->token_bytes < 0)
 		return cli_usage(cli, "--token-bytes cannot be negative");
+	job->priced = job->current_path != NULL && prices_given(&job->price_options);
+	prices.tokens = 0; /* which is more than a price */
+	if (job->current_path == NULL && prices_given(&prices))
+		return cli_usage(cli, "prices need --current: what is moved from");
 	job->gate.groups = job->shape.groups;
 	if (job->gate.limit == 0)
 		job->gate.limit =
@@ -420,13 +493,12 @@ int verb_plan(int argc, char **argv)
 		{"groups", CLI_COUNT, &job.shape.groups, "G", "groups of experts (1: none)", false},
 		{"current", CLI_TEXT, &job.current_path, "PLAN.json",
 			"placement in force: keep slots where experts stay, count moves", false},
+		PRICE_OPTIONS(job.price_options),
 		{"last", CLI_COUNT, &job.last, "K", "only the last K steps of the trace", false},
 		{"phases", CLI_TEXT, &job.phases, "PLAN.json,...",
 			"plans kept, one a phase: take the one that fits, if any does", false},
 		{"objective", CLI_CHOICE, &job.objective, "tokens|experts",
 			"even tokens (default), or experts activated: memory-bound decode", false},
-		{"tokens", CLI_COUNT, &job.tokens, "T",
-			"token-expert assignments of a layer in a step (as in LOADS)", false},
 		{"parts", CLI_FLAG, &job.parts, NULL,
 			"unequal parts of tokens for replicas too, and how even ranks are then",
 			false},
@@ -451,6 +523,8 @@ int verb_plan(int argc, char **argv)
 	status = check_options(&cli, &job);
 	if (status == CLI_DONE)
 		status = make_plan(&job, argv[first]);
+	if (status == CLI_DONE && job.priced && format != 0)
+		report_move(&job);
 	if (status == CLI_DONE && format == 0)
 		status = print_json(&job);
 	else if (status == CLI_DONE)

@@ -22,6 +22,8 @@ int verb_demo(int argc, char **argv);
 int verb_backtest(int argc, char **argv);
 int verb_forecast(int argc, char **argv);
 int verb_plan(int argc, char **argv);
+int verb_advise(int argc, char **argv);
+int verb_simulate(int argc, char **argv);
 int verb_hints(int argc, char **argv);
 int verb_learn(int argc, char **argv);
 int verb_doctor(int argc, char **argv);

@@ -97,8 +97,8 @@ class Case(unittest.TestCase):
 
 
 class Help(Case):
-    VERBS = ("demo", "count", "learn", "map check", "map load", "forecast", "backtest", "plan", "hints publish",
-             "hints show", "hints watch", "hints network", "doctor", "map presets")
+    VERBS = ("demo", "count", "learn", "map check", "map load", "forecast", "backtest", "plan", "advise", "simulate",
+             "hints publish", "hints show", "hints watch", "hints network", "doctor", "map presets")
 
     def test_table(self):
         verbs = run("--complete").stdout.split()
@@ -807,6 +807,33 @@ class Plan(Case):
             self.assertEqual(other["moves"], moves)
             self.assertGreater(moves, 0)
 
+    def test_price(self):
+        """Two ranks swap an expert; from the definition in moetap.h."""
+        current = json.dumps({"physical_to_logical_map": [[0, 1, 2, 3]]})
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(current)
+            file.flush()
+            args = ("plan", "--ranks", 2, "--slots", 4, "--current", file.name, "--expert-bytes", 1e9,
+                    "--inside", 2e9, "--token-us", 1000)
+            loads = "step,l0_e0,l0_e1,l0_e2,l0_e3\n0,400,300,200,100\n"
+            move = json.loads(self.good(*args, "-", stdin=loads))["move"]
+            self.assertEqual(move["prices"], {"expert_bytes": 1e9, "inside": 2e9, "outside": 50e9, "token_us": 1000})
+            self.assertEqual((move["slots"], move["bytes_inside"], move["bytes_outside"]), (2, 2e9, 0))
+            self.assertAlmostEqual(move["seconds"], 0.5)
+            self.assertAlmostEqual(move["saved_a_step"], 0.2)
+            self.assertAlmostEqual(move["pays_after_steps"], 2.5)
+            half = json.loads(self.good(*args, "--tokens", 500, "-", stdin=loads))["move"]
+            self.assertAlmostEqual(half["pays_after_steps"], 5)
+            even = json.loads(self.good(*args, "-", stdin=loads.replace("0,400,300,200,100", "0,1,1,1,1")))
+            self.assertEqual((even["moves"], even["move"]["pays_after_steps"]), (0, 0))
+            result = run(*args, "--format", "csv", "-", stdin=loads)
+            self.assertRegex(result.stderr, r"2 slots, 2e\+09 bytes inside and 0 between nodes, 0.5 s; .* after 2.5 steps")
+            shares = "layer,expert,share\n0,0,0.4\n0,1,0.3\n0,2,0.2\n0,3,0.1\n"
+            result = run(*args, "-", stdin=shares)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("--tokens must say", result.stderr)
+        self.bad(2, "--current", "plan", "--ranks", 2, "--slots", 4, "--token-us", 5, TRACE)
+
     def test_wrong_current(self):
         for text, pattern in (("{", r":1: column \d+:"), ("[]", "2 layers"),
                               ('{"physical_to_logical_map": [[1],[2]]}', "16 experts"),
@@ -934,6 +961,127 @@ class Plan(Case):
         self.bad(2, "--slots S is missing", "plan", "--ranks", 4, "-", stdin=loads)
         self.bad(1, "no policy 'x'", "plan", "--ranks", 4, "--slots", 12, "--policy", "x", "-",
                  stdin=loads)
+
+
+class Simulate(Case):
+    def test_table(self):
+        got = rows(self.good("simulate", "--ranks", 8, "--slots", 64, "--shape", "shift", "--layers", 2, "--steps", 1500))
+        self.assertEqual([r["when"] for r in got], ["never", "every", "moetap"])
+        never, every, ours = (float(r["seconds"]) for r in got)
+        self.assertLess(ours, min(never, every))
+        self.assertAlmostEqual(float(got[2]["saved"]), 1 - ours / never, places=3)
+
+    def test_plot(self):
+        if shutil.which("gnuplot") is None:
+            self.skipTest("no gnuplot")
+        with tempfile.TemporaryDirectory() as where:
+            path = os.path.join(where, "plot.svg")
+            self.good("simulate", "--ranks", 4, "--slots", 16, "--plot", path, TRACE)
+            self.assertIn("<svg", read(path))
+            self.bad(1, "ends in .svg or .png", "simulate", "--ranks", 4, "--slots", 16, "--plot", path + "x", TRACE)
+            self.bad(1, "evenly", "simulate", "--ranks", 3, "--slots", 16, "--plot", path, TRACE)
+            self.assertFalse(os.path.exists(path))  # no empty picture is left
+
+    def test_errors(self):
+        self.assertIn("hot-rank", self.good("simulate", "--shape", "list"))
+        self.bad(1, "no loads of kind 'x'", "simulate", "--ranks", 4, "--slots", 16, "--shape", "x")
+        self.bad(2, "either TRACE or --shape", "simulate", "--ranks", 4, "--slots", 16)
+        self.bad(1, "evenly", "simulate", "--ranks", 3, "--slots", 16, TRACE)
+
+
+class Advise(Case):
+    """Should a job balance its experts? Rank 0 has more than its part, always, seldom or not at all."""
+    SHAPE = ("--ranks", 2, "--slots", 4)
+
+    def advise(self, loads, *args):
+        text = "".join(["step,l0_e0,l0_e1,l0_e2,l0_e3\n"] + [f"{step},{','.join(map(str, load))}\n"
+                                                           for step, load in enumerate(loads)])
+        return json.loads(self.good("advise", *self.SHAPE, "--format", "json", *args, "-", stdin=text))
+
+    def test_trial(self):
+        """7 of 10 tokens on rank 0; planned on two steps, 5. By hand: of 200 s, 2 of 7 are saved."""
+        price = ("--token-us", 1e3, "--expert-bytes", 160e9)
+        got = self.advise([(4000, 3000, 2000, 1000)] * 40, *price)
+        self.assertEqual(got["verdict"], "trial", got["reason"])
+        self.assertEqual((got["planned_from"], got["judged_on"], got["slots"]), ([0, 19], [20, 39], 2))
+        for key, value in {"before": 5 / 7, "after": 1, "expected": 1, "gain": 2 / 7, "low": 2 / 7, "high": 2 / 7,
+                           "move_seconds": 1, "threshold": 0.05}.items():
+            self.assertAlmostEqual(got[key], value, places=6, msg=key)
+        for seconds in got["seconds"]:
+            self.assertAlmostEqual(seconds, 20 * 2)
+        self.assertIn("pays after 1 steps at most", self.advise([(4000, 3000, 2000, 1000)] * 40, *price)["reason"])
+        # --window: the last steps; the plan is of those before.
+        got = self.advise([(4000, 3000, 2000, 1000)] * 40, *price, "--window", 10)
+        self.assertEqual((got["planned_from"], got["judged_on"]), ([0, 29], [30, 39]))
+
+    def test_not_now(self):
+        got = self.advise([(2600, 2500, 2500, 2400)] * 40)
+        self.assertEqual(got["verdict"], "not now")
+        self.assertIn("no more than the 5.0 % that are asked for", got["reason"])
+        # Much is saved, but the move takes longer than the steps judged on.
+        got = self.advise([(4000, 3000, 2000, 1000)] * 40, "--stall", 3600)
+        self.assertEqual(got["verdict"], "not now")
+        self.assertIn("no more than the 3.6e+03 s of the move", got["reason"])
+
+    def test_not_enough(self):
+        got = self.advise([(4000, 3000, 2000, 1000)] * 15)
+        self.assertEqual(got["verdict"], "not enough evidence")
+        self.assertIn("15 steps are too few", got["reason"])
+        # Sometimes the plan helps, sometimes it harms.
+        got = self.advise([(4000, 3000, 2000, 1000)] * 20 +
+                          [(4000, 3000, 2000, 1000), (4000, 1000, 2000, 3000)] * 3 +
+                          [(4000, 3000, 2000, 1000)] * 6 + [(4000, 1000, 2000, 3000)] * 8)
+        self.assertEqual(got["verdict"], "not enough evidence", got)
+        self.assertLess(got["low"], 0.05)
+        self.assertGreater(got["high"], 0.05)
+        self.assertEqual(self.advise([(4, 3, 2, 1)] * 20 + [(0, 0, 0, 0)] * 20)["verdict"], "not enough evidence")
+        # Rounds that are not exact tell little.
+        lines = "".join(json.dumps({
+            "round": step, "step": step, "layer": 0, "phase": "dispatch", "exact": step % 5 != 0,
+            "quality": "" if step % 5 else "gap", "lost": 0, "experts": 4, "cells": [{"src": src, "dst": e // 2, "expert": e, "tokens": tokens, "bytes": tokens}
+                      for src in range(2) for e, tokens in enumerate((4000, 3000, 2000, 1000))]}) + "\n"
+            for step in range(40))
+        got = json.loads(self.good("advise", *self.SHAPE, "--format", "json", "-", stdin=lines))
+        self.assertEqual(got["verdict"], "not enough evidence")
+        self.assertIn("20 % of the rounds are not exact", got["reason"])
+        self.assertEqual((got["rounds"], got["flagged"]), (40, 8))
+
+    def test_text(self):
+        text = self.good("advise", "--ranks", 4, "--slots", 20, TRACE)
+        for words in ("verdict       not now: ", "judged on     steps 1000 to 1999", "as forecast", "80 % interval"):
+            self.assertIn(words, text)
+        self.assertNotIn("not exact", text)  # a CSV does not say it
+
+    @unittest.skipUnless(os.access(FIRMWARE, os.X_OK), "moetap-fw was not built")
+    def test_page(self):
+        """The rounds that the page of a running firmware holds: three steps here."""
+        name = f"test-advise-{os.getpid()}"
+        with tempfile.TemporaryDirectory() as where:
+            with gzip.open(CAPTURE) as packed, open(os.path.join(where, "c.pcap"), "wb") as file:
+                shutil.copyfileobj(packed, file)
+            port = f"net_pcap0,rx_pcap={file.name}"
+            firmware = subprocess.Popen(
+                [FIRMWARE, "--no-huge", "-m", "64", "--no-pci", "--no-telemetry", "--file-prefix", name, "--vdev", port,
+                 "--", "--map", MAP, "--page", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                for _ in range(200):
+                    result = run("advise", *self.SHAPE, "--page", name)
+                    if result.stdout.startswith("verdict       not enough evidence: 3 steps are too few"):
+                        break
+                    time.sleep(0.1)
+                else:
+                    self.fail(result.stdout + result.stderr)
+            finally:
+                firmware.terminate()
+                firmware.wait(20)
+
+    def test_errors(self):
+        self.bad(2, "either TRACE or --page", "advise", *self.SHAPE)
+        self.bad(2, "either TRACE or --page", "advise", *self.SHAPE, "--page", "x", TRACE)
+        self.bad(1, "is moetap-fw running", "advise", *self.SHAPE, "--page", f"none-{os.getpid()}")
+        self.bad(1, "evenly", "advise", "--ranks", 3, "--slots", 16, TRACE)
+        self.bad(1, "--stall must be 0 or more", "advise", "--ranks", 4, "--slots", 16, "--stall", -1, TRACE)
+        self.bad(1, "--token-us must be above 0", "advise", "--ranks", 4, "--slots", 16, "--token-us", -1, TRACE)
 
 
 class Page:
@@ -1176,6 +1324,38 @@ class Hints(Case):
             self.bad(1, "is not PLAN.json@STEP", "hints", "publish", *shape, "--placement", plan.name, self.name,
                      "-", stdin="\n".join(lines) + "\n")
         self.bad(2, "goes with", "hints", "publish", *self.SHAPE, "--placement", "x@1", self.name, TRACE)
+
+    def test_prices(self):
+        """What a plan saves at the low end must pay for the move; few tokens do not."""
+        self.publish("--tokens", 8192)
+        self.assertRegex(self.show()["reason"],
+                         r"^plan: .* slots to move in [\d.]+ s; a trial of 1600 steps saved at least [\d.]+ s$")
+        self.publish("--tokens", 100)
+        self.assertRegex(self.show()["reason"], r"^keep: .* at the low end .* no more than 2 times")
+        self.publish("--expert-bytes", 1000)  # the tokens of the trace
+        self.assertEqual(self.show()["verdict"], "plan")
+        # While loads are transient, plans of earlier steps show that a move pays, if it does.
+        early = "".join(read(TRACE).splitlines(True)[:600])
+        for price, said in ((262144, "^plan: balancedness"), (100, "^keep: transient")):
+            self.good("hints", "publish", *self.SHAPE, "--tokens", price, self.name, "-", stdin=early)
+            self.assertRegex(self.show()["reason"], said)
+        self.bad(1, "--inside must be above 0", "hints", "publish", *self.SHAPE, "--inside", -1, self.name, TRACE)
+        self.bad(1, "--tokens must be above 0", "hints", "publish", *self.SHAPE, "--tokens", -1, self.name, TRACE)
+        shares = self.good("forecast", "--horizon", 100, TRACE)
+        result = run("hints", "publish", *self.SHAPE, "--token-us", 1, self.name, "-", stdin=shares)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("the loads are shares: --tokens", result.stderr)
+
+    def test_min_interval(self):
+        """The page keeps the step of the last plan, over hints to keep and new writers."""
+        whole = read(TRACE).splitlines(True)
+        def publish(steps, *args):
+            self.good("hints", "publish", *self.SHAPE, *args, self.name, "-", stdin="".join(whole[:steps + 1]))
+            return self.show()["reason"]
+        self.assertRegex(publish(1950, "--min-interval", 30), "^plan:")
+        self.assertRegex(publish(1960, "--min-interval", 30), "^keep: the last plan is 10 steps old, less than 30")
+        self.assertRegex(publish(1979, "--min-interval", 30), "^keep: the last plan is 29 steps old")
+        self.assertRegex(publish(1980, "--min-interval", 30), "^plan:")
 
     def test_watch(self):
         with subprocess.Popen([MOETAP, "hints", "watch", self.name], text=True,
