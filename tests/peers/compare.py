@@ -3,7 +3,8 @@
 """Compares moetap's forecasts with what else a user could take, on one trace and the same origins:
 ARIMA and exponential smoothing of statsmodels, auto.arima, ets, ses and thetaf of R's package
 forecast, and an LSTM in PyTorch. All peers get the shares once as single samples (the last --last
-of them) and once averaged over blocks; the better of these counts for a peer.
+of them) and once averaged over blocks; the better of these counts for a peer. With --layers, moetap
+too gets no other layers.
 
 usage: tests/peers/compare.py [options] TRACE.csv     (see --help)
 Debian packages: python3-numpy python3-statsmodels python3-torch r-cran-forecast
@@ -20,6 +21,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -32,7 +34,7 @@ R = ("auto.arima", "ets", "ses", "thetaf")
 
 
 def read_trace(path):
-    """Steps and shares [steps][layers][experts]; layers without tokens are refused: no peer could
+    """Steps and tokens [steps][layers][experts]; layers without tokens are refused: no peer could
     read them."""
     with open(path, newline="") as file:
         rows = csv.reader(file)
@@ -46,7 +48,16 @@ def read_trace(path):
     tokens = tokens.transpose(2, 0, 1)
     if (tokens.sum(2) == 0).any():
         sys.exit("compare.py: a layer without tokens")
-    return steps, tokens / tokens.sum(2, keepdims=True)
+    return steps, tokens
+
+
+def write_trace(file, steps, tokens):
+    """The same for moetap."""
+    _, layers, experts = tokens.shape
+    file.write("step," + ",".join(f"l{l}_e{e}" for l in range(layers) for e in range(experts)) + "\n")
+    for step, row in zip(steps, tokens.reshape(len(steps), -1)):
+        file.write(f"{step}," + ",".join(f"{v:.0f}" for v in row) + "\n")
+    file.flush()
 
 
 class Task:
@@ -202,7 +213,7 @@ def judge(means, origins, steps, shares, horizons):
     return result
 
 
-def run_moetap(args, horizons):
+def run_moetap(args, trace, horizons):
     out = {}
     for method in ("auto", "arima", "lstm", "sw_avg", "last"):
         result, seconds = [], 0
@@ -210,7 +221,7 @@ def run_moetap(args, horizons):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             text = subprocess.run([args.moetap, "backtest", "--horizon", str(horizon), "--method", method,
                                    "--from", str(args.start), "--every", str(args.every), "--format", "json",
-                                   args.trace], stdout=subprocess.PIPE, check=True).stdout
+                                   trace], stdout=subprocess.PIPE, check=True).stdout
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             line = next(r for r in json.loads(text)["backtest"] if r["state"] == "all")
             result.append((line["rel"], line["norm"]))
@@ -252,19 +263,25 @@ def main():
     parser.add_argument("--horizons", default="100,500,1000,2000", help="steps (default %(default)s)")
     parser.add_argument("--from", dest="start", type=int, default=500, help="first origin (default 500)")
     parser.add_argument("--every", type=int, default=250, help="steps between origins (default 250)")
-    parser.add_argument("--blocks", default="25,100", help="lengths of blocks, samples (default %(default)s)")
+    parser.add_argument("--blocks", default="100,25,1", help="lengths of blocks, samples (default %(default)s)")
+    parser.add_argument("--layers", help="only these layers, as 0,4,8")
     parser.add_argument("--last", type=int, default=300, help="single samples, and blocks, that a peer gets")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
     parser.add_argument("--skip", default="", help="peers to leave out: r, statsmodels, torch")
     args = parser.parse_args()
     horizons = [int(h) for h in args.horizons.split(",")]
-    steps, shares = read_trace(args.trace)
+    steps, tokens = read_trace(args.trace)
+    if args.layers:
+        tokens = tokens[:, [int(l) for l in args.layers.split(",")]]
+    shares = tokens / tokens.sum(2, keepdims=True)
     stride = int(np.diff(steps).min())
     origins = list(range(args.start, int(steps[-1]) - min(horizons) + 1, args.every))
-    table = {(name, ""): value for name, value in run_moetap(args, horizons).items()}
+    with tempfile.NamedTemporaryFile("w", suffix=".csv") as trace:
+        write_trace(trace, steps, tokens)
+        table = {(name, ""): value for name, value in run_moetap(args, trace.name, horizons).items()}
     print("method,counting,seconds," + ",".join(f"rel_{h},norm_{h}" for h in horizons))
     say(table)
-    for length in [int(b) for b in args.blocks.split(",")][::-1] + [1]:
+    for length in [int(b) for b in args.blocks.split(",")]:
         tasks = tasks_of(origins, steps, shares, horizons, length, args.last, stride)
         counting = "single" if length == 1 else f"blocks of {length}"
         for peer, run in (("torch", lambda: run_torch(tasks)), ("statsmodels", lambda: run_statsmodels(tasks, args.jobs)),
