@@ -66,7 +66,7 @@ enum { SMALL, LARGE, GROUPS };
 /** How much the regression is held back, as a part of what it rests on. */
 #define RIDGE 0.1
 /** A candidate's weight is its mean square error to minus this. */
-#define POWER 10
+#define POWER 5
 
 typedef float matrix[MEMBERS][MEMBERS];
 
@@ -396,7 +396,7 @@ static void judge(struct level_state *s, const struct snapshot *then, uint32_t b
 	double memory = fmax(MEMORY_LEAST, MEMORY_PART * s->tick);
 	double memory_rate = fmax(fmax(MEMORY_LEAST_RATE, MEMORY_PART_RATE * s->tick), steps / 2);
 	const struct keep keep = {
-		exp2(-apart / memory), exp2(-apart / memory_rate), exp2(-apart / steps)};
+		exp2(-apart / memory), exp2(-apart / memory_rate), exp2(-2 * apart / steps)};
 
 	for (uint32_t l = 0; l < s->layers; l++)
 		judge_layer(s, then, b, l, &keep);
@@ -737,7 +737,7 @@ static void level_add(void *state, const struct observation *o)
 		if (is_usable(s, o, l))
 			add_levels(s, l, o->share + (size_t)l * s->experts, o->sum[l]);
 	}
-	mtl_season_add(s->season, o->share);
+	mtl_season_add(s->season, o->step, o->share);
 	judge_snapshots(s);
 	fit_some(s);
 	take_snapshot(s);
@@ -873,9 +873,9 @@ static double predict_layer(
 
 /** Takes the steps of a period ago instead, in layers that had tokens then, if there is a period.
  * Returns the period, or 0. */
-static uint32_t predict_season(struct level_state *s, uint64_t ahead, double *share)
+static uint32_t predict_season(struct level_state *s, int64_t horizon, double *share)
 {
-	uint32_t period = mtl_season_predict(s->season, ahead, s->seasonal);
+	uint32_t period = mtl_season_predict(s->season, horizon, s->seasonal);
 
 	for (uint32_t l = 0; l < s->layers && period > 0; l++) {
 		size_t at = (size_t)l * s->experts;
@@ -909,7 +909,7 @@ static void level_predict(const struct question *q, double *share, int64_t *firs
 			window = fmax(
 				window, predict_layer(s, &a, l, share + (size_t)l * s->experts));
 	}
-	window = fmax(window, predict_season(s, (uint64_t)llround(steps), share));
+	window = fmax(window, predict_season(s, q->horizon, share));
 	*first = s->last - llround(fmax(window - 1, 0) * each);
 	*first = *first > s->first ? *first : s->first;
 }

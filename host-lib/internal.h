@@ -289,11 +289,11 @@ int mtl_season_open(uint32_t layers, uint32_t experts, struct season **season);
 void mtl_season_close(struct season *season);
 
 /** The next step: share[layers][experts]. */
-void mtl_season_add(struct season *season, const double *share);
+void mtl_season_add(struct season *season, int64_t step, const double *share);
 
-/** The mean over the next `ahead` steps if they are as those a period ago. Returns the period, or 0
- * when there is none that would help, and leaves `share` alone. */
-uint32_t mtl_season_predict(const struct season *season, uint64_t ahead, double *share);
+/** The mean over the next `horizon` steps if they are as those a period ago. Returns the period, in
+ * steps that were seen, or 0 when there is none that would help. */
+uint32_t mtl_season_predict(const struct season *season, int64_t horizon, double *share);
 
 /* ---- drift.c ---- */
 

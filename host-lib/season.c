@@ -26,11 +26,15 @@
 #define STEPS_LEAST 4
 /** The same below which it is all but exact. */
 #define SURE 0.1
+/** A row of so many shares that comes back exactly is no chance: believed at once. */
+#define ROW_EXACT 64
 
 struct season {
 	uint32_t layers, experts, most;
 	uint64_t tick;
+	bool tokens;			   /**< the last step had some */
 	float *row;			   /**< [most][layers][experts], the last steps */
+	int64_t step[PERIOD_MOST + 1];	   /**< of the last rows */
 	float sketch[PERIOD_MOST][SKETCH]; /**< of the last steps */
 	double error[PERIOD_MOST + 1];	   /**< running sum of the errors of the best mean */
 	float mean[MEANS][SKETCH];
@@ -127,6 +131,8 @@ static bool is_believed(const struct season *s, uint32_t period, double r)
 {
 	double seen = (double)s->count[period] / fmax(period, STEPS_CLEAR);
 
+	if (r == 0 && s->tokens && s->layers * s->experts >= ROW_EXACT)
+		return true;
 	return s->count[period] >= STEPS_LEAST && r < CLEAR * fmin(1, seen * seen);
 }
 
@@ -146,7 +152,7 @@ static void find_period(struct season *s)
 	}
 }
 
-void mtl_season_add(struct season *s, const double *share)
+void mtl_season_add(struct season *s, int64_t step, const double *share)
 {
 	size_t cells = (size_t)s->layers * s->experts;
 	float *row, sketch[SKETCH];
@@ -154,8 +160,12 @@ void mtl_season_add(struct season *s, const double *share)
 	if (s->most < STEPS_LEAST)
 		return;
 	row = s->row + (s->tick % s->most) * cells;
-	for (size_t c = 0; c < cells; c++)
+	s->tokens = false;
+	for (size_t c = 0; c < cells; c++) {
 		row[c] = (float)share[c];
+		s->tokens = s->tokens || row[c] > 0;
+	}
+	s->step[s->tick % (PERIOD_MOST + 1)] = step;
 	make_sketch(row, cells, sketch);
 	s->tick++;
 	s->error[s->tick % (PERIOD_MOST + 1)] =
@@ -170,22 +180,36 @@ void mtl_season_add(struct season *s, const double *share)
 	find_period(s);
 }
 
-uint32_t mtl_season_predict(const struct season *s, uint64_t ahead, double *share)
+/** How often in `horizon` steps one comes that is `offset` into a period of `length`. */
+static int64_t times_of(int64_t horizon, int64_t offset, int64_t length)
+{
+	return horizon < offset ? 0 : (horizon - offset) / length + 1;
+}
+
+uint32_t mtl_season_predict(const struct season *s, int64_t horizon, double *share)
 {
 	size_t cells = (size_t)s->layers * s->experts;
 	uint32_t p = s->period;
+	int64_t begin, length, times = 0;
 
+	if (p == 0)
+		return 0;
+	begin = s->step[(s->tick - 1 - p) % (PERIOD_MOST + 1)];
+	length = s->step[(s->tick - 1) % (PERIOD_MOST + 1)] - begin;
 	/* Over a whole period, levels of longer memory are better, unless it is all but exact. */
-	if (p == 0 || (s->relative >= SURE && ahead >= p))
+	if (s->relative >= SURE && horizon >= length)
 		return 0;
 	memset(share, 0, cells * sizeof(*share));
-	for (uint32_t i = 0; i < p; i++) {
-		/* The step that is i + 1 ahead was i + 1 - p ago; and how often it comes. */
-		const float *row = s->row + ((s->tick + i - p) % s->most) * cells;
-		double times = (double)(ahead / p + (i < ahead % p)) / (double)ahead;
+	for (uint64_t i = s->tick - p; i < s->tick; i++) {
+		/* Steps that are missing in the last period will be so in the next. */
+		int64_t n = times_of(horizon, s->step[i % (PERIOD_MOST + 1)] - begin, length);
+		const float *row = s->row + (i % s->most) * cells;
 
-		for (size_t c = 0; times > 0 && c < cells; c++)
-			share[c] += times * row[c];
+		for (size_t c = 0; n > 0 && c < cells; c++)
+			share[c] += (double)n * row[c];
+		times += n;
 	}
-	return p;
+	for (size_t c = 0; times > 0 && c < cells; c++)
+		share[c] /= (double)times;
+	return times > 0 ? p : 0;
 }

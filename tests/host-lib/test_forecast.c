@@ -299,6 +299,35 @@ static void test_auto_period(void **unused)
 	moetap_series_free(s);
 }
 
+/* A replay repeats itself to the token: known from the first step that comes back, and exact though
+ * some steps of the period are never seen. */
+static void test_auto_replay(void **unused)
+{
+	struct moetap_series *s = series_of(8, 8, 0);
+	struct moetap_forecast *f;
+	double row[50][64], actual[8];
+	uint32_t seed = 11;
+
+	(void)unused;
+	for (int i = 0; i < 50; i++)
+		for (int c = 0; c < 64; c++)
+			row[i][c] = next_random(&seed) % (i < 16 ? 1000 : 20);
+	for (int step = 0; step < 200; step++) {
+		if (step % 50 != 20 && step % 50 != 49)
+			moetap_series_add_step(s, step, row[step % 50], NULL, NULL);
+	}
+	for (int step = 50; step < 150; step += 17) {
+		f = make(s, step, "auto", 33, 0);
+		for (uint32_t l = 0; l < 8; l++) {
+			moetap_series_mean_shares(s, l, step + 1, step + 33, actual);
+			for (int e = 0; e < 8; e++)
+				assert_near(moetap_forecast_share(f)[8 * l + e], actual[e], 1e-6);
+		}
+		moetap_forecast_free(f);
+	}
+	moetap_series_free(s);
+}
+
 /* What is shown step by step gives the same as all at once, and flagged steps are left out. */
 static void test_online(void **unused)
 {
@@ -355,6 +384,7 @@ int main(void)
 		cmocka_unit_test(test_single_step),
 		cmocka_unit_test(test_auto_plain),
 		cmocka_unit_test(test_auto_period),
+		cmocka_unit_test(test_auto_replay),
 		cmocka_unit_test(test_online),
 	};
 
