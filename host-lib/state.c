@@ -26,6 +26,10 @@
 /** Steps of the equal windows that a layer needs to become stable. Where steps were sampled, so
  * that WINDOW_LEAST of them span as many, that many do. */
 #define WINDOW_SETTLED 112
+/** A layer that was settled and lost it so often in so many steps alternates, as serving does
+ * between prefill and decode. It is transient until it was not lost for as many steps. */
+#define LOST 3
+#define LOST_WITHIN (3 * HORIZON)
 /** Steps without tokens after which a layer is idle. */
 #define IDLE 256
 
@@ -42,11 +46,15 @@ struct layer {
 	struct mtl_drift *drift;
 	bool stable;
 	int64_t since;
-	uint64_t origin; /**< steps of `drift` at the last change that is over */
-	uint32_t missed; /**< steps without tokens since the last one with */
-	double flagged;	 /**< fraction of rounds that are not exact, lately */
-	uint32_t looks;	 /**< windows in `look` */
-	uint32_t least;	 /**< windows that a layer needs to become stable */
+	bool settled; /**< the last looks agree, though it may alternate */
+	bool alternates;
+	uint32_t losses;    /**< times that it was settled no more */
+	int64_t lost[LOST]; /**< steps of the last ones; losses % LOST is the oldest */
+	uint64_t origin;    /**< steps of `drift` at the last change that is over */
+	uint32_t missed;    /**< steps without tokens since the last one with */
+	double flagged;	    /**< fraction of rounds that are not exact, lately */
+	uint32_t looks;	    /**< windows in `look` */
+	uint32_t least;	    /**< windows that a layer needs to become stable */
 	struct mtl_look look[WINDOWS];
 };
 
@@ -246,12 +254,26 @@ static bool within(struct layer *layer, const struct limits *limits)
 	return true;
 }
 
+/** The layer was settled, and is so no more. */
+static void lose(struct layer *layer, int64_t step)
+{
+	layer->lost[layer->losses++ % LOST] = step;
+	if (layer->losses >= LOST && step - layer->lost[layer->losses % LOST] < LOST_WITHIN)
+		layer->alternates = true;
+}
+
 static void look(struct layer *layer, int64_t step)
 {
-	bool stable;
+	bool settled, stable;
 
 	look_all(layer);
-	stable = within(layer, layer->stable ? &leave : &enter);
+	settled = within(layer, layer->settled ? &leave : &enter);
+	if (layer->settled && !settled)
+		lose(layer, step);
+	layer->settled = settled;
+	if (layer->alternates)
+		layer->alternates = step - layer->lost[(layer->losses - 1) % LOST] < LOST_WITHIN;
+	stable = settled && !layer->alternates;
 	if (stable != layer->stable)
 		layer->since = step;
 	layer->stable = stable;
@@ -272,7 +294,8 @@ static void miss(struct layer *layer, int64_t step)
 	mtl_drift_forget(layer->drift);
 	layer->looks = layer->least = 0;
 	layer->origin = 0;
-	layer->stable = false;
+	layer->losses = 0;
+	layer->stable = layer->settled = layer->alternates = false;
 	layer->since = step;
 }
 
@@ -331,7 +354,7 @@ static double confidence(const struct layer *layer)
 	if (layer->least == 0)
 		return 0;
 	if (!layer->stable) {
-		near = nearest(layer, &enter, NULL);
+		near = fmax(nearest(layer, &enter, NULL), layer->alternates);
 		return near / (1 + near);
 	}
 	near = nearest(layer, &leave, NULL);
@@ -360,6 +383,11 @@ static void explain(const struct moetap_state *s, const struct layer *layer, cha
 	else if (layer->least == 0)
 		snprintf(reason, 96, "only %llu steps seen, %u are needed",
 			(unsigned long long)mtl_drift_steps(layer->drift), steps_least(s, layer));
+	else if (layer->alternates)
+		snprintf(reason, 96,
+			"alternates: settled and lost it %u times, %lld steps ago the last time",
+			layer->losses,
+			(long long)(s->step - layer->lost[(layer->losses - 1) % LOST]));
 	else {
 		nearest(layer, layer->stable ? &leave : &enter, &at);
 		look = &layer->look[at];

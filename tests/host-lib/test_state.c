@@ -369,6 +369,52 @@ static void test_falls_idle(void **unused)
 	moetap_series_free(s);
 }
 
+/* Prefill and decode in turn, by the clock or by chance: a few changes at the most until that is
+ * known, then transient with the reason; stable again when it ends. */
+static void test_alternates(void **unused)
+{
+	static const struct {
+		int length[2];
+		bool chance;
+	} cases[] = {{{16, 32}, false}, {{50, 50}, false}, {{300, 300}, false}, {{700, 700}, false},
+		{{16, 32}, true}, {{100, 100}, true}};
+
+	(void)unused;
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct moetap_series *s = series_of(1, EXPERTS, 4000);
+		struct moetap_state *state = state_of(1);
+		struct moetap_layer_state layer;
+		int changes = 0, left = 0;
+		bool phase = true, was = false;
+
+		seed = 12;
+		for (int step = 0; step < 15000; step++) {
+			if (left-- == 0) {
+				phase = !phase;
+				left = cases[i].length[phase];
+				left = (cases[i].chance ? (int)(2 * left * next_uniform(&seed))
+							: left - 1);
+			}
+			add(s, step, phase && step < 10000 ? other : skewed, 0.05);
+			moetap_state_update(state, s, step);
+			changes += stable(state, 0) != was && step < 10000;
+			was = stable(state, 0);
+			if (step != 9999)
+				continue;
+			moetap_state_layer(state, 0, &layer);
+			assert_false(layer.stable);
+			assert_in_range(changes, 0, 6);
+			if (i == 0) {
+				assert_non_null(strstr(layer.reason, "alternates"));
+				assert_true(layer.confidence >= 0.5);
+			}
+		}
+		assert_true(was);
+		moetap_state_free(state);
+		moetap_series_free(s);
+	}
+}
+
 static void test_wrong_use(void **unused)
 {
 	struct moetap_series *s = series_of(2, EXPERTS, 0);
@@ -397,6 +443,7 @@ int main(void)
 		cmocka_unit_test(test_tokens_change),
 		cmocka_unit_test(test_missing_and_flagged),
 		cmocka_unit_test(test_falls_idle),
+		cmocka_unit_test(test_alternates),
 		cmocka_unit_test(test_wrong_use),
 	};
 
