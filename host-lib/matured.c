@@ -28,6 +28,8 @@
 #define MEMORY_RATIO 16.0
 /** An 80 % interval of a normal distribution, in mean absolute errors: 1.2816 / sqrt(2 / pi). */
 #define WIDTH 1.606
+/** Widening an octave between a horizon and the longest that matured: the ratios there are guesses. */
+#define GUESSED 0.2
 /** Step of the logarithm of the factor, for coverage that is wrong by 1. */
 #define PACE 0.4
 
@@ -259,7 +261,7 @@ static double ratio_of(const struct matured *m, uint32_t i)
 /** Half width at the i-th horizon in a layer; negative when nothing has matured. */
 static double width_of(const struct matured *m, uint32_t i, uint32_t layer)
 {
-	uint32_t from = i;
+	uint32_t from = i, known = i;
 	double width;
 
 	while (from > 0 && m->horizon[from].error[layer] < 0)
@@ -272,9 +274,10 @@ static double width_of(const struct matured *m, uint32_t i, uint32_t layer)
 	for (uint32_t k = from + 1; k <= i; k++)
 		width *= ratio_of(m, k);
 	/* The factor of the longest horizon of which it is known. */
-	while (i > 0 && m->horizon[i].matured == 0)
-		i--;
-	return width * WIDTH * m->horizon[i].factor;
+	while (known > 0 && m->horizon[known].matured == 0)
+		known--;
+	width *= 1 + GUESSED * log2((double)m->horizon[i].steps / m->horizon[known].steps);
+	return width * WIDTH * m->horizon[known].factor;
 }
 
 void mtl_matured_ask(
