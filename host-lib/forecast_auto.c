@@ -63,6 +63,12 @@ enum { SMALL, LARGE, GROUPS };
 /** The same for the regression of the second form, which has to tell a small signal. */
 #define MEMORY_LEAST_RATE 32
 #define MEMORY_PART_RATE 0.1
+/** Rates rest on lags of at most this part of the history: longer ones were judged seldom, and at
+ * its beginning. */
+#define RATE_LAG 8
+/** Part of a unit's matrix that is that of its group in all layers; for rates more. */
+#define POOLED 0.5
+#define POOLED_RATE 0.8
 /** How much the regression is held back, as a part of what it rests on. */
 #define RIDGE 0.1
 /** A candidate's weight is its mean square error to minus this. */
@@ -577,21 +583,22 @@ static double kinship(double a, double b, double breadth)
 	return exp(-(a - b) * (a - b) * M_LN2 * M_LN2 / breadth);
 }
 
-/** The matrix of a unit: half that of its group in all layers; the other half that of its layer,
- * of which up to half is its own. */
+/** The matrix of a unit: as far as `part` says that of its group in all layers; the rest is that of
+ * its layer, of which up to half is its own. */
 static void unit_matrix(const struct lag *lag, const matrix *own, const matrix *pooled,
-	uint32_t unit, double enough, matrix out)
+	uint32_t unit, double enough, double part, matrix out)
 {
 	uint32_t first = unit - unit % GROUPS;
-	double alone = 0.25 * apart_from_others(lag->seen[unit], enough), seen = 0;
+	double layer = 1 - part, seen = 0;
+	double alone = layer / 2 * apart_from_others(lag->seen[unit], enough);
 
 	memset(out, 0, sizeof(matrix));
 	for (uint32_t u = first; u < first + GROUPS; u++)
 		seen += lag->seen[u];
 	for (uint32_t u = first; u < first + GROUPS && seen > 0; u++)
-		add_scaled(
-			out, own[u], (0.5 - alone) * lag->seen[u] / seen + (u == unit ? alone : 0));
-	add_matrix(out, pooled[unit % GROUPS], 0.5);
+		add_scaled(out, own[u],
+			(layer - alone) * lag->seen[u] / seen + (u == unit ? alone : 0));
+	add_matrix(out, pooled[unit % GROUPS], part);
 }
 
 static void fit_weights(struct level_state *s, uint32_t unit)
@@ -599,7 +606,8 @@ static void fit_weights(struct level_state *s, uint32_t unit)
 	matrix c[LAGS];
 
 	for (uint32_t b = 0; b < LAGS; b++)
-		unit_matrix(&s->lag[b], s->lag[b].fit, s->lag[b].pooled, unit, ENOUGH, c[b]);
+		unit_matrix(
+			&s->lag[b], s->lag[b].fit, s->lag[b].pooled, unit, ENOUGH, POOLED, c[b]);
 	for (uint32_t b = 0; b < LAGS; b++) {
 		matrix sum;
 		bool any = false;
@@ -687,8 +695,8 @@ static void fit_rates(struct level_state *s, uint32_t unit)
 
 		if (s->lag[b].tick == 0)
 			continue;
-		unit_matrix(
-			&s->lag[b], s->lag[b].fit_rate, s->lag[b].pooled_rate, unit, INFINITY, c);
+		unit_matrix(&s->lag[b], s->lag[b].fit_rate, s->lag[b].pooled_rate, unit, INFINITY,
+			POOLED_RATE, c);
 		add_normal(&of[b], c, s->weight[unit][b], growth_of_lag(b, s->tick - (1u << b)));
 	}
 	for (uint32_t b = 0; b < LAGS; b++) {
@@ -769,6 +777,7 @@ static double least_loss(const float loss[CANDIDATES])
 /** What a forecast needs beside the state. */
 struct ahead {
 	uint32_t lag;
+	uint32_t rate_lag; /**< the same for the rates */
 	double growth;
 	double pooled[GROUPS]
 		     [CANDIDATES]; /**< losses at the lag, mean over layers, in their least */
@@ -828,7 +837,8 @@ static void mix(
 		double part =
 			kinship(i % LAGS, a->lag, 8) * (best > 0 ? pow(loss[i] / best, -POWER) : 1);
 
-		candidate(s->weight[unit][i % LAGS], s->rate[unit][a->lag], i / LAGS, a->growth, w);
+		candidate(s->weight[unit][i % LAGS], s->rate[unit][a->rate_lag], i / LAGS,
+			a->growth, w);
 		for (uint32_t k = 0; k < MEMBERS; k++)
 			mixed[k] += part * w[k];
 		sum += part;
@@ -897,6 +907,9 @@ static void level_predict(const struct question *q, double *share, int64_t *firs
 	double steps = fmax(q->horizon / each, 1), window = 0;
 	struct ahead a = {.lag = lag_of(s, log2(steps))};
 
+	a.rate_lag = a.lag;
+	while (a.rate_lag > 0 && RATE_LAG * (1ull << a.rate_lag) > s->tick)
+		a.rate_lag--;
 	/* No further than the longest lag that was judged. */
 	for (uint32_t b = 0; b < LAGS; b++) {
 		if (s->lag[b].tick > 0)

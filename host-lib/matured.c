@@ -28,7 +28,8 @@
 #define MEMORY_RATIO 16.0
 /** An 80 % interval of a normal distribution, in mean absolute errors: 1.2816 / sqrt(2 / pi). */
 #define WIDTH 1.606
-/** Widening an octave between a horizon and the longest that matured: the ratios there are guesses. */
+/** Widening an octave between a horizon and the longest that matured: the ratios there are guesses.
+ */
 #define GUESSED 0.2
 /** Step of the logarithm of the factor, for coverage that is wrong by 1. */
 #define PACE 0.4
