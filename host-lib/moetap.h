@@ -843,10 +843,11 @@ MOETAP_EXPORT int moetap_placements_add(struct moetap_placements *placements, ui
 	int64_t step, const uint32_t *slots, enum moetap_known known, struct moetap_error *error);
 
 /**
- * Adds what the job acknowledged on the hint page `name`, and keeps in mind what the page's hints
- * propose. No page, or one of another geometry, says nothing. A page keeps the last four
- * acknowledgements of a layer: after a fifth, what held before the oldest is unknown unless it was
- * added before. Returns 0, -EBADMSG (damaged), -EINVAL, -EACCES or -ENOMEM.
+ * Adds what the job acknowledged on the hint page `name` since it was read last, and keeps in mind
+ * what the page's hints propose; for every look at the loads anew. Where the traffic had shown the
+ * same, or nothing that is known, the job's word takes its place. No page, or one of another geometry,
+ * says nothing. A page keeps the last four acknowledgements of a layer: after a fifth, what held before
+ * the oldest is unknown unless it was added before. Returns 0, -EBADMSG (damaged), -EINVAL, -EACCES or -ENOMEM.
  */
 MOETAP_EXPORT int moetap_placements_read(
 	struct moetap_placements *placements, const char *name, struct moetap_error *error);

@@ -29,12 +29,14 @@ struct entry {
 struct history {
 	struct entry *entry; /**< by rising step; the first is from INT64_MIN on */
 	uint32_t count;
+	uint64_t acks; /**< on the page, that were read */
 };
 
 struct moetap_placements {
 	struct moetap_shape shape;
 	uint32_t layers, experts;
 	struct history *layer;	/**< [layers] */
+	uint64_t page_id;	/**< that was read last */
 	bool planned;		/**< a plan was published, */
 	int64_t plan_step;	/**< after this step */
 	uint32_t *candidate[2]; /**< [layers][slots], placements on the page; or NULL */
@@ -42,6 +44,14 @@ struct moetap_placements {
 };
 
 /* ---- what holds when ---- */
+
+/** Whether an entry says what the traffic showed before the job said the same: it knows better since
+ * when. */
+static bool is_guess(const struct entry *e, const uint32_t *slots, size_t bytes)
+{
+	return e->known == MOETAP_KNOWN_NOT || (e->known == MOETAP_KNOWN_NOTICED &&
+						       memcmp(e->slots, slots, bytes) == 0);
+}
 
 /** Forgets what holds from `step` on and appends what does. */
 static int append(const struct moetap_placements *p, struct history *h, int64_t step,
@@ -61,6 +71,8 @@ static int append(const struct moetap_placements *p, struct history *h, int64_t 
 		memcpy(copy, slots, bytes);
 	}
 	while (h->count > 0 && grown[h->count - 1].step >= step)
+		free(grown[--h->count].slots);
+	if (known == MOETAP_KNOWN_ACKED && h->count > 1 && is_guess(&grown[h->count - 1], slots, bytes))
 		free(grown[--h->count].slots);
 	grown[h->count++] = (struct entry){step, known, copy};
 	return 0;
@@ -211,13 +223,15 @@ enum moetap_known moetap_placements_known(const struct moetap_placements *p, cha
 
 /* ---- what the page says ---- */
 
-/** Adds the acknowledgements of a layer that are still there. */
+/** Adds the acknowledgements of a layer that are still there, and were not read before: what was
+ * noticed since then stays. */
 static int read_acks(struct moetap_placements *p, const struct moetap_hint_reader *reader,
 	uint32_t layer, struct moetap_hint_ack *ack, struct moetap_error *error)
 {
 	uint64_t count = moetap_hint_acked(reader, layer);
-	uint64_t first = count > MOETAP_HINT_ACKS ? count - MOETAP_HINT_ACKS + 1 : 1;
+	uint64_t oldest = count > MOETAP_HINT_ACKS ? count - MOETAP_HINT_ACKS + 1 : 1;
 	struct history *h = &p->layer[layer];
+	uint64_t first = oldest > h->acks ? oldest : h->acks + 1;
 	bool alone = h->count == 1 && h->entry[0].known == MOETAP_KNOWN_START;
 	int ret = 0;
 
@@ -237,11 +251,13 @@ static int read_acks(struct moetap_placements *p, const struct moetap_hint_reade
 			ret = moetap_placements_add(p, layer, ack->step,
 				moetap_hint_ack_placement(ack), MOETAP_KNOWN_ACKED, error);
 	}
+	h->acks = ret == 0 ? count : h->acks;
 	/* What held before the oldest one, nobody can tell any more. */
 	if (alone && first > 1 && h->count > 1) {
 		free(h->entry[0].slots);
 		h->entry[0].slots = NULL;
 		h->entry[0].known = MOETAP_KNOWN_NOT;
+		snprintf(p->reason, sizeof(p->reason), "more acknowledgements than the page keeps");
 	}
 	return ret;
 }
@@ -262,7 +278,8 @@ static int read_hints(struct moetap_placements *p, const struct moetap_hint_read
 		}
 		if (moetap_hint_placement(hint, 0) == NULL)
 			continue;
-		p->candidate[i] = malloc(bytes);
+		if (p->candidate[i] == NULL)
+			p->candidate[i] = malloc(bytes);
 		if (p->candidate[i] == NULL)
 			return mtl_fail_memory(error);
 		memcpy(p->candidate[i], moetap_hint_placement(hint, 0), bytes);
@@ -285,6 +302,9 @@ int moetap_placements_read(
 		return mtl_fail(error, ret, "hint page '%.64s': %s", name, strerror(-ret));
 	}
 	page = moetap_hint_head(reader);
+	for (uint32_t l = 0; l < p->layers && page->page_id != p->page_id; l++)
+		p->layer[l].acks = 0;
+	p->page_id = page->page_id;
 	if (page->layers == p->layers && page->slots == p->shape.slots &&
 		page->experts == p->experts) {
 		size_t bytes = moetap_hint_bytes(reader) + moetap_hint_ack_bytes(reader);
@@ -295,7 +315,6 @@ int moetap_placements_read(
 		for (uint32_t l = 0; l < p->layers && ret == 0; l++)
 			ret = read_acks(p, reader, l, buffer, error);
 	}
-	snprintf(p->reason, sizeof(p->reason), "more acknowledgements than the page keeps");
 	free(buffer);
 	moetap_hint_close(reader);
 	free(reader);

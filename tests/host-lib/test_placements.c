@@ -304,6 +304,72 @@ static void test_never_applied(void **unused)
 	job_free(&job);
 }
 
+/** Another look, with what was known before. */
+static void look_again(struct moetap_placements *p, const struct job *job)
+{
+	assert_int_equal(moetap_placements_read(p, name, NULL), 0);
+	assert_int_equal(moetap_placements_check(p, job->slots, NULL), 0);
+}
+
+/* What was noticed stays, whatever the page proposes later, until the job says it itself. */
+static void test_followed(void **unused)
+{
+	struct job job = {.applied = {220, 220, 220}, .placement = planned};
+	struct moetap_placements *p;
+	uint32_t seed = 10;
+
+	(void)unused;
+	run_steps(&job, 0, PLAN_STEP + 1, &seed);
+	publish(&job, MOETAP_PLAN);
+	run_steps(&job, PLAN_STEP + 1, 240, &seed);
+	p = know(&job);
+	assert_int_equal(moetap_placements_known(p, NULL), MOETAP_KNOWN_NOTICED);
+	publish(&job, MOETAP_KEEP);
+	publish(&job, MOETAP_KEEP);
+	run_steps(&job, 240, 300, &seed);
+	look_again(p, &job);
+	assert_int_equal(moetap_placements_known(p, NULL), MOETAP_KNOWN_NOTICED);
+	assert_one_series(p, &job, 299);
+	moetap_placements_free(p);
+	/* The same read and read again, by one who was told nothing of it before. */
+	publish(&job, MOETAP_PLAN);
+	ack(true, MOETAP_HINT_ALL_LAYERS, 220);
+	p = know(&job);
+	look_again(p, &job);
+	look_again(p, &job);
+	assert_int_equal(moetap_placements_known(p, NULL), MOETAP_KNOWN_ACKED);
+	assert_one_series(p, &job, 299);
+	moetap_placements_free(p);
+	job_free(&job);
+}
+
+/* The traffic shows that something else holds, and only then the job says what, and since when. */
+static void test_told_after(void **unused)
+{
+	struct job job = {.applied = {220, 220, 220}, .placement = planned};
+	struct moetap_placements *p;
+	uint32_t seed = 11;
+
+	(void)unused;
+	run_steps(&job, 0, PLAN_STEP + 1, &seed);
+	publish(&job, MOETAP_PLAN);
+	publish(&job, MOETAP_KEEP);
+	publish(&job, MOETAP_KEEP);
+	run_steps(&job, PLAN_STEP + 1, 260, &seed);
+	p = know(&job);
+	assert_int_equal(moetap_placements_known(p, NULL), MOETAP_KNOWN_NOT);
+	assert_null(moetap_placements_at(p, 0, 210));
+	publish(&job, MOETAP_PLAN);
+	ack(true, MOETAP_HINT_ALL_LAYERS, 220);
+	look_again(p, &job);
+	assert_int_equal(moetap_placements_known(p, NULL), MOETAP_KNOWN_ACKED);
+	assert_held(p, 0, 219, start);
+	assert_held(p, 0, 220, planned);
+	assert_one_series(p, &job, 259);
+	moetap_placements_free(p);
+	job_free(&job);
+}
+
 static void test_refused(void **unused)
 {
 	const uint32_t twice[SLOTS] = {0, 1, 2, 3, 4, 4, 0, 1}, beyond[SLOTS] = {0, 1, 2, 3, 4, 5, 6};
@@ -352,6 +418,8 @@ int main(void)
 		cmocka_unit_test_teardown(test_never_noticed, remove_page),
 		cmocka_unit_test_teardown(test_never_unknown, remove_page),
 		cmocka_unit_test_teardown(test_never_applied, remove_page),
+		cmocka_unit_test_teardown(test_followed, remove_page),
+		cmocka_unit_test_teardown(test_told_after, remove_page),
 		cmocka_unit_test(test_refused),
 	};
 
