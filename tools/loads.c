@@ -92,6 +92,20 @@ int look_ahead(const char *verb, const char *path, const struct request *request
 	return status == CLI_DONE ? outlook_make(verb, request, o) : status;
 }
 
+static int forecast(
+	const struct request *q, int64_t last, struct outlook *o, struct moetap_error *error)
+{
+	int ret;
+
+	if (q->forecaster == NULL)
+		return moetap_forecast_make(
+			o->series, last, q->method, q->horizon, q->window, &o->forecast, error);
+	ret = moetap_forecaster_update(q->forecaster, o->series, last, error);
+	return ret < 0 ? ret
+		       : moetap_forecaster_forecast(
+				 q->forecaster, o->series, q->horizon, &o->forecast, error);
+}
+
 int outlook_make(const char *verb, const struct request *request, struct outlook *o)
 {
 	int64_t last = moetap_series_last_step(o->series);
@@ -100,8 +114,7 @@ int outlook_make(const char *verb, const struct request *request, struct outlook
 	if (moetap_state_new(moetap_series_layers(o->series), &o->state) < 0 ||
 		moetap_state_update(o->state, o->series, last) < 0)
 		return cli_fail(verb, "out of memory");
-	if (moetap_forecast_make(o->series, last, request->method, request->horizon,
-		    request->window, &o->forecast, &error) < 0)
+	if (forecast(request, last, o, &error) < 0)
 		return cli_fail(verb, "%s", error.text);
 	return CLI_DONE;
 }

@@ -14,6 +14,8 @@ struct request {
 	uint32_t horizon;   /**< steps */
 	uint32_t window;    /**< steps; 0: the method chooses */
 	const char *method; /**< NULL: the default */
+	/** That has followed the loads so far, of that method and window; NULL: all are looked at. */
+	struct moetap_forecaster *forecaster;
 };
 
 /** A trace, its state at its end, and the forecast made there. */

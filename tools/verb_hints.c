@@ -4,7 +4,7 @@
 #include "loads.h"
 #include "moetap.h"
 #include "moetap_hint.h"
-#include "prices.h"
+#include "publication.h"
 #include "verbs.h"
 
 #include <signal.h>
@@ -359,120 +359,6 @@ static int watch(int argc, char **argv)
 
 /* ---- publishing ---- */
 
-/** From a trace to a hint. */
-struct publication {
-	const char *name;
-	struct moetap_shape shape;
-	struct request request;
-	const char *policy, *current_path, *stated;
-	uint32_t experts; /**< the trace is of slots, and they hold so many; 0: it is of experts */
-	struct moetap_rule rule;
-	struct price_options prices;
-	struct moetap_terms terms;
-	uint32_t queue_pairs;	/**< at most, of NCCL's connections; 0: no advice */
-	int64_t traffic_class;	/**< below 0: no advice */
-	struct moetap_network *network; /**< [layers]; NULL: not asked for */
-	int format;
-	struct outlook outlook;
-	struct moetap_placements *placements;
-	struct moetap_publisher *publisher;
-	enum moetap_known known; /**< how the placement in force is known */
-	char unknown[128];	 /**< why it is not */
-	struct moetap_plan *current, *plan; /**< no plan if it is unknown */
-	struct moetap_decision decision;
-};
-
-/** Adds the placements of "PLAN.json@STEP,...". */
-static int add_stated(struct publication *p, uint32_t layers)
-{
-	char *copy = strdup(p->stated), *rest = copy, *one;
-	struct moetap_error error;
-	int status = copy == NULL ? cli_fail("hints publish", "out of memory") : CLI_DONE;
-
-	while (status == CLI_DONE && (one = strsep(&rest, ",")) != NULL) {
-		char *at = strrchr(one, '@'), *end = at;
-		long long step = at != NULL ? strtoll(at + 1, &end, 10) : -1;
-		struct moetap_plan *plan;
-
-		if (at == NULL || end == at + 1 || *end != '\0' || step < 0) {
-			status = cli_fail("hints publish",
-				"--placement: '%s' is not PLAN.json@STEP", one);
-			break;
-		}
-		*at = '\0';
-		status = plan_read("hints publish", one, &p->shape, layers, p->experts, &plan);
-		if (status != CLI_DONE)
-			break;
-		if (moetap_placements_add(p->placements, MOETAP_ALL_LAYERS, step,
-			    moetap_plan_slots(plan), MOETAP_KNOWN_STATED, &error) < 0)
-			status = cli_fail("hints publish", "%s", error.text);
-		moetap_plan_free(plan);
-	}
-	free(copy);
-	return status;
-}
-
-/** A trace of slots: finds what they held, and looks ahead with the loads of experts. */
-static int look_ahead_slots(struct publication *p, const char *trace)
-{
-	struct moetap_series *slots;
-	struct moetap_error error;
-	int status = series_read("hints publish", trace, &slots);
-
-	if (status != CLI_DONE)
-		return status;
-	if (moetap_placements_new(&p->shape, moetap_series_layers(slots), p->experts,
-		    &p->placements, &error) < 0)
-		status = cli_fail("hints publish", "%s", error.text);
-	if (status == CLI_DONE && p->stated != NULL)
-		status = add_stated(p, moetap_series_layers(slots));
-	if (status == CLI_DONE &&
-		(moetap_placements_read(p->placements, p->name, &error) < 0 ||
-			moetap_placements_check(p->placements, slots, &error) < 0 ||
-			moetap_placements_experts(
-				p->placements, slots, &p->outlook.series, &error) < 0))
-		status = cli_fail("hints publish", "%s", error.text);
-	moetap_series_free(slots);
-	return status != CLI_DONE ? status
-				  : outlook_make("hints publish", &p->request, &p->outlook);
-}
-
-/** The placement in force: as stated, else the one that frameworks start with. */
-static int find_current(struct publication *p)
-{
-	uint32_t layers = moetap_forecast_layers(p->outlook.forecast);
-	uint32_t experts = moetap_forecast_experts(p->outlook.forecast);
-	struct moetap_error error;
-
-	if (p->placements != NULL)
-		return moetap_placements_plan(p->placements, &p->current, &error) < 0
-			       ? cli_fail("hints publish", "%s", error.text)
-			       : CLI_DONE;
-	if (p->current_path != NULL)
-		return plan_read(
-			"hints publish", p->current_path, &p->shape, layers, experts, &p->current);
-	if (moetap_plan_trivial(&p->shape, layers, experts, &p->current, &error) < 0)
-		return cli_fail("hints publish", "%s", error.text);
-	return CLI_DONE;
-}
-
-static int make_plan(struct publication *p)
-{
-	const struct moetap_forecast *f = p->outlook.forecast;
-	struct moetap_error error;
-
-	p->known = p->current_path != NULL ? MOETAP_KNOWN_STATED : MOETAP_KNOWN_START;
-	if (p->placements != NULL)
-		p->known = moetap_placements_known(p->placements, p->unknown);
-	if (p->known == MOETAP_KNOWN_NOT)
-		return CLI_DONE;
-	if (moetap_plan_make(p->policy, &p->shape, moetap_forecast_layers(f),
-		    moetap_forecast_experts(f), moetap_forecast_share(f), p->current, &p->plan,
-		    &error) < 0)
-		return cli_fail("hints publish", "%s", error.text);
-	return CLI_DONE;
-}
-
 /** What the layers ask of the network, where the trace says who sent what. */
 static int look_at_network(struct publication *p)
 {
@@ -490,140 +376,33 @@ static int look_at_network(struct publication *p)
 	return CLI_DONE;
 }
 
-/** Tokens a step, of the steps that the forecast looked at. Returns an exit status. */
-static int find_tokens(const struct publication *p, double *tokens)
-{
-	uint32_t layers = moetap_series_layers(p->outlook.series);
-	uint32_t experts = moetap_series_experts(p->outlook.series);
-	double *loads = malloc((size_t)layers * experts * sizeof(*loads));
-	struct moetap_forecast_info info;
-	int status;
-
-	if (loads == NULL)
-		return cli_fail("hints publish", "out of memory");
-	moetap_forecast_info(p->outlook.forecast, &info);
-	moetap_series_mean_tokens(p->outlook.series, info.window, loads);
-	status = prices_tokens("hints publish", &p->prices, layers, experts, loads, tokens);
-	free(loads);
-	return status;
-}
-
-/** With a placement that is unknown nothing is planned. */
-static int decide_unknown(struct publication *p)
-{
-	if (moetap_decide(p->outlook.state, p->outlook.forecast, p->current, p->current,
-		    p->rule.threshold, &p->decision) < 0)
-		return cli_fail("hints publish", "the placement does not fit the loads");
-	snprintf(p->decision.reason, sizeof(p->decision.reason), "keep: placement unknown: %s",
-		p->unknown);
-	return CLI_DONE;
-}
-
-/** What plans made earlier would have saved, if any can be judged. Returns an exit status. */
-static int find_trial(const struct publication *p, struct moetap_trial *trial, bool *found)
-{
-	int64_t step = moetap_series_last_step(p->outlook.series);
-	struct moetap_forecaster *forecaster = NULL;
-	struct moetap_trials *trials = NULL;
-	struct moetap_error error;
-	int ret = moetap_trials_new(&trials);
-
-	*found = false;
-	snprintf(error.text, sizeof(error.text), "out of memory");
-	if (ret == 0)
-		ret = moetap_forecaster_new(
-			p->request.method, p->request.window, &forecaster, &error);
-	if (ret == 0)
-		ret = moetap_trials_replay(trials, p->outlook.series, step, p->current, p->policy,
-			forecaster, p->request.horizon, &error);
-	if (ret == 0) {
-		ret = moetap_trials_best(trials, p->outlook.series, step, p->current, trial);
-		*found = ret == 0;
-	}
-	moetap_trials_free(trials);
-	moetap_forecaster_free(forecaster);
-	return ret == 0 || ret == -ENODATA ? CLI_DONE : cli_fail("hints publish", "%s", error.text);
-}
-
-/** With prices: what speaks for a move besides the forecast. Returns an exit status. */
-static int find_evidence(struct publication *p, struct moetap_prices *prices, double *tokens,
-	struct moetap_trial *trial)
-{
-	bool found = false;
-	int status = prices_make("hints publish", &p->prices, prices);
-
-	if (status == CLI_DONE)
-		status = find_tokens(p, tokens);
-	if (status == CLI_DONE)
-		status = find_trial(p, trial, &found);
-	p->rule.prices = prices;
-	p->rule.tokens = tokens;
-	p->rule.trial = found ? trial : NULL;
-	return status;
-}
-
-static int decide_move(struct publication *p)
-{
-	double *tokens = calloc(moetap_series_layers(p->outlook.series), sizeof(*tokens));
-	struct moetap_prices prices;
-	struct moetap_trial trial;
-	int status = CLI_DONE;
-
-	if (tokens == NULL)
-		return cli_fail("hints publish", "out of memory");
-	if (prices_given(&p->prices))
-		status = find_evidence(p, &prices, tokens, &trial);
-	p->rule.last_plan = moetap_publisher_last_plan(p->publisher);
-	if (status == CLI_DONE && moetap_decide_move(p->outlook.state, p->outlook.forecast,
-					  p->current, p->plan, &p->rule, &p->decision) < 0)
-		status = cli_fail("hints publish", "out of memory");
-	free(tokens);
-	return status;
-}
-
-static int decide(struct publication *p)
-{
-	int status = p->known == MOETAP_KNOWN_NOT ? decide_unknown(p) : decide_move(p);
-
-	p->decision.known = p->known;
-	return status;
-}
-
-static int open_page(struct publication *p)
-{
-	const struct moetap_forecast *f = p->outlook.forecast;
-	struct moetap_error error;
-
-	if (moetap_publisher_open(p->name, moetap_forecast_layers(f), moetap_forecast_experts(f),
-		    &p->shape, &p->publisher, &error) < 0)
-		return cli_fail("hints publish", "%s", error.text);
-	if (moetap_publisher_terms(p->publisher, &p->terms) == 0)
-		return CLI_DONE;
-	moetap_publisher_close(p->publisher);
-	return cli_fail("hints publish",
-		"--bias-rate must be 0 or more, --lifetime from 0 to 10^9 seconds");
-}
-
-static int send_hint(const struct publication *p)
+/** Shown as a job would read it. */
+static int show_sent(const struct publication *p, int format)
 {
 	struct moetap_hint_reader reader;
-	struct moetap_error error;
-	int ret;
+	int ret = moetap_hint_open(&reader, p->name);
 
-	if (moetap_publisher_publish(p->publisher, p->outlook.state, p->outlook.forecast,
-		    p->decision.verdict == MOETAP_PLAN ? p->plan : p->current, &p->decision,
-		    &error) < 0)
-		return cli_fail("hints publish", "%s", error.text);
-	/* Shown as a job would read it. */
-	ret = moetap_hint_open(&reader, p->name);
 	if (ret == 0) {
-		ret = read_and_print(&reader, p->format);
+		ret = read_and_print(&reader, format);
 		moetap_hint_close(&reader);
 	}
 	return ret == 0 ? CLI_DONE : hints_explain("hints publish", p->name, ret);
 }
 
-static int run_publication(struct publication *p, const char *trace)
+/** A trace of slots, as the wire shows them. */
+static int look_ahead_slots(struct publication *p, const char *trace)
+{
+	struct moetap_series *slots;
+	int status = series_read("hints publish", trace, &slots);
+
+	if (status != CLI_DONE)
+		return status;
+	status = publication_look(p, slots);
+	moetap_series_free(slots);
+	return status;
+}
+
+static int run_publication(struct publication *p, const char *trace, int format)
 {
 	int status = p->experts > 0 ? look_ahead_slots(p, trace)
 				    : look_ahead("hints publish", trace, &p->request, &p->outlook);
@@ -632,26 +411,15 @@ static int run_publication(struct publication *p, const char *trace)
 	if (status == CLI_DONE) {
 		moetap_forecast_info(p->outlook.forecast, &info);
 		report_estimated("hints publish", info.unseen, info.unseen_blind);
+		status = publication_decide(p);
 	}
-	if (status == CLI_DONE)
-		status = find_current(p);
-	if (status == CLI_DONE)
-		status = make_plan(p);
 	if (status == CLI_DONE)
 		status = look_at_network(p);
 	if (status == CLI_DONE)
-		status = open_page(p);
-	if (status == CLI_DONE) {
-		status = decide(p);
-		if (status == CLI_DONE)
-			status = send_hint(p);
-		moetap_publisher_close(p->publisher);
-	}
-	moetap_plan_free(p->plan);
-	moetap_plan_free(p->current);
-	moetap_placements_free(p->placements);
-	free(p->network);
-	outlook_free(&p->outlook);
+		status = publication_send(p);
+	if (status == CLI_DONE)
+		status = show_sent(p, format);
+	publication_free(p);
 	return status;
 }
 
@@ -667,9 +435,9 @@ static const char publish_about[] =
 static int publish(int argc, char **argv)
 {
 	struct publication p = {
-		.shape = {.nodes = 1, .groups = 1}, .rule = {.threshold = MOETAP_GAIN_THRESHOLD},
+		.verb = "hints publish", .shape = {.nodes = 1, .groups = 1}, .rule = {.threshold = MOETAP_GAIN_THRESHOLD},
 		.terms = {.bias_rate = MOETAP_BIAS_RATE}, .traffic_class = -1};
-	int first, status;
+	int format = 0, first, status;
 	const struct cli_option options[] = {
 		{"horizon", CLI_COUNT, &p.request.horizon, "H", "steps ahead", true},
 		{"ranks", CLI_COUNT, &p.shape.ranks, "R", "ranks", true},
@@ -699,7 +467,7 @@ static int publish(int argc, char **argv)
 		{"window", CLI_COUNT, &p.request.window, "W",
 			"steps that sw_avg averages; chosen from the history if not given", false},
 		{"policy", CLI_TEXT, &p.policy, "NAME", "moetap (default) or eplb", false},
-		{"format", CLI_CHOICE, &p.format, "text|json", "text (default) or json", false},
+		{"format", CLI_CHOICE, &format, "text|json", "text (default) or json", false},
 		{0},
 	};
 	const struct cli cli = {"hints publish", "NAME TRACE", 2, publish_about, options};
@@ -713,7 +481,7 @@ static int publish(int argc, char **argv)
 	if (p.traffic_class > 255 || p.queue_pairs > MOETAP_QUEUE_PAIRS_MAX)
 		return cli_usage(&cli, "--traffic-class is 0 to 255, --queue-pairs 1 to %u",
 			MOETAP_QUEUE_PAIRS_MAX);
-	return run_publication(&p, argv[first + 1]);
+	return run_publication(&p, argv[first + 1], format);
 }
 
 /* ---- the table ---- */
