@@ -2,6 +2,7 @@
 /* `moetap demo`: bundled real data through everything, from packets to a hint. */
 #include "cli.h"
 #include "loads.h"
+#include "loop.h"
 #include "moetap.h"
 #include "moetap_hint.h"
 #include "picture.h"
@@ -419,10 +420,12 @@ static void print_story(const struct picture *p, const struct story *s)
 	print_hint(s);
 }
 
-static void print_next(const struct picture *p, const char *place, const char *page)
+static void print_next(bool ascii, const char *place, const char *page)
 {
+	const struct picture p = picture_new(ascii);
+
 	/* names for the two paths, so that the lines fit wherever the tree lies */
-	picture_heading(p, "Where to go next (the hint pages stay in " MOETAP_HINT_PATH "demo*)");
+	picture_heading(&p, "Where to go next (the hint pages stay in " MOETAP_HINT_PATH "demo*)");
 	printf("  moetap=%s\n  data=%s\n", program_invocation_name, place);
 	printf("  $moetap count --map $data/" MAP " --total $data/" CAPTURE "\n");
 	printf("  $moetap forecast --horizon 100 $data/" TRACE "\n");
@@ -431,8 +434,7 @@ static void print_next(const struct picture *p, const char *place, const char *p
 	printf("Read on: README.md, docs/firmware.md, docs/host-lib.md, moetap --help\n");
 }
 
-static void print_text(
-	const struct story *capture, const struct story *trace, const char *place, bool ascii)
+static void print_text(const struct story *capture, const struct story *trace, bool ascii)
 {
 	const struct picture p = picture_new(ascii);
 	char heading[128];
@@ -453,7 +455,6 @@ static void print_text(
 		moetap_series_steps(trace->outlook.series), trace->shape.ranks);
 	picture_heading(&p, heading);
 	print_story(&p, trace);
-	print_next(&p, place, trace->page);
 }
 
 /* ---- as JSON ---- */
@@ -492,9 +493,114 @@ static json_t *story_json(const struct story *s)
 		s->hint->reason, "generation", (json_int_t)s->hint->generation);
 }
 
+/* ---- the loop ---- */
+
+static const char *known_word(enum moetap_known known)
+{
+	const char *const words[] = {"start", "acknowledged", "stated", "noticed", "unknown"};
+
+	return words[known];
+}
+
+/** What the job did in a window. */
+static void print_deeds(const struct loop_window *w)
+{
+	if (w->shifted)
+		printf(LABEL "the gate shifts: other experts are hot\n", "");
+	if (w->applied >= 0)
+		printf(LABEL "the job moved %u slots, %.1f MB in %.1f ms; all of it holds from step "
+			     "%" PRId64 " on\n",
+			"", w->moved, w->moved_mb, w->moved_ms, w->applied);
+}
+
+static void print_window(void *arg, const struct loop_window *w)
+{
+	const struct picture *p = arg;
+
+	print_deeds(w);
+	printf("%4" PRId64 "-%-4" PRId64 " %.3f ", w->first, w->last, w->balancedness);
+	picture_bar(p, w->balancedness, 20);
+	printf(" %5.2f ms a step  %s, ", w->step_ms, w->stable ? "stable" : "transient");
+	if (w->known == MOETAP_KNOWN_NOT)
+		printf("keep: placement unknown\n");
+	else if (w->verdict == MOETAP_PLAN)
+		printf("plan: %" PRId64 " slots to move\n", w->moves);
+	else
+		printf("keep\n");
+	fflush(stdout);
+}
+
+static void print_loop_end(const struct loop *loop)
+{
+	printf(LABEL "%" PRIu64 " packets, %" PRIu64 " of %" PRIu64
+		     " rounds exact, %" PRIu64 " with the job's own counts\n",
+		"NIC", loop->packets, loop->exact, loop->rounds, loop->equal);
+	printf(LABEL "of every expert, from slots: %" PRIu64 " rounds as the job has them, %" PRIu64
+		     " unknown, %" PRIu64 " wrong\n",
+		"loads", loop->right, loop->unknown, loop->rounds - loop->right - loop->unknown);
+}
+
+static json_t *window_json(const struct loop_window *w)
+{
+	return json_pack("{s:I, s:I, s:f, s:f, s:b, s:I, s:f, s:f, s:o, s:I, s:b, s:s, s:s, s:I, s:s}",
+		"first", (json_int_t)w->first, "last", (json_int_t)w->last, "balancedness",
+		w->balancedness, "step_ms", w->step_ms, "shifted", (int)w->shifted, "moved",
+		(json_int_t)w->moved, "moved_mb", w->moved_mb, "moved_ms", w->moved_ms, "applied",
+		w->applied >= 0 ? json_integer(w->applied) : json_null(), "acknowledged",
+		(json_int_t)w->acked, "stable", (int)w->stable, "verdict",
+		w->verdict == MOETAP_PLAN ? "plan" : "keep", "in_force", known_word(w->known),
+		"moves", (json_int_t)w->moves, "reason", w->reason);
+}
+
+static json_t *loop_json(const struct loop *loop)
+{
+	json_t *windows = json_array();
+
+	for (uint32_t i = 0; i < loop->count; i++)
+		json_array_append_new(windows, window_json(&loop->windows[i]));
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:o}",
+		"ranks", (json_int_t)loop->job.ranks, "experts", (json_int_t)loop->job.experts,
+		"slots", (json_int_t)loop->job.slots, "layers", (json_int_t)loop->job.layers,
+		"steps", (json_int_t)loop->job.steps, "shift", (json_int_t)loop->job.shift,
+		"packets", (json_int_t)loop->packets, "dropped", (json_int_t)loop->dropped,
+		"rounds", (json_int_t)loop->rounds, "exact", (json_int_t)loop->exact, "equal",
+		(json_int_t)loop->equal, "loads_right", (json_int_t)loop->right,
+		"loads_unknown", (json_int_t)loop->unknown, "seconds", loop->seconds, "windows",
+		windows);
+}
+
+static void no_window(void *arg, const struct loop_window *w)
+{
+	(void)arg, (void)w;
+}
+
+/** Runs the loop, and puts it into `json` unless that is NULL: then it is printed as it goes. What
+ * the NIC counted must be what the job sent. */
+static int show_loop(const char *apply, bool ascii, json_t *json)
+{
+	struct picture p = picture_new(ascii);
+	struct loop loop;
+	int status;
+
+	if (json == NULL) {
+		picture_heading(&p, "3. The loop, closed: an emulated job sends to moetap-fw, reads the hint, moves experts");
+		printf("steps     balancedness of 4 ranks, as the NIC sees it; hints\n");
+	}
+	status = loop_run(&loop, apply, json == NULL ? print_window : no_window, &p);
+	if (status == CLI_DONE && json == NULL)
+		print_loop_end(&loop);
+	else if (status == CLI_DONE)
+		json_object_set_new(json, "loop", loop_json(&loop));
+	if (status == CLI_DONE && (loop.equal != loop.rounds || loop.right + loop.unknown != loop.rounds))
+		status = cli_fail("demo", "what moetap counted is not what the job sent");
+	loop_free(&loop);
+	return status;
+}
+
 /* ---- the verb ---- */
 
-static int run(int format, bool ascii)
+/** The bundled data, in `json` or printed; `page` gets the trace's hint page. */
+static int show_data(bool ascii, json_t *json, char page[32])
 {
 	struct story capture = {.page = "demo"}, trace = {.page = "demo-trace"};
 	char place[PATH_MAX];
@@ -508,22 +614,46 @@ static int run(int format, bool ascii)
 		status = load_trace(&trace, place);
 	if (status == CLI_DONE)
 		status = go_on(&trace);
-	if (status == CLI_DONE && format == 0)
-		print_text(&capture, &trace, place, ascii);
-	else if (status == CLI_DONE)
-		status = cli_print_json(
-			"demo", json_pack("{s:o, s:o}", "capture", story_json(&capture), "trace",
-					story_json(&trace)));
+	if (status == CLI_DONE && json == NULL)
+		print_text(&capture, &trace, ascii);
+	else if (status == CLI_DONE) {
+		json_object_set_new(json, "capture", story_json(&capture));
+		json_object_set_new(json, "trace", story_json(&trace));
+	}
+	memcpy(page, trace.page, sizeof(trace.page));
 	story_free(&capture);
 	story_free(&trace);
 	return status;
 }
 
+static const char *const applies[] = {"now", "late", "layers", "silent", "never"};
+
+static int run(int format, bool ascii, bool loop_only, int apply)
+{
+	json_t *json = format == 1 ? json_object() : NULL;
+	char place[PATH_MAX], page[32];
+	int status = loop_only ? CLI_DONE : show_data(ascii, json, page);
+
+	if (status == CLI_DONE)
+		status = show_loop(applies[apply], ascii, json);
+	if (status == CLI_DONE && json == NULL && !loop_only && find_data(place) == CLI_DONE)
+		print_next(ascii, place, page);
+	if (json == NULL)
+		return status;
+	if (status == CLI_DONE)
+		return cli_print_json("demo", json);
+	json_decref(json);
+	return status;
+}
+
 int verb_demo(int argc, char **argv)
 {
-	bool ascii = false;
-	int format = 0, status;
+	bool ascii = false, loop_only = false;
+	int format = 0, apply = 0, status;
 	const struct cli_option options[] = {
+		{"loop", CLI_FLAG, &loop_only, NULL, "the closed loop alone", false},
+		{"apply", CLI_CHOICE, &apply, "now|late|layers|silent|never",
+			"when the job of the loop applies plans (now)", false},
 		{"ascii", CLI_FLAG, &ascii, NULL, "no Unicode in the picture", false},
 		{"format", CLI_CHOICE, &format, "text|json", "text (default) or json", false},
 		{0},
@@ -533,11 +663,12 @@ int verb_demo(int argc, char **argv)
 		"comes of it: loads of experts, imbalance of ranks, state, forecast, plan, and "
 		"the\n"
 		"hint, which is published on hint page 'demo'. Then the same for a bundled longer\n"
-		"trace ('demo-trace'). Needs no NIC, no root and no huge pages.\n\n"
+		"trace ('demo-trace'). Then an emulated job sends to a moetap-fw, and follows the\n"
+		"hints that come of it. Needs no NIC, no root and no huge pages.\n\n"
 		"  moetap demo",
 		options};
 
 	if (cli_parse(&cli, argc, argv, &status) < 0)
 		return status;
-	return run(format, ascii);
+	return run(format, ascii, loop_only, apply);
 }

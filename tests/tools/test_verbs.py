@@ -502,6 +502,8 @@ class Firmware(Case):
             self.assertGreater(layer["balancedness_planned"], layer["balancedness"])
         hint = json.loads(self.good("hints", "show", "--format", "json", "demo-trace"))
         self.assertEqual((hint["reason"], hint["verdict"]), (trace["reason"], trace["verdict"]))
+        # what comes of it is in test_loop.py
+        self.assertEqual(data["loop"]["equal"], data["loop"]["steps"] * data["loop"]["layers"])
 
     def test_picture(self):
         for args in ((), ("--ascii",)):
@@ -509,6 +511,8 @@ class Firmware(Case):
             self.assertLessEqual(max(map(len, text.splitlines())), 100)
             self.assertIn("24 of 24 rounds exact; 25.1 % of the tokens cross no NIC and are estimated", text)
             self.assertEqual(text.count("of every expert, estimated in part,"), 1)
+            self.assertRegex(text, r"1500 of 1500 rounds exact, 1500 with the job's own counts")
+            self.assertRegex(text, r"1500 rounds as the job has them, 0 unknown, 0 wrong")
             self.assertNotIn("\033", text)
             self.assertEqual(text.isascii(), bool(args))
 
