@@ -537,6 +537,14 @@ static void lost_sight(struct fw_rounds *r)
 	r->sighted = r->number;
 }
 
+bool fw_heads_sure(const struct fw_rounds *r)
+{
+	FOREACH_LANE(r, l)
+	if (has_head(l) && !is_clean(r, l))
+		return false;
+	return true;
+}
+
 void fw_heads_take(struct fw_rounds *r)
 {
 	bool fresh = false, known = false, resync = false;

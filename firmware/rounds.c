@@ -658,6 +658,8 @@ static void publish(struct fw_rounds *r, bool timeout)
 	if (m->last_ns != 0)
 		follow_pace(r, m);
 	r->publish(r->arg, m);
+	for (uint32_t i = 0; i < m->ranks * m->experts; i++)
+		r->counts_closed += r->counts[i];
 	r->counting |= r->counted && m->tokens != 0;
 	r->number++;
 	r->first = false;
@@ -709,10 +711,9 @@ static void follow_parity(struct fw_rounds *r)
 		r->last_parity = parity;
 }
 
-static void close_round(struct fw_rounds *r, bool timeout)
+/** The round at hand is added up and judged. */
+static void close_judged(struct fw_rounds *r, bool timeout)
 {
-	add_lanes(r);
-	judge(r);
 	fw_compare_end(r);
 	if (any_starting(r))
 		r->round->quality |= MT_Q_GAP;
@@ -728,6 +729,84 @@ static void close_round(struct fw_rounds *r, bool timeout)
 	if (l->taken)
 		lane_read(r, l);
 	publish(r, timeout);
+}
+
+static void close_round(struct fw_rounds *r, bool timeout)
+{
+	add_lanes(r);
+	judge(r);
+	close_judged(r, timeout);
+}
+
+/** Messages of phase count so far, of all cores. */
+static uint64_t count_messages(const struct fw_rounds *r)
+{
+	uint64_t n = 0;
+
+	for (uint32_t c = 0; c < r->plane->cores; c++)
+		n += __atomic_load_n(&r->plane->core[c]->outcome[MT_OUT_COUNT], __ATOMIC_RELAXED);
+	return n;
+}
+
+/** Cells of pairs that cross a NIC, times the counts that each gets. */
+static uint64_t counts_of_a_round(const struct mt_bank *b, uint32_t announcers)
+{
+	uint64_t n = 0;
+
+	for (uint32_t s = 0; s < b->ranks; s++)
+		for (uint32_t d = 0; d < b->ranks; d++)
+			n += mt_bank_crosses(b, s, d) ? mt_bank_ranks(b)[d].experts : 0;
+	return n * announcers;
+}
+
+/** Whether every cell that crosses a NIC has all its counts in the round at hand. */
+static bool all_announced(const struct fw_rounds *r)
+{
+	const struct mt_bank *b = r->config->bank;
+
+	for (uint32_t pair = 0; pair < b->ranks * b->ranks; pair++) {
+		const struct mt_rank *dst = &mt_bank_ranks(b)[pair % b->ranks];
+		size_t cell = (size_t)(pair / b->ranks) * b->experts + dst->first_expert;
+
+		if (!mt_bank_crosses(b, pair / b->ranks, pair % b->ranks))
+			continue;
+		for (uint32_t e = 0; e < dst->experts; e++)
+			if (r->counts[cell + e] < r->config->announcers)
+				return false;
+	}
+	return true;
+}
+
+/**
+ * Close the round at hand without waiting for the next ones, by its own evidence: every cell that
+ * crosses a NIC was announced and has as many tokens, and every lane is sure of its epoch. To look
+ * costs a walk over all flows; so only when as many counts came as a round has, and when not all of
+ * them were in it, as many more as were missing. @return whether it was closed
+ */
+static bool try_close_complete(struct fw_rounds *r)
+{
+	uint64_t n;
+
+	if (r->config->by_source || r->config->witness || r->first)
+		return false;
+	n = count_messages(r);
+	if ((int64_t)(n - r->counts_closed) < (int64_t)r->counts_expected || n < r->counts_try)
+		return false;
+	r->counts_try = n + r->counts_expected / 8 + 1;
+	if (!fw_heads_sure(r))
+		return false;
+	fw_heads_take(r);
+	add_lanes(r);
+	judge(r);
+	if (r->round->counts_missing != 0)
+		r->counts_try = n + r->round->counts_missing;
+	/* counts went lost before, and now it is known again how many came */
+	if (r->round->counts_missing != 0 && lead_of(r) == 0)
+		r->counts_closed = r->counts_try - r->counts_expected;
+	if (!all_announced(r) || !is_whole(r))
+		return false;
+	close_judged(r, false);
+	return true;
 }
 
 /** Close the round at hand if it can be. @return whether it was */
@@ -763,7 +842,7 @@ uint32_t fw_rounds_pump(struct fw_rounds *r)
 	} while (got != 0 && n < FW_EVENTS);
 	if (got == 0)
 		r->progress = done;
-	while (try_close(r))
+	while (try_close_complete(r) || try_close(r))
 		;
 	send_back(r);
 	return n;
@@ -853,6 +932,8 @@ struct fw_rounds *fw_rounds_new(const struct fw_plane *plane, fw_publish publish
 	r->first = r->steady = true;
 	r->last_parity = FW_NO_PARITY;
 	r->sighted = UINT64_MAX;
+	r->counts_closed = count_messages(r);
+	r->counts_expected = counts_of_a_round(r->config->bank, r->config->announcers);
 	ranks = ranks_of(r);
 	cells = ranks * r->config->bank->experts;
 	r->slot_bytes = mt_slot_bytes(ranks, r->config->bank->experts);

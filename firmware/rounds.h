@@ -10,12 +10,14 @@
  * - Which lanes' oldest unread epoch belongs to it: of a lane without gaps, the one after the
  *   epoch that went into the last round. Of other lanes (new, or with packets missing in between)
  *   the one that fits by parity and by time.
- * - When it is closed: as soon as some lane is two epochs further (in lockstep nobody can still be
- *   dispatching then) and either every count came and equals the tokens counted, or every lane has
- *   gone on, so that all its packets were seen or given up. Else when some lane is FW_LAG epochs
- *   further, or when nothing came for the map's idle gap. What is missing is said in its quality.
- *   While some flow is still held back to find its first packet, nobody knows what it has of the
- *   round; so then FW_LAG_START, by which all flows are told to start, and a gap.
+ * - When it is closed: as soon as every cell that crosses a NIC was announced and has as many
+ *   tokens, and all lanes are sure of their epochs. Else as soon as some lane is two epochs further
+ * (in lockstep nobody can still be dispatching then) and either every count came and equals the
+ * tokens counted, or every lane has gone on, so that all its packets were seen or given up. Else
+ * when some lane is FW_LAG epochs further, or when nothing came for the map's idle gap. What is
+ * missing is said in its quality. While some flow is still held back to find its first packet,
+ * nobody knows what it has of the round; so then FW_LAG_START, by which all flows are told to
+ * start, and a gap.
  *
  * Without counts a last packet that was lost shows only in the next one of its flow. So there, a
  * round also waits (up to FW_LAG) until every flow of its lanes was seen to go on.

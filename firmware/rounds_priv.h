@@ -94,17 +94,20 @@ struct fw_rounds {
 	uint32_t ready_lead;
 	uint32_t tried_lead, tried_words; /* when closing it was tried last */
 	uint32_t words;
-	uint32_t last_parity;	 /* of the round before */
-	bool steady, alternates; /* parity changed at every round so far, and did at least once */
-	bool odd;		 /* the round at hand has atomics of unknown form */
-	bool counted;		 /* it has announced counts to compare with */
-	bool counting;		 /* some round before had */
-	bool align;		 /* layer and step are assumed */
-	bool joined;		 /* see fw_rounds_join() */
-	bool first;		 /* no round was closed yet */
-	uint64_t begun_ns;	 /* when the round before began */
-	double pace_ns;		 /* from round to round, 0: not known yet */
-	uint64_t sighted;	 /* round before which lost rounds were looked for */
+	uint64_t counts_expected; /* in a round */
+	uint64_t counts_closed;	  /* counts in the rounds closed, of all that came */
+	uint64_t counts_try;	  /* that must have come before a look whether all are there */
+	uint32_t last_parity;	  /* of the round before */
+	bool steady, alternates;  /* parity changed at every round so far, and did at least once */
+	bool odd;		  /* the round at hand has atomics of unknown form */
+	bool counted;		  /* it has announced counts to compare with */
+	bool counting;		  /* some round before had */
+	bool align;		  /* layer and step are assumed */
+	bool joined;		  /* see fw_rounds_join() */
+	bool first;		  /* no round was closed yet */
+	uint64_t begun_ns;	  /* when the round before began */
+	double pace_ns;		  /* from round to round, 0: not known yet */
+	uint64_t sighted;	  /* round before which lost rounds were looked for */
 	uint64_t late_tokens, drops;
 	bool watched;		    /* the port dropped nothing before the first round was closed */
 	uint64_t drop_until;	    /* rounds up to this one were open when packets were dropped */
@@ -158,6 +161,10 @@ struct head {
 
 /** Decide for each lane whether its oldest unread epoch belongs to the round at hand. */
 void fw_heads_take(struct fw_rounds *r);
+
+/** Whether every lane that has an epoch is sure that its oldest unread one is of the round at hand,
+ * so that fw_heads_take() takes just these. */
+bool fw_heads_sure(const struct fw_rounds *r);
 
 /** How an epoch of a lane, which it has, begins. */
 struct head fw_head_of(const struct fw_rounds *r, const struct lane *l, uint32_t label);
