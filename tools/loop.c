@@ -17,7 +17,8 @@
 
 #define EXPERTS 16u
 #define LAYERS 2u
-#define WINDOW 25  /* steps of a line; then a hint is published */
+#define TOKENS 128u /* of a rank in a round */
+#define WINDOW 25   /* steps of a line; then a hint is published */
 #define STEPS "750"
 #define SHIFT "400"
 #define TOKEN_NS "3000" /* that a rank computes for a token */
@@ -340,8 +341,8 @@ static int follow(struct run *r)
 		while (status == CLI_DONE && r->compared < r->told_count &&
 			r->compared < r->counted_count)
 			status = compare(r);
-		if (status == CLI_DONE && (!loop_runs(&r->parts.firmware) ||
-						  (!whole && !loop_runs(&r->parts.job))))
+		if (status == CLI_DONE &&
+			(!loop_runs(&r->parts.firmware) || (!whole && !loop_runs(&r->parts.job))))
 			status = CLI_FAILED;
 		if (!whole || status != CLI_DONE)
 			continue;
@@ -392,8 +393,8 @@ static int make_hint_page(const struct run *r)
 static int begin(struct run *r, const char *apply)
 {
 	const char *const options[] = {"--apply", apply, "--ranks", "4", "--experts", "16",
-		"--slots", "20", "--layers", "2", "--steps", STEPS, "--shift", SHIFT, "--token-ns",
-		TOKEN_NS, NULL};
+		"--slots", "20", "--layers", "2", "--tokens", "128", "--steps", STEPS, "--shift",
+		SHIFT, "--token-ns", TOKEN_NS, NULL};
 	struct moetap_error error;
 
 	r->pending = malloc(sizeof(struct job_hello));
@@ -402,7 +403,7 @@ static int begin(struct run *r, const char *apply)
 		moetap_forecaster_new(NULL, 0, &r->publication.request.forecaster, &error) < 0 ||
 		moetap_series_new(LAYERS, shape.slots, 0, &r->slots, &error) < 0)
 		return out_of_memory();
-	if (loop_parts_new(&r->parts, &shape, LAYERS, EXPERTS) != CLI_DONE ||
+	if (loop_parts_new(&r->parts, &shape, LAYERS, EXPERTS, TOKENS) != CLI_DONE ||
 		loop_start_firmware(&r->parts) != CLI_DONE || open_source(r) != CLI_DONE ||
 		make_hint_page(r) != CLI_DONE)
 		return CLI_FAILED;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /**
- * @file loop.h: the loop, closed: an emulated job (moetap-job) sends to a moetap-fw of our own, whose
- * rounds become hints that the job follows.
+ * @file loop.h: the loop, closed: an emulated job (moetap-job) sends to a moetap-fw of our own,
+ * whose rounds become hints that the job follows.
  */
 #ifndef MOETAP_LOOP_H
 #define MOETAP_LOOP_H
@@ -24,15 +24,15 @@ struct loop_window {
 	bool stable;	 /**< from here on: the hint that was published at its end */
 	enum moetap_verdict verdict;
 	enum moetap_known known;
-	int64_t moves;	    /**< slots that the plan would fill anew */
+	int64_t moves; /**< slots that the plan would fill anew */
 	char reason[256];
 };
 
 /** How the loop went. */
 struct loop {
 	struct job_hello job;
-	uint64_t rounds, exact; /**< that moetap-fw counted */
-	uint64_t equal;		/**< in which every count is that of the job itself */
+	uint64_t rounds, exact;	 /**< that moetap-fw counted */
+	uint64_t equal;		 /**< in which every count is that of the job itself */
 	uint64_t right, unknown; /**< whose loads of experts are the job's; of no known placement */
 	uint64_t packets, dropped;
 	double seconds; /**< from the first packet to the last round */

@@ -47,7 +47,8 @@ static void find_job(struct loop_parts *p)
 	n = slash != NULL ? slash + 1 - self : 0;
 	if (wanted != NULL && wanted[0] != '\0')
 		snprintf(p->job.program, room, "%s", wanted);
-	else if ((size_t)snprintf(p->job.program, room, "%.*sjob/moetap-job", (int)n, self) >= room ||
+	else if ((size_t)snprintf(p->job.program, room, "%.*sjob/moetap-job", (int)n, self) >=
+			 room ||
 		 access(p->job.program, X_OK) != 0) {
 		slash = strrchr(p->firmware.program, '/');
 		n = slash != NULL ? slash + 1 - p->firmware.program : 0;
@@ -198,11 +199,11 @@ static void in_folder(const struct loop_parts *p, const char *name, char path[PA
 
 /** The map, which the job knows. */
 static int write_map(struct loop_parts *p, const struct moetap_shape *shape, uint32_t layers,
-	uint32_t experts)
+	uint32_t experts, uint32_t tokens)
 {
-	char map[PATH_MAX], ranks[12], slots[12], l[12], e[12];
+	char map[PATH_MAX], ranks[12], slots[12], l[12], e[12], t[12];
 	const char *const argv[] = {p->job.program, "--map", "--ranks", ranks, "--slots", slots,
-		"--layers", l, "--experts", e, NULL};
+		"--layers", l, "--experts", e, "--tokens", t, NULL};
 	int file, status;
 
 	in_folder(p, "map.yaml", map);
@@ -210,6 +211,7 @@ static int write_map(struct loop_parts *p, const struct moetap_shape *shape, uin
 	snprintf(slots, sizeof(slots), "%u", shape->slots);
 	snprintf(l, sizeof(l), "%u", layers);
 	snprintf(e, sizeof(e), "%u", experts);
+	snprintf(t, sizeof(t), "%u", tokens);
 	file = open(map, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	if (file < 0)
 		return cli_fail(verb, "%s: %s", map, strerror(errno));
@@ -225,7 +227,7 @@ static int write_map(struct loop_parts *p, const struct moetap_shape *shape, uin
 }
 
 int loop_parts_new(struct loop_parts *p, const struct moetap_shape *shape, uint32_t layers,
-	uint32_t experts)
+	uint32_t experts, uint32_t tokens)
 {
 	const char *where = getenv("TMPDIR");
 
@@ -238,13 +240,13 @@ int loop_parts_new(struct loop_parts *p, const struct moetap_shape *shape, uint3
 	/* a socket's name is short */
 	if (strlen(p->folder) > 90 || mkdtemp(p->folder) == NULL) {
 		p->folder[0] = '\0';
-		return cli_fail(verb, "cannot make a folder in %s (set TMPDIR to a short one)",
-			where);
+		return cli_fail(
+			verb, "cannot make a folder in %s (set TMPDIR to a short one)", where);
 	}
 	setenv("RUNTIME_DIRECTORY", p->folder, 1); /* DPDK heeds it */
 	in_folder(p, "moetap-fw.log", p->firmware.log);
 	in_folder(p, "moetap-job.log", p->job.log);
-	return write_map(p, shape, layers, experts);
+	return write_map(p, shape, layers, experts, tokens);
 }
 
 /** "net_memif0,...": DPDK's name of the port. */

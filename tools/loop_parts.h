@@ -24,9 +24,10 @@ struct loop_parts {
 	int leash;  /**< the job stays until this is closed */
 };
 
-/** Makes the folder and the map, for a job of that shape. Returns an exit status, as all here. */
+/** Makes the folder and the map, for a job of that shape with so many tokens of a rank in a round.
+ * Returns an exit status, as all here. */
 int loop_parts_new(struct loop_parts *parts, const struct moetap_shape *shape, uint32_t layers,
-	uint32_t experts);
+	uint32_t experts, uint32_t tokens);
 
 /** Starts moetap-fw, on a memif port that waits for the job. */
 int loop_start_firmware(struct loop_parts *parts);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/** From loads to a hint on a page: what `moetap hints publish` and the loop of `moetap demo` share. */
+/** From loads to a hint on a page: what `moetap hints publish` and the loop of `moetap demo` share.
+ */
 #ifndef MOETAP_PUBLICATION_H
 #define MOETAP_PUBLICATION_H
 

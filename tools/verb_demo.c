@@ -583,7 +583,8 @@ static int show_loop(const char *apply, bool ascii, json_t *json)
 	int status;
 
 	if (json == NULL) {
-		picture_heading(&p, "3. The loop, closed: an emulated job sends to moetap-fw, reads the hint, moves experts");
+		picture_heading(&p, "3. The loop, closed: an emulated job sends to moetap-fw, "
+				    "reads the hint, moves experts");
 		printf("steps     balancedness of 4 ranks, as the NIC sees it; hints\n");
 	}
 	status = loop_run(&loop, apply, json == NULL ? print_window : no_window, &p);
@@ -591,7 +592,8 @@ static int show_loop(const char *apply, bool ascii, json_t *json)
 		print_loop_end(&loop);
 	else if (status == CLI_DONE)
 		json_object_set_new(json, "loop", loop_json(&loop));
-	if (status == CLI_DONE && (loop.equal != loop.rounds || loop.right + loop.unknown != loop.rounds))
+	if (status == CLI_DONE &&
+		(loop.equal != loop.rounds || loop.right + loop.unknown != loop.rounds))
 		status = cli_fail("demo", "what moetap counted is not what the job sent");
 	loop_free(&loop);
 	return status;

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HOT_SHARE 0.6	    /* of a layer's tokens, what its hot experts want */
-#define DRIFT 0.02	    /* by how much of itself what an expert gets goes up and down, */
+#define HOT_SHARE 0.6	   /* of a layer's tokens, what its hot experts want */
+#define DRIFT 0.02	   /* by how much of itself what an expert gets goes up and down, */
 #define DRIFT_STEPS 4000.0 /* once in so many steps */
 
 /** splitmix64 (Vigna, public domain, as described at prng.di.unimi.it). */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * moetap-job: an emulated job of mixture-of-experts layers that does what a framework does. Its gate
- * is skewed and drifts; its tokens go as RDMA WRITEs onto a DPDK port; between steps it reads a hint
- * page, moves experts and pays for it, and says on the page from which step on the placement holds.
+ * moetap-job: an emulated job of mixture-of-experts layers that does what a framework does. Its
+ * gate is skewed and drifts; its tokens go as RDMA WRITEs onto a DPDK port; between steps it reads
+ * a hint page, moves experts and pays for it, and says on the page from which step on the placement
+ * holds.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -35,7 +36,7 @@ struct options {
 	bool map;
 	enum apply apply;
 	uint32_t ranks, experts, slots, layers, tokens, top_k, token_ns, seed;
-	uint32_t steps, shift;
+	uint32_t steps, shift, queue_pairs;
 };
 
 struct job {
@@ -44,11 +45,11 @@ struct job {
 	struct wire wire;
 	struct gate gate;
 	uint64_t round;
-	uint32_t *placement;   /**< [layers][slots]: expert */
-	uint32_t *copies;      /**< [layers][experts][ranks]: its slots, */
+	uint32_t *placement;	/**< [layers][slots]: expert */
+	uint32_t *copies;	/**< [layers][experts][ranks]: its slots, */
 	uint32_t *copies_count; /**< [layers][experts] */
-	uint32_t *turn;	       /**< [ranks][experts]: which copy is next */
-	uint32_t *sent;	       /**< [ranks][slots], of this round */
+	uint32_t *turn;		/**< [ranks][experts]: which copy is next */
+	uint32_t *sent;		/**< [ranks][slots], of this round */
 	struct job_round *report;
 	uint32_t *order; /**< [tokens * top_k][ranks]: slots, as they are sent; own ones too */
 	struct moetap_hint_reader reader;
@@ -372,8 +373,7 @@ static bool tell(struct job *j, uint32_t layer, int64_t step, uint64_t begin)
 	told->layer = layer;
 	told->round_ns = now_ns() - begin;
 	if (!write_all(told, sizeof(*told)) ||
-		!write_all(j->sent,
-			((size_t)o->ranks * o->slots + o->experts) * sizeof(*j->sent)))
+		!write_all(j->sent, ((size_t)o->ranks * o->slots + o->experts) * sizeof(*j->sent)))
 		return false;
 	*told = (struct job_round){0};
 	return true;
@@ -458,7 +458,7 @@ static void release(struct job *j)
 
 static int emulate(const struct options *o)
 {
-	const struct wire_shape shape = {o->ranks, o->slots, o->layers, o->tokens};
+	const struct wire_shape shape = {o->ranks, o->slots, o->layers, o->tokens, o->queue_pairs};
 	struct job j = {.o = o, .own = o->slots / o->ranks, .ack_step = -1};
 	int ret = reserve(&j) ? 0 : fail("out of memory");
 
@@ -483,8 +483,10 @@ static int emulate(const struct options *o)
 static const char usage_text[] =
 	"Usage: moetap-job [EAL OPTIONS] -- [OPTIONS]    moetap-job --map [OPTIONS]\n\n"
 	"Emulates a job of mixture-of-experts layers: sends its tokens as RoCEv2 WRITEs onto the\n"
-	"DPDK port that it is given, follows the hint page NAME, and writes what it sent on standard\n"
-	"output, as tools/job/report.h says. Then it stays until its standard input ends, so that what\n"
+	"DPDK port that it is given, follows the hint page NAME, and writes what it sent on "
+	"standard\n"
+	"output, as tools/job/report.h says. Then it stays until its standard input ends, so that "
+	"what\n"
 	"it sent is received. `moetap demo` runs it.\n\n"
 	"  --map          print the map for moetap-fw, send nothing\n"
 	"  --hints NAME   the hint page that it reads and answers on (none)\n"
@@ -495,6 +497,7 @@ static const char usage_text[] =
 	"  --tokens N     of a rank in a round (128)\n"
 	"  --top-k N      experts of a token (2)\n"
 	"  --steps N      (750)     --shift N    the step at which the gate shifts (never)\n"
+	"  --queue-pairs N of a (source, destination) (one a local slot)\n"
 	"  --token-ns N   that a rank computes for a token (0)\n"
 	"  --seed N       (1)\n"
 	"  --help         this text\n";
@@ -505,8 +508,9 @@ static const struct option table[] = {{"map", no_argument, NULL, 'm'},
 	{"slots", required_argument, NULL, 's'}, {"layers", required_argument, NULL, 'l'},
 	{"tokens", required_argument, NULL, 't'}, {"top-k", required_argument, NULL, 'k'},
 	{"steps", required_argument, NULL, 'n'}, {"shift", required_argument, NULL, 'f'},
-	{"token-ns", required_argument, NULL, 'c'}, {"seed", required_argument, NULL, 'd'},
-	{"help", no_argument, NULL, '?'}, {NULL, 0, NULL, 0}};
+	{"queue-pairs", required_argument, NULL, 'q'}, {"token-ns", required_argument, NULL, 'c'},
+	{"seed", required_argument, NULL, 'd'}, {"help", no_argument, NULL, '?'},
+	{NULL, 0, NULL, 0}};
 
 /** The number that an option sets; NULL: it sets none. */
 static uint32_t *number_of(struct options *o, int which)
@@ -528,6 +532,8 @@ static uint32_t *number_of(struct options *o, int which)
 		return &o->steps;
 	case 'f':
 		return &o->shift;
+	case 'q':
+		return &o->queue_pairs;
 	case 'c':
 		return &o->token_ns;
 	case 'd':
@@ -565,13 +571,17 @@ static int take(struct options *o, int which)
 	return 0;
 }
 
-static int check(const struct options *o)
+static int check(struct options *o)
 {
 	if (o->ranks < 2 || o->ranks > 1024 || o->layers < 1 || o->layers > 1024 || o->tokens < 1 ||
 		o->tokens > 65536)
 		return fail("2 to 1024 ranks, 1 to 1024 layers, 1 to 65536 tokens");
 	if (o->slots % o->ranks != 0 || o->slots < o->experts || o->slots > 16384)
 		return fail("ranks must divide the slots, which are as many as experts or more");
+	if (o->queue_pairs == 0)
+		o->queue_pairs = o->slots / o->ranks;
+	if (o->queue_pairs > o->slots / o->ranks)
+		return fail("--queue-pairs is no more than a rank has slots");
 	if (o->top_k < 1 || o->top_k > GATE_TOP_MAX || o->top_k > o->experts)
 		return fail("--top-k is 1 to 16, and no more than there are experts");
 	return 0;
@@ -596,8 +606,14 @@ static int read_options(int argc, char **argv, struct options *o)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.ranks = 4, .experts = 16, .slots = 20, .layers = 2, .tokens = 128,
-		.top_k = 2, .steps = 750, .seed = 1};
+	struct options o = {.ranks = 4,
+		.experts = 16,
+		.slots = 20,
+		.layers = 2,
+		.tokens = 128,
+		.top_k = 2,
+		.steps = 750,
+		.seed = 1};
 	const struct sigaction action = {.sa_handler = on_signal};
 	bool bare = argc > 1 && (strcmp(argv[1], "--map") == 0 || strcmp(argv[1], "--help") == 0);
 	int used = bare ? 0 : rte_eal_init(argc, argv), ret;
@@ -611,7 +627,7 @@ int main(int argc, char **argv)
 	if (ret == 1)
 		fputs(usage_text, stdout);
 	else if (ret == 0 && o.map)
-		wire_map(stdout, &(struct wire_shape){o.ranks, o.slots, o.layers, o.tokens});
+		wire_map(stdout, &(struct wire_shape){o.ranks, o.slots, o.layers, o.tokens, 1});
 	else if (ret == 0)
 		ret = emulate(&o);
 	if (!bare)

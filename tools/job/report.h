@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /**
- * @file report.h: what moetap-job tells on its standard output: one struct job_hello, then for every
- * round a struct job_round with the tokens that it sent. Whoever counts them elsewhere compares.
+ * @file report.h: what moetap-job tells on its standard output: one struct job_hello, then for
+ * every round a struct job_round with the tokens that it sent. Whoever counts them elsewhere
+ * compares.
  */
 #ifndef MOETAP_JOB_REPORT_H
 #define MOETAP_JOB_REPORT_H
@@ -25,7 +26,7 @@ struct job_hello {
 struct job_round {
 	int64_t step;
 	uint32_t layer;
-	uint32_t moved;	      /**< slots of this layer that were filled from other ranks before it */
+	uint32_t moved; /**< slots of this layer that were filled from other ranks before it */
 	uint64_t moved_bytes; /**< weights that were sent for that, */
 	uint64_t moved_ns;    /**< and the time for which the job stood still */
 	uint64_t round_ns;    /**< of dispatch, computing and combine */

@@ -15,7 +15,7 @@
 #include <rte_udp.h>
 
 #define BUFFERS 4096u
-#define WAIT_S 20	 /* for the other end; and until the port takes something */
+#define WAIT_S 20 /* for the other end; and until the port takes something */
 #define NAP_NS 20000
 #define ROCE_PORT 4791u
 #define ICRC 4u
@@ -151,8 +151,8 @@ static int start_port(struct wire *w)
 	if (ret == 0)
 		ret = rte_eth_dev_adjust_nb_rx_tx_desc(w->port, &rx, &tx);
 	if (ret == 0)
-		ret = rte_eth_rx_queue_setup(
-			w->port, 0, rx, (unsigned int)rte_eth_dev_socket_id(w->port), NULL, w->pool);
+		ret = rte_eth_rx_queue_setup(w->port, 0, rx,
+			(unsigned int)rte_eth_dev_socket_id(w->port), NULL, w->pool);
 	if (ret == 0)
 		ret = rte_eth_tx_queue_setup(
 			w->port, 0, tx, (unsigned int)rte_eth_dev_socket_id(w->port), NULL);
@@ -164,7 +164,7 @@ static int start_port(struct wire *w)
 int wire_open(struct wire *w, const struct wire_shape *shape)
 {
 	*w = (struct wire){.shape = *shape, .own = shape->slots / shape->ranks};
-	w->psn = calloc((size_t)shape->ranks * shape->slots, sizeof(*w->psn));
+	w->psn = calloc((size_t)shape->ranks * shape->ranks * shape->queue_pairs, sizeof(*w->psn));
 	return w->psn != NULL ? start_port(w) : -ENOMEM;
 }
 
@@ -185,8 +185,8 @@ void wire_flush(struct wire *w)
 	uint16_t done = 0;
 
 	while (done < w->held && w->error == 0) {
-		uint16_t sent = rte_eth_tx_burst(
-			w->port, 0, w->burst + done, (uint16_t)(w->held - done));
+		uint16_t sent =
+			rte_eth_tx_burst(w->port, 0, w->burst + done, (uint16_t)(w->held - done));
 
 		done += sent;
 		if (sent != 0) {
@@ -236,13 +236,14 @@ static uint8_t *put_outside(uint8_t *p, uint32_t src, uint32_t dst, uint32_t ins
 	return (uint8_t *)(udp + 1);
 }
 
-/** A packet of queue pair (src, dst, at), with its BTH; `more` bytes follow, the ICRC not counted.
+/** A packet of the queue pair of (src, dst, local slot), with its BTH; `more` bytes follow, the
+ * ICRC not counted.
  * @return where they go, NULL: the port gave up */
 static uint8_t *put_packet(
 	struct wire *w, uint32_t src, uint32_t dst, uint32_t at, uint32_t opcode, uint32_t more)
 {
-	uint32_t inside = 12 + more + ICRC;
-	uint32_t *psn = &w->psn[(size_t)(src * w->shape.ranks + dst) * w->own + at];
+	uint32_t inside = 12 + more + ICRC, pair = at % w->shape.queue_pairs;
+	uint32_t *psn = &w->psn[(size_t)(src * w->shape.ranks + dst) * w->shape.queue_pairs + pair];
 	struct rte_mbuf *m;
 	uint8_t *p;
 
@@ -255,14 +256,14 @@ static uint8_t *put_packet(
 		return NULL;
 	}
 	w->burst[w->held++] = m;
-	p = (uint8_t *)rte_pktmbuf_append(m,
-		(uint16_t)(sizeof(struct rte_ether_hdr) + sizeof(struct rte_ipv4_hdr) +
-			   sizeof(struct rte_udp_hdr) + inside));
+	p = (uint8_t *)rte_pktmbuf_append(
+		m, (uint16_t)(sizeof(struct rte_ether_hdr) + sizeof(struct rte_ipv4_hdr) +
+			      sizeof(struct rte_udp_hdr) + inside));
 	p = put_outside(p, src, dst, inside);
 	p = put(p, opcode, 1);
 	p = put(p, 0x40, 1); /* migration state, as NICs send it */
 	p = put(p, 0xffff, 2);
-	p = put(p, 0x100 + src * w->own + at, 4); /* at the destination */
+	p = put(p, 0x100 + src * w->shape.queue_pairs + pair, 4); /* at the destination */
 	p = put(p, (*psn)++ & 0xffffff, 4);
 	/* No receiver is there that would check the ICRC. */
 	memset(p + more, 0, ICRC);
@@ -310,8 +311,9 @@ void wire_count(struct wire *w, uint64_t round, uint32_t src, uint32_t slot, uin
 
 	if (p == NULL)
 		return;
-	p = put(p, buffer_of(w, dst, round) + token_bytes(&w->shape) + result_bytes(&w->shape) +
-			   ((uint64_t)at * w->shape.ranks + src) * 8,
+	p = put(p,
+		buffer_of(w, dst, round) + token_bytes(&w->shape) + result_bytes(&w->shape) +
+			((uint64_t)at * w->shape.ranks + src) * 8,
 		8);
 	p = put(p, 0x202, 4);
 	p = put(p, -(uint64_t)tokens - 1, 8); /* -n - 1, so that 0 tokens are told too */

@@ -5,7 +5,7 @@
  *
  * In the memory of each rank, twice, in turns from round to round: tokens by local slot, by source;
  * results by slot; counts by local slot, by source. Behind them the weights of its slots, by layer.
- * Each (source, destination, local slot) has a queue pair.
+ * The local slots of each (source, destination) share some queue pairs.
  */
 #ifndef MOETAP_JOB_WIRE_H
 #define MOETAP_JOB_WIRE_H
@@ -15,20 +15,22 @@
 
 #include <rte_mbuf.h>
 
-#define WIRE_TOKEN 272u		    /* bytes of a token: 16, and 128 elements of 2 */
-#define WIRE_RESULT 256u	    /* of its result */
+#define WIRE_TOKEN 272u		   /* bytes of a token: 16, and 128 elements of 2 */
+#define WIRE_RESULT 256u	   /* of its result */
 #define WIRE_EXPERT (128u * 1024u) /* of an expert's weights in a layer */
 #define WIRE_MTU 1024u
 #define WIRE_BURST 32u
 
 struct wire_shape {
-	uint32_t ranks, slots, layers, tokens; /**< slots of all ranks; tokens of a rank in a round */
+	uint32_t ranks, slots, layers,
+		tokens;	      /**< slots of all ranks; tokens of a rank in a round */
+	uint32_t queue_pairs; /**< of a (source, destination) */
 };
 
 struct wire {
 	struct wire_shape shape;
-	uint32_t own; /**< slots of a rank */
-	uint32_t *psn; /**< [ranks][ranks][own]: source, destination, local slot */
+	uint32_t own;  /**< slots of a rank */
+	uint32_t *psn; /**< [ranks][ranks][queue_pairs]: source, destination */
 	uint16_t port;
 	struct rte_mempool *pool;
 	struct rte_mbuf *burst[WIRE_BURST];
