@@ -5,7 +5,7 @@
  * sends and a tap damages (sim.h), whose rounds then have to be the truth or say that they are not.
  *
  * A first byte from 0xf0 on is a job over TCP: segments of frames that are mostly right. One from
- * 0xe0 on is a job that sends counts among other SENDs.
+ * 0xe0 on is a job with counts among other SENDs, rows of weights, or immediates.
  *
  * A frame is a byte that says of what kind, then either its bytes behind their number, or few bytes
  * that choose what a plausible packet has. Every packet has one outcome, every round is consistent,
@@ -402,12 +402,16 @@ static void try_streams(struct input *in, uint32_t which, uint32_t how)
 	path_drop(&path);
 }
 
-/* ---- counts in SENDs ------------------------------------------------------------------------- */
+/* ---- rules that jobs of sim.h do not have ------------------------------------------------------
+ */
 
-static const char sent_map[] =
-	"{moetap-map: 1, job: sent, pattern: inference, layers: 2, experts-per-rank: 4, ranks: ["
-	"{rank: 0, address: [10.0.0.1, \"fd77::1\"]}, {rank: 1, address: [10.0.0.2, "
+#define TWO_RANKS                                                                                  \
+	"pattern: inference, layers: 2, experts-per-rank: 4, ranks: ["                             \
+	"{rank: 0, address: [10.0.0.1, \"fd77::1\"]}, {rank: 1, address: [10.0.0.2, "              \
 	"\"fd77::2\"]}], rules: ["
+
+static const char *const other_maps[] = {
+	"{moetap-map: 1, job: sent, " TWO_RANKS
 	"{name: counts, rule: payload-counts, phase: dispatch, length: 41, payload: {at: 9, width: "
 	"8}, "
 	"match: [{at: 0, width: 1, mask: 0x1f, value: 2}, "
@@ -415,17 +419,35 @@ static const char sent_map[] =
 	"{name: parts, rule: payload-counts, phase: dispatch, length: [0x21, 0x2000], "
 	"payload: {at: 1, width: 4, of: all, encoding: complement}, "
 	"match: [{at: 63, width: 1, modulo: 3, value: 1}]}, "
-	"{name: other, rule: length, phase: control, length: [0, 0x7fffffff]}]}";
+	"{name: other, rule: length, phase: control, length: [0, 0x7fffffff]}]}",
+	"{moetap-map: 1, job: dense, " TWO_RANKS
+	"{name: weights, rule: payload-dense, phase: dispatch, length: [32, 4096, 32], "
+	"payload: {width: 4, of: dst}}, "
+	"{name: result, rule: length, phase: combine, length: [4097, 0x7fffffff]}]}",
+	"{moetap-map: 1, job: imm, " TWO_RANKS
+	"{name: token, rule: length, phase: dispatch, length: [16, 0x7fffffff], expert: {fixed: "
+	"1}, token-bytes: 16}, "
+	"{name: count, rule: imm, phase: count, length: 0, imm: {mask: 0x80, value: 0x80}, "
+	"place: {shift: 0, bits: 7, unit: 8}, size: 64, expert: {stride: 16, count: 4, of: dst}, "
+	"source: {stride: 8, count: 2}, "
+	"value: {shift: 8, bits: 8, signed: 1, scale: -1, add: -1}, when: negative}, "
+	"{name: done, rule: imm, phase: combine, length: 0, imm: {mask: 0x80, value: 0x80}, "
+	"place: {shift: 0, bits: 7, unit: 8}, size: 64, value: {shift: 8, bits: 8, signed: 1, "
+	"scale: 1}, when: positive}]}",
+};
 
-static void try_sends(struct input *in, uint32_t how)
+static void try_others(struct input *in, uint32_t which, uint32_t how)
 {
-	static struct mt_bank *bank;
+	static struct mt_bank *banks[RTE_DIM(other_maps)];
+	struct mt_bank *bank = banks[which];
 	struct mt_error err = {""};
 	struct mt_bank *copy;
 
 	if (bank == NULL)
-		MUST_SAY(mt_map_parse(sent_map, strlen(sent_map), "map", &bank, &err) == 0, "%s",
-			err.text);
+		MUST_SAY(mt_map_parse(other_maps[which], strlen(other_maps[which]), "map", &bank,
+				 &err) == 0,
+			"%s", err.text);
+	banks[which] = bank;
 	copy = malloc(bank->bytes);
 	if (copy == NULL)
 		return;
@@ -448,7 +470,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	}
 	if (first >= 0xe0) {
-		try_sends(&in, how);
+		try_others(&in, first % RTE_DIM(other_maps), how);
 		return 0;
 	}
 	if (banks[which] == NULL)
