@@ -45,6 +45,8 @@ class Case:
         self.function, self.machines = NAMES[self.name]
         if self.live and self.name not in jobs.CASES:
             raise SystemExit(f"{text}: only our own job is counted live")
+        if self.live and jobs.RULES.get(self.name) is jobs.queue_pairs:
+            raise SystemExit(f"{text}: its map names queue pairs, which are others when the job runs again")
         self.preset = PRESETS.get(self.name)
         self.lossy = getattr(self.function, "lossy", machines.LOSSY)
 

@@ -102,7 +102,7 @@ MATRIX = [f"{name}{version}{loss}/mtu{mtu}" for name in
 # Tapped while they run; lists in payloads are not among them, for they want longer frames than the tap's (live.py).
 LIVE = ["uccl-ep/live/ipv6/loss1/mtu4096", "deepep-normal/live/ipv6/mtu4096", "pplx-garden/live/ipv6/mtu1024",
         "pplx-kernels/live/loss5/mtu1024", "hybrid-ep/live/mtu4096", "fastmoe/live/mtu1024",
-        "queue-pairs/live/ipv6/mtu1024", "nccl/live/loss1/mtu1024"]
+        "nccl/live/loss1/mtu1024"]
 MORE = MATRIX + LIVE + [
     "deepep-ll/ipv6/loss5/mtu4096", "deepep-ll-bf16/loss1/mtu1024", "deepep-ll-bulk/ipv6/loss5/mtu4096",
     "deepep-ll-shared/ipv6/mtu4096", "deepep-ll-shared-training/loss5/mtu1024",
