@@ -1252,24 +1252,24 @@ static void test_payload(void **unused)
 	(void)unused;
 	use_base("docs/maps/vectors.yaml");
 	ok_with("at: 32", "at: 36");
-	refused_with("at: 32", "at: 40", 13, "rank 0 end at byte 72, but messages may have 68");
-	refused_with("at: 32", "at: 30", 13, "no multiple of the width, 4");
-	refused_with("at: 32", "at: 65540", 17, "out of range");
-	refused_with("width: 4", "width: 5", 17, "4 or 8");
-	refused_with("width: 4, ", "", 17, "'width' is missing");
-	refused_with("width: 4", "width: 8", 13, "rank 0 end at byte 96");
-	refused_with("of: dst", "of: all", 13, "rank 0 end at byte 128");
-	refused_with("of: dst", "of: src", 17, "may be dst, all");
-	refused_with("plain", "zigzag", 17, "may be plain, complement");
-	refused_with("length: 68 ", "length: [60, 68] ", 13, "messages may have 60");
-	refused_with("phase: dispatch", "phase: combine", 13, "integers are tokens");
+	refused_with("at: 32", "at: 40", 14, "rank 0 end at byte 72, but messages may have 68");
+	refused_with("at: 32", "at: 30", 14, "no multiple of the width, 4");
+	refused_with("at: 32", "at: 65540", 18, "out of range");
+	refused_with("width: 4", "width: 5", 18, "4 or 8");
+	refused_with("width: 4, ", "", 18, "'width' is missing");
+	refused_with("width: 4", "width: 8", 14, "rank 0 end at byte 96");
+	refused_with("of: dst", "of: all", 14, "rank 0 end at byte 128");
+	refused_with("of: dst", "of: src", 18, "may be dst, all");
+	refused_with("plain", "zigzag", 18, "may be plain, complement");
+	refused_with("length: 68 ", "length: [60, 68] ", 14, "messages may have 60");
+	refused_with("phase: dispatch", "phase: combine", 14, "integers are tokens");
 	refused_with("phase: dispatch", "phase: count", 1, "no rule of phase dispatch");
-	refused_with("of: dst}", "of: dst, count: 2}", 13, "no use for 'count'");
+	refused_with("of: dst}", "of: dst, count: 2}", 14, "no use for 'count'");
 	ok_with("of: dst}", "of: dst}\n    announcers: 8");
-	refused_with("of: dst}", "of: dst}\n    announcers: 0", 18, "out of range: 1 to 4096");
+	refused_with("of: dst}", "of: dst}\n    announcers: 0", 19, "out of range: 1 to 4096");
 	refused_with(
-		"length: [4096", "announcers: 2\n    length: [4096", 18, "no use for 'announcers'");
-	refused_with("length: [4096, 2147483647]", "length: [68, 2147483647]", 18,
+		"length: [4096", "announcers: 2\n    length: [4096", 19, "no use for 'announcers'");
+	refused_with("length: [4096, 2147483647]", "length: [68, 2147483647]", 19,
 		"could be read by rule 'data' and by rule 'counts'");
 	use_base(NULL);
 }
@@ -1278,22 +1278,22 @@ static void test_lists(void **unused)
 {
 	(void)unused;
 	use_base("docs/maps/lists.yaml");
-	refused_with(", count: 4", "", 13, "payload needs 'count'");
-	refused_with(", stride: 2128", "", 13, "payload needs 'count'");
-	refused_with("stride: 2128", "stride: 12", 13,
+	refused_with(", count: 4", "", 14, "payload needs 'count'");
+	refused_with(", stride: 2128", "", 14, "payload needs 'count'");
+	refused_with("stride: 2128", "stride: 12", 14,
 		"4 numbers of 4 bytes do not fit in a stride of 12");
-	refused_with("stride: 2128", "stride: 2127", 13, "multiple of 4");
-	refused_with("length: 2128 ", "length: 2127 ", 13,
+	refused_with("stride: 2128", "stride: 2127", 14, "multiple of 4");
+	refused_with("length: 2128 ", "length: 2127 ", 14,
 		"end at byte 2128, but messages may have 2127");
-	refused_with("width: 4", "width: 8", 13, "a width of 4, plain");
-	refused_with("of: all", "of: all, encoding: complement", 13, "a width of 4, plain");
+	refused_with("width: 4", "width: 8", 14, "a width of 4, plain");
+	refused_with("of: all", "of: all, encoding: complement", 14, "a width of 4, plain");
 	refused_with(
-		"phase: dispatch", "phase: combine", 13, "a list names experts: phase dispatch");
+		"phase: dispatch", "phase: combine", 14, "a list names experts: phase dispatch");
 	use_base("docs/maps/rows.yaml");
 	refused_with(
-		"length: 64", "length: 60", 12, "rank 0 end at byte 64, but messages may have 60");
-	refused_with("of: dst", "of: all", 12, "rank 0 end at byte 128");
-	refused_with("of: dst}", "of: dst, stride: 64}", 12, "no use for 'count' and 'stride'");
+		"length: 64", "length: 60", 13, "rank 0 end at byte 64, but messages may have 60");
+	refused_with("of: dst", "of: all", 13, "rank 0 end at byte 128");
+	refused_with("of: dst}", "of: dst, stride: 64}", 13, "no use for 'count' and 'stride'");
 	use_base(NULL);
 }
 
@@ -1301,18 +1301,18 @@ static void test_imm(void **unused)
 {
 	(void)unused;
 	use_base("docs/maps/immediates.yaml");
-	refused_with("value: 0x80000000}", "value: 0xc0000000}", 23, "bits that the mask");
-	refused_with("bits: 13, unit: 8", "bits: 33, unit: 8", 24, "out of range: 1 to 32");
-	refused_with("shift: 0, bits: 13", "shift: 24, bits: 13", 19, "an immediate has 32 bits");
-	refused_with("bits: 15, ", "", 19, "needs the 'bits' of its value");
-	refused_with("unit: 8", "unit: 0", 24, "out of range");
-	refused_with("signed: 1", "signed: 2", 28, "out of range");
-	refused_with("phase: count", "phase: dispatch", 19, "an immediate announces");
-	refused_with("    when: negative\n", "", 29, "by rule 'done' and by rule 'count'");
+	refused_with("value: 0x80000000}", "value: 0xc0000000}", 24, "bits that the mask");
+	refused_with("bits: 13, unit: 8", "bits: 33, unit: 8", 25, "out of range: 1 to 32");
+	refused_with("shift: 0, bits: 13", "shift: 24, bits: 13", 20, "an immediate has 32 bits");
+	refused_with("bits: 15, ", "", 20, "needs the 'bits' of its value");
+	refused_with("unit: 8", "unit: 0", 25, "out of range");
+	refused_with("signed: 1", "signed: 2", 29, "out of range");
+	refused_with("phase: count", "phase: dispatch", 20, "an immediate announces");
+	refused_with("    when: negative\n", "", 30, "by rule 'done' and by rule 'count'");
 	/* what is negative in 15 bits may be positive in others */
-	refused_with("bits: 15, signed: 1, scale: 1}", "bits: 16, signed: 1, scale: 1}", 30,
+	refused_with("bits: 15, signed: 1, scale: 1}", "bits: 16, signed: 1, scale: 1}", 31,
 		"by rule 'done' and by rule 'count'");
-	refused_with("    size: 64      ", "    # size: 64      ", 19, "needs 'size'");
+	refused_with("    size: 64      ", "    # size: 64      ", 20, "needs 'size'");
 	use_base(NULL);
 }
 
@@ -1357,41 +1357,41 @@ static void test_frames(void **unused)
 	use_base("docs/maps/gloo.yaml");
 	ok_with("connect: 8", "connect: 8, ports: 5000");
 	ok_with("connect: 8", "accept: 65535, ports: [1, 65535]");
-	refused_with("connect: 8", "ports: [2, 1]", 9, "the first port is above");
-	refused_with("connect: 8", "ports: 65536", 9, "out of range");
-	refused_with("connect: 8", "listen: 8", 9, "keys are ports, connect, accept");
-	refused_with("header: 48", "header: 65", 19, "out of range: 1 to 64");
-	refused_with("header: 48", "header: 0", 19, "out of range");
-	refused_with("header: 48", "header: 39", 19, "a field ends behind the header of 39");
-	refused_with("      header: 48\n", "", 19, "'header' is missing");
-	refused_with("length: {at: 0, width: 8}", "length: {at: 0}", 20, "stand together");
-	refused_with("length: {at: 0, width: 8}", "length: {at: 0, width: 3}", 20, "1, 2, 4 or 8");
-	refused_with("length: {at: 0, width: 8}", "length: {at: 0, width: 8, order: up}", 20,
+	refused_with("connect: 8", "ports: [2, 1]", 10, "the first port is above");
+	refused_with("connect: 8", "ports: 65536", 10, "out of range");
+	refused_with("connect: 8", "listen: 8", 10, "keys are ports, connect, accept");
+	refused_with("header: 48", "header: 65", 20, "out of range: 1 to 64");
+	refused_with("header: 48", "header: 0", 20, "out of range");
+	refused_with("header: 48", "header: 39", 20, "a field ends behind the header of 39");
+	refused_with("      header: 48\n", "", 20, "'header' is missing");
+	refused_with("length: {at: 0, width: 8}", "length: {at: 0}", 21, "stand together");
+	refused_with("length: {at: 0, width: 8}", "length: {at: 0, width: 3}", 21, "1, 2, 4 or 8");
+	refused_with("length: {at: 0, width: 8}", "length: {at: 0, width: 8, order: up}", 21,
 		"may be little, big");
 	ok_with("length: {at: 0, width: 8}", "length: {add: 48}");
 	refused_with(
-		"length: {at: 0, width: 8}", "length: {add: 47}", 19, "shorter than its header");
-	refused_with("length: {at: 0, width: 8}", "length: {}", 20, "or 'add', are expected");
+		"length: {at: 0, width: 8}", "length: {add: 47}", 20, "shorter than its header");
+	refused_with("length: {at: 0, width: 8}", "length: {}", 21, "or 'add', are expected");
 	ok_with("length: {at: 0, width: 8}", "length: {at: 0, width: 8, order: big, add: -1}");
-	refused_with("modulo: 3, value: 1", "modulo: 3, value: 3", 21, "below the modulo, 3");
-	refused_with("modulo: 3, value: 1", "modulo: 1, value: 0", 21, "out of range");
-	refused_with("{at: 23, width: 1, value: 8}", "{at: 23, width: 1, value: 256}", 21,
+	refused_with("modulo: 3, value: 1", "modulo: 3, value: 3", 22, "below the modulo, 3");
+	refused_with("modulo: 3, value: 1", "modulo: 1, value: 0", 22, "out of range");
+	refused_with("{at: 23, width: 1, value: 8}", "{at: 23, width: 1, value: 256}", 22,
 		"bits that the mask 0xff has not");
 	refused_with("[{at: 8, width: 8, value: 1}, ",
-		"[{at: 8, width: 8, value: 1}, {at: 8, width: 8, value: 1}, ", 21, "at most 3");
-	refused_with("      bytes: {at: 32, width: 8}\n", "", 15, "the frame needs 'bytes'");
-	refused_with("    token-bytes: 4096\n", "", 15, "needs 'token-bytes'");
+		"[{at: 8, width: 8, value: 1}, {at: 8, width: 8, value: 1}, ", 22, "at most 3");
+	refused_with("      bytes: {at: 32, width: 8}\n", "", 16, "the frame needs 'bytes'");
+	refused_with("    token-bytes: 4096\n", "", 16, "needs 'token-bytes'");
 	refused_with("    expert: {fixed: 0}\n    token-bytes: 4096\n", "    payload: {width: 8}\n",
-		15, "'bytes' of a frame go with 'token-bytes'");
+		16, "'bytes' of a frame go with 'token-bytes'");
 	refused_with("    token-bytes: 4096\n", "    token-bytes: 4096\n    payload: {width: 8}\n",
-		15, "has no use for");
-	refused_with("phase: combine", "phase: count", 26, "counts are announced by");
-	refused_with("rule: flow", "rule: length\n    length: 7", 15, "has no use for 'frame'");
-	refused_with("layers: 12", "layers: 12\ntap: heads", 16, "needs 'tap: all'");
+		16, "has no use for");
+	refused_with("phase: combine", "phase: count", 27, "counts are announced by");
+	refused_with("rule: flow", "rule: length\n    length: 7", 16, "has no use for 'frame'");
+	refused_with("layers: 12", "layers: 12\ntap: heads", 17, "needs 'tap: all'");
 	refused_with("  - name: other\n    rule: flow\n",
 		"  - {name: x, rule: length, phase: control, length: 7}\n"
 		"  - name: other\n    rule: flow\n",
-		33, "rules flow read TCP, others RDMA");
+		34, "rules flow read TCP, others RDMA");
 	use_base(NULL);
 }
 
