@@ -363,39 +363,35 @@ static int judge_base(struct build *b, const struct line_rule *l)
 	return 0;
 }
 
-static int judge_rule(struct build *b, const struct line_rule *l)
+/** Whether a rule of that kind can be of its phase. */
+static int judge_phase(struct build *b, const struct line_rule *l)
+{
+	unsigned int type = l->r.type, phase = l->r.phase;
+	bool tells = phase == MT_PHASE_DISPATCH || phase == MT_PHASE_COUNT;
+	const char *why = NULL;
+
+	if (phase == MT_PHASE_COUNT && type != MT_RULE_ATOMIC && type != MT_RULE_COUNTS &&
+		type != MT_RULE_IMM)
+		why = "counts are announced by rules atomic, payload-counts and imm";
+	else if (!tells && type == MT_RULE_COUNTS)
+		why = "integers are tokens: phase dispatch, or count beside a rule that counts "
+		      "messages";
+	else if (phase != MT_PHASE_DISPATCH && (type == MT_RULE_INDEX || type == MT_RULE_DENSE))
+		why = "a list names experts: phase dispatch";
+	else if (phase == MT_PHASE_DISPATCH && type == MT_RULE_IMM)
+		why = "an immediate announces tokens: phase count?";
+	else if (phase != MT_PHASE_DISPATCH && type == MT_RULE_QP)
+		why = "a queue pair names experts in phase dispatch only; use rule length or va";
+	else if (phase == MT_PHASE_DISPATCH && type == MT_RULE_ATOMIC)
+		why = "an atomic carries no tokens; phase count?";
+	return why == NULL ? 0 : map_bad(b, l->line, "rule '%s': %s", l->r.name, why);
+}
+
+/** Whether lengths so many bytes apart, or the bytes of a frame, go with what else it says. */
+static int judge_lengths(struct build *b, const struct line_rule *l)
 {
 	const struct mt_rule *r = &l->r;
-	int ret;
 
-	if (r->phase == MT_PHASE_COUNT && r->type != MT_RULE_ATOMIC && r->type != MT_RULE_COUNTS &&
-		r->type != MT_RULE_IMM)
-		return map_bad(b, l->line,
-			"rule '%s': counts are announced by rules atomic, payload-counts and imm",
-			r->name);
-	if (r->phase != MT_PHASE_DISPATCH && r->phase != MT_PHASE_COUNT &&
-		r->type == MT_RULE_COUNTS)
-		return map_bad(b, l->line,
-			"rule '%s': integers are tokens: phase dispatch, or count beside a rule "
-			"that counts messages",
-			r->name);
-	if (r->phase != MT_PHASE_DISPATCH && (r->type == MT_RULE_INDEX || r->type == MT_RULE_DENSE))
-		return map_bad(
-			b, l->line, "rule '%s': a list names experts: phase dispatch", r->name);
-	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_IMM)
-		return map_bad(b, l->line, "rule '%s': an immediate announces tokens: phase count?",
-			r->name);
-	if (r->phase != MT_PHASE_DISPATCH && r->type == MT_RULE_QP)
-		return map_bad(b, l->line,
-			"rule '%s': a queue pair names experts in phase dispatch only; "
-			"use rule length or va",
-			r->name);
-	if (r->phase == MT_PHASE_DISPATCH && r->type == MT_RULE_ATOMIC)
-		return map_bad(b, l->line, "rule '%s': an atomic carries no tokens; phase count?",
-			r->name);
-	ret = judge_keys(b, l);
-	if (ret < 0)
-		return ret;
 	if (r->type == MT_RULE_FLOW &&
 		l->frame_has_bytes != (r->phase == MT_PHASE_DISPATCH && r->token_bytes != 0))
 		return map_bad(b, l->line,
@@ -406,14 +402,19 @@ static int judge_rule(struct build *b, const struct line_rule *l)
 		return map_bad(b, l->line,
 			"rule '%s': lengths so many bytes apart are for rules without 'size'",
 			r->name);
+	return 0;
+}
+
+/** Whether the parts of a region lie in it. */
+static int judge_region(struct build *b, const struct line_rule *l)
+{
+	const struct mt_rule *r = &l->r;
+
 	if (r->parity_count != 0 && r->size > r->parity_stride)
 		return map_bad(b, l->line,
 			"rule '%s': a region of %llu bytes does not fit in a parity "
 			"stride of %llu",
 			r->name, (unsigned long long)r->size, (unsigned long long)r->parity_stride);
-	ret = judge_rule_experts(b, l);
-	if (ret < 0)
-		return ret;
 	if (r->expert_stride * r->expert_count > r->size)
 		return map_bad(b, l->line,
 			"rule '%s': %u experts of %llu bytes do not fit in a region of "
@@ -429,10 +430,20 @@ static int judge_rule(struct build *b, const struct line_rule *l)
 			"%llu",
 			r->name, r->source_count, (unsigned long long)r->source_stride,
 			(unsigned long long)r->size);
-	ret = judge_payload(b, l);
-	if (ret < 0)
-		return ret;
-	return judge_base(b, l);
+	return 0;
+}
+
+/** What one rule alone can be; the first thing that is wrong is told. */
+static int judge_rule(struct build *b, const struct line_rule *l)
+{
+	static int (*const judges[])(struct build *, const struct line_rule *) = {judge_phase,
+		judge_keys, judge_lengths, judge_rule_experts, judge_region, judge_payload,
+		judge_base};
+	int ret = 0;
+
+	for (size_t i = 0; i < sizeof(judges) / sizeof(judges[0]) && ret == 0; i++)
+		ret = judges[i](b, l);
+	return ret;
 }
 
 /** Addresses wrap at 2^64, and so do these. */

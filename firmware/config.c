@@ -130,7 +130,7 @@ static struct fw_part part_of(const struct mt_bank *b, const struct mt_rule *r, 
 	}
 }
 
-static const struct fw_part *add_parts(struct fw_config *c, const struct mt_rule *r)
+static const struct fw_part *add_parts(const struct fw_config *c, const struct mt_rule *r)
 {
 	struct fw_part *parts = c->parts + c->writes * c->bank->ranks;
 
@@ -139,64 +139,79 @@ static const struct fw_part *add_parts(struct fw_config *c, const struct mt_rule
 	return parts;
 }
 
-static void add_rule(struct fw_config *c, const struct mt_rule *r)
+/** Where a rule looks for messages, and in them for the expert: with all divisions made. */
+static void fill_places(struct fw_rule *f, const struct fw_config *c, const struct mt_rule *r)
 {
-	struct fw_length length;
-	struct fw_rule f = {.offset = r->offset,
-		.size = r->size,
-		.parity_stride = r->parity_stride,
-		.expert_stride = r->expert_stride,
-		.source_stride = r->source_stride,
-		.parity_div = reciprocal(r->parity_stride),
-		.expert_div = reciprocal(r->expert_stride),
-		.source_div = reciprocal(r->source_stride),
-		.expert_wrap = rte_reciprocal_value(RTE_MAX(r->expert_count, 1u)),
-		.source_wrap = rte_reciprocal_value(RTE_MAX(r->source_count, 1u)),
-		.value_add = r->value_add,
-		.value_scale = r->value_scale,
-		.length_min = r->length_min,
-		.length_span = r->length_max - r->length_min,
-		.length_step = r->length_step,
-		.step_wrap = rte_reciprocal_value(RTE_MAX(r->length_step, 1u)),
-		.parity_count = r->parity_count,
-		.expert_count = r->expert_count,
-		.source_count = r->source_count,
-		.expert_fixed = r->expert_fixed,
-		.token_bytes = r->token_bytes,
-		.bases = r->base == 0 ? NULL : mt_bank_base(c->bank, r->base - 1u)->at,
+	f->offset = r->offset;
+	f->size = r->size;
+	f->parity_stride = r->parity_stride;
+	f->expert_stride = r->expert_stride;
+	f->source_stride = r->source_stride;
+	f->parity_div = reciprocal(r->parity_stride);
+	f->expert_div = reciprocal(r->expert_stride);
+	f->source_div = reciprocal(r->source_stride);
+	f->expert_wrap = rte_reciprocal_value(RTE_MAX(r->expert_count, 1u));
+	f->source_wrap = rte_reciprocal_value(RTE_MAX(r->source_count, 1u));
+	f->length_min = r->length_min;
+	f->length_span = r->length_max - r->length_min;
+	f->length_step = r->length_step;
+	f->step_wrap = rte_reciprocal_value(RTE_MAX(r->length_step, 1u));
+	f->parity_count = r->parity_count;
+	f->expert_count = r->expert_count;
+	f->source_count = r->source_count;
+	f->expert_fixed = r->expert_fixed;
+	f->bases = r->base == 0 ? NULL : mt_bank_base(c->bank, r->base - 1u)->at;
+	f->region = r->size != 0;
+}
+
+/** What a rule reads in a message: operands, immediates, integers. */
+static void fill_values(struct fw_rule *f, const struct mt_rule *r)
+{
+	f->value_add = r->value_add;
+	f->value_scale = r->value_scale;
+	f->value_width = r->value_width;
+	f->when = r->when;
+	f->operand_signed = r->value_signed;
+	f->operand_shift = r->operand_shift;
+	f->operand_mask = low_bits(r->operand_bits);
+	f->place_shift = r->place_shift;
+	f->place_mask = low_bits(r->place_bits);
+	f->imm_mask = r->imm_mask;
+	f->imm_value = r->imm_value;
+	f->place_unit = r->place_unit;
+	f->encoding = r->encoding;
+	f->of = r->of;
+	f->matches = mt_rule_matches(r) ? r->matches : 0;
+	f->match = r->match;
+}
+
+static struct fw_rule make_rule(const struct fw_config *c, const struct mt_rule *r)
+{
+	struct fw_rule f = {.token_bytes = r->token_bytes,
 		.type = r->type,
 		.phase = r->phase,
-		.value_width = r->value_width,
-		.region = r->size != 0,
-		.when = r->when,
-		.encoding = r->encoding,
-		.of = r->of,
-		.operand_signed = r->value_signed,
-		.operand_shift = r->operand_shift,
-		.operand_mask = low_bits(r->operand_bits),
-		.place_shift = r->place_shift,
-		.place_mask = low_bits(r->place_bits),
-		.imm_mask = r->imm_mask,
-		.imm_value = r->imm_value,
-		.place_unit = r->place_unit,
 		.payload = mt_rule_reads_payload(r) || is_witness(c, r),
 		.witness = is_witness(c, r),
 		.count_what = is_witness(c, r) ? FW_WITNESS : FW_COUNT,
-		.number = (uint8_t)c->writes,
-		.matches = mt_rule_matches(r) ? r->matches : 0,
-		.match = r->match};
+		.number = (uint8_t)c->writes};
 
-	length = (struct fw_length){f.length_min, f.length_span};
+	fill_places(&f, c, r);
+	fill_values(&f, r);
 	if (mt_rule_reads_payload(r))
 		f.parts = add_parts(c, r);
+	f.by_bytes = r->phase == MT_PHASE_DISPATCH && !f.region && r->token_bytes != 0;
+	return f;
+}
+
+/** What a rule says of all: what is counted, and what ends an epoch. */
+static void set_ways(struct fw_config *c, const struct mt_rule *r, const struct fw_rule *f)
+{
 	c->announcers = RTE_MAX(c->announcers, r->announcers);
 	c->values |= mt_rule_reads_payload(r);
-	if (f.witness)
+	if (f->witness)
 		c->witness_type = r->type;
-	if (r->phase == MT_PHASE_DISPATCH && !f.region && r->token_bytes != 0) {
-		f.by_bytes = true;
-		*(f.witness ? &c->witness_bytes : &c->by_bytes) = r->token_bytes;
-	}
+	if (f->by_bytes)
+		*(f->witness ? &c->witness_bytes : &c->by_bytes) = r->token_bytes;
 	/* counts that are not to be read yet cannot end epochs */
 	if ((r->phase == MT_PHASE_COUNT && c->bank->atomics != MT_ATOMICS_LEARN) ||
 		r->type == MT_RULE_COUNTS)
@@ -205,6 +220,15 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		c->split = FW_SPLIT_COMBINE;
 	if (r->phase == MT_PHASE_DISPATCH && r->parity_count > 1)
 		c->split = FW_SPLIT_PARITY;
+}
+
+/** A rule into the lists of the messages that it may know. */
+static void add_rule(struct fw_config *c, const struct mt_rule *r)
+{
+	struct fw_rule f = make_rule(c, r);
+	struct fw_length length = {f.length_min, f.length_span};
+
+	set_ways(c, r, &f);
 	if (r->type == MT_RULE_ATOMIC) {
 		c->atomic[c->atomics++] = f;
 		return;
