@@ -130,10 +130,7 @@ static bool matches_sane(const struct mt_rule *r, unsigned int header)
 /** A rule that reads frames of a stream. */
 static bool flow_rule_sane(const struct mt_rule *r)
 {
-	static const uint8_t zero[sizeof(r->reserved3)];
-
-	if (r->header == 0 || r->header > MT_MAX_HEADER || !matches_sane(r, r->header) ||
-		memcmp(r->reserved3, zero, sizeof(zero)) != 0)
+	if (r->header == 0 || r->header > MT_MAX_HEADER || !matches_sane(r, r->header))
 		return false;
 	if (!frame_field_sane(&r->frame_length, r->header) ||
 		!frame_field_sane(&r->frame_bytes, r->header) ||
@@ -188,7 +185,8 @@ static bool rule_sane(const struct mt_bank *b, const struct mt_rule *r)
 	if (r->value_width != 4 && r->value_width != 8)
 		return false;
 	if (r->when >= MT_WHENS || r->encoding >= MT_ENCODINGS || r->of >= MT_OFS ||
-		r->value_signed > 1 || r->announcers > MT_MAX_ANNOUNCERS)
+		r->value_signed > 1 || r->announcers > MT_MAX_ANNOUNCERS ||
+		r->immediate >= MT_IMMEDIATES || r->reserved3 != 0)
 		return false;
 	if (r->phase >= MT_PHASES || !rule_kind_sane(r) || r->name[sizeof(r->name) - 1] != '\0')
 		return false;

@@ -807,6 +807,15 @@ static int rule_when(struct build *b, yaml_node_t *n, void *object)
 	return ret;
 }
 
+static int rule_immediate(struct build *b, yaml_node_t *n, void *object)
+{
+	uint32_t v = 0;
+	int ret = get_word(b, n, mt_immediate_name, MT_IMMEDIATES, &v);
+
+	((struct line_rule *)object)->r.immediate = (uint8_t)v;
+	return ret;
+}
+
 static int payload_at(struct build *b, yaml_node_t *n, void *object)
 {
 	return get_u32(b, n, 0, MT_MAX_PAYLOAD_AT, &((struct mt_rule *)object)->payload_at);
@@ -1111,6 +1120,7 @@ static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
 	[KEY_FRAME] = {"frame", rule_frame, false},
 	[KEY_IF] = {"if", rule_if, false},
 	[KEY_MATCH] = {"match", rule_match, false},
+	[KEY_IMMEDIATE] = {"immediate", rule_immediate, false},
 	{NULL, NULL, false}};
 
 const char *map_rule_key(unsigned int key)
@@ -2125,6 +2135,13 @@ const char *mt_when_name(unsigned int when)
 	static const char *const names[MT_WHENS] = {"any", "negative", "positive"};
 
 	return when < MT_WHENS ? names[when] : "?";
+}
+
+const char *mt_immediate_name(unsigned int immediate)
+{
+	static const char *const names[MT_IMMEDIATES] = {"any", "with", "without"};
+
+	return immediate < MT_IMMEDIATES ? names[immediate] : "?";
 }
 
 const char *mt_encoding_name(unsigned int encoding)

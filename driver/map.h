@@ -93,6 +93,12 @@ static inline bool mt_rule_matches(const struct mt_rule *r)
 	return r->type == MT_RULE_COUNTS && r->matches != 0;
 }
 
+/** The longest message that a rule with an immediate, or without one, can read, bytes. */
+static inline uint32_t mt_immediate_most(const struct mt_bank *b)
+{
+	return b->path_mtu != 0 ? b->path_mtu : MT_PATH_MTU_MIN;
+}
+
 /** Whether places are addresses at a rank. */
 static inline bool mt_rule_needs_base(const struct mt_rule *r)
 {
@@ -142,6 +148,7 @@ bool mt_form_sane(const struct mt_form *form);
 
 const char *mt_rule_type_name(unsigned int type);
 const char *mt_when_name(unsigned int when);
+const char *mt_immediate_name(unsigned int immediate);
 const char *mt_encoding_name(unsigned int encoding);
 const char *mt_of_name(unsigned int of);
 const char *mt_order_name(unsigned int order);

@@ -185,6 +185,8 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 				1 << KEY_EXPERT | 1 << KEY_VALUE | 1 << KEY_WHEN},
 		[MT_RULE_FLOW] = {
 			1 << KEY_FRAME, 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES | 1 << KEY_PAYLOAD}};
+	bool messages = l->r.type != MT_RULE_ATOMIC && l->r.type != MT_RULE_IMM &&
+			l->r.type != MT_RULE_FLOW;
 	uint32_t always = 1 << KEY_NAME | 1 << KEY_RULE | 1 << KEY_PHASE | 1 << KEY_IF;
 	uint32_t need = by_type[l->r.type].need, may = by_type[l->r.type].may | need | always;
 
@@ -192,6 +194,7 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 		need |= 1 << KEY_EXPERT;
 	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_LENGTH)
 		need |= 1 << KEY_EXPERT | 1 << KEY_TOKEN_BYTES;
+	may |= messages ? 1u << KEY_IMMEDIATE : 0;
 	if (l->r.phase == MT_PHASE_COUNT || l->r.type == MT_RULE_COUNTS)
 		may |= 1 << KEY_ANNOUNCERS;
 	if (l->r.phase == MT_PHASE_DISPATCH && l->r.type == MT_RULE_FLOW &&
@@ -405,6 +408,23 @@ static int judge_lengths(struct build *b, const struct line_rule *l)
 	return 0;
 }
 
+/**
+ * Whether a rule can know the immediate when it reads a message: the first packet says what a
+ * message is, the last one has the immediate, so that they have to be one.
+ */
+static int judge_immediate(struct build *b, const struct line_rule *l)
+{
+	uint32_t most = mt_immediate_most(&b->head);
+
+	if (l->r.immediate == MT_IMMEDIATE_ANY || l->r.length_max <= most)
+		return 0;
+	return map_bad(b, l->line,
+		"rule '%s': a message of several packets has its immediate in the last one, but is "
+		"read by its first: 'length' is to be at most %u, the path MTU%s",
+		l->r.name, most,
+		b->head.path_mtu == 0 ? "'s least; a larger one is said by 'path-mtu'" : "");
+}
+
 /** Whether the parts of a region lie in it. */
 static int judge_region(struct build *b, const struct line_rule *l)
 {
@@ -437,8 +457,8 @@ static int judge_region(struct build *b, const struct line_rule *l)
 static int judge_rule(struct build *b, const struct line_rule *l)
 {
 	static int (*const judges[])(struct build *, const struct line_rule *) = {judge_phase,
-		judge_keys, judge_lengths, judge_rule_experts, judge_region, judge_payload,
-		judge_base};
+		judge_keys, judge_lengths, judge_immediate, judge_rule_experts, judge_region,
+		judge_payload, judge_base};
 	int ret = 0;
 
 	for (size_t i = 0; i < sizeof(judges) / sizeof(judges[0]) && ret == 0; i++)
@@ -458,6 +478,13 @@ static bool operands_part(const struct mt_rule *r, const struct mt_rule *s)
 	return r->when != s->when && r->when != MT_WHEN_ANY && s->when != MT_WHEN_ANY &&
 	       r->value_width == s->value_width && r->operand_shift == s->operand_shift &&
 	       r->operand_bits == s->operand_bits && r->value_signed == s->value_signed;
+}
+
+/** Whether the messages that one rule reads have an immediate, and those of the other none. */
+static bool immediates_part(const struct mt_rule *r, const struct mt_rule *s)
+{
+	return r->immediate != s->immediate && r->immediate != MT_IMMEDIATE_ANY &&
+	       s->immediate != MT_IMMEDIATE_ANY;
 }
 
 /** Whether regions share an address, that of @p s moved by @p apart. Exact: areas are few. */
@@ -504,7 +531,7 @@ static bool rules_meet(const struct build *b, const struct mt_rule *r, const str
 		return false;
 	if (!lengths_meet(r, s))
 		return false;
-	if (operands_part(r, s))
+	if (operands_part(r, s) || immediates_part(r, s))
 		return false;
 	if ((r->type == MT_RULE_IMM) != (s->type == MT_RULE_IMM))
 		return false; /* rules imm come first */

@@ -84,7 +84,8 @@ enum rule_key {
 	KEY_ANNOUNCERS,
 	KEY_FRAME,
 	KEY_IF,
-	KEY_MATCH
+	KEY_MATCH,
+	KEY_IMMEDIATE
 };
 
 /** What is wrong in a line of the file @p name. @return -EINVAL */

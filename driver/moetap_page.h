@@ -34,7 +34,7 @@
 
 #define MT_PAGE_MAGIC 0x313045474150544dULL /* "MTPAGE01", little-endian */
 #define MT_BANK_MAGIC 0x3130304b4e41424dULL /* "MBANK001" */
-#define MT_PAGE_VERSION 5u
+#define MT_PAGE_VERSION 6u
 #define MT_PAGE_PREFIX "/moetap-" /* of the name in shared memory */
 #define MT_NAME_LEN 64
 #define MT_OUTCOME_ROOM 32u /* of the statistics, for enum mt_outcome */
@@ -71,6 +71,9 @@ enum mt_rule_type {
 
 /** Which operands a rule atomic or imm takes; others are left to other rules. */
 enum mt_when { MT_WHEN_ANY, MT_WHEN_NEGATIVE, MT_WHEN_POSITIVE, MT_WHENS };
+
+/** Which messages a rule reads, by the immediate that the last packet of one may have. */
+enum mt_immediate { MT_IMMEDIATE_ANY, MT_IMMEDIATE_WITH, MT_IMMEDIATE_WITHOUT, MT_IMMEDIATES };
 
 /** How integers in a payload are written, little-endian. */
 enum mt_encoding {
@@ -300,7 +303,8 @@ struct mt_rule {
 	struct mt_match match[MT_MAX_MATCHES]; /**< all must hold; also of rule payload-counts */
 	uint8_t header;			       /**< bytes of a frame that the rule reads */
 	uint8_t matches;
-	uint8_t reserved3[2];
+	uint8_t immediate; /**< enum mt_immediate: of messages of one packet */
+	uint8_t reserved3;
 	uint32_t length_step; /**< lengths are length_min and so many bytes more each; 0: any */
 };
 

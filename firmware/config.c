@@ -190,6 +190,7 @@ static struct fw_rule make_rule(const struct fw_config *c, const struct mt_rule 
 	struct fw_rule f = {.token_bytes = r->token_bytes,
 		.type = r->type,
 		.phase = r->phase,
+		.immediate = r->immediate,
 		.payload = mt_rule_reads_payload(r) || is_witness(c, r),
 		.witness = is_witness(c, r),
 		.count_what = is_witness(c, r) ? FW_WITNESS : FW_COUNT,
@@ -243,7 +244,8 @@ static void add_rule(struct fw_config *c, const struct mt_rule *r)
 		c->send_length[c->sends] = length;
 		c->send[c->sends++] = f;
 	}
-	if (r->type == MT_RULE_LENGTH && r->phase == MT_PHASE_CONTROL) {
+	if (r->type == MT_RULE_LENGTH && r->phase == MT_PHASE_CONTROL &&
+		r->immediate == MT_IMMEDIATE_ANY) {
 		c->read_length[c->reads] = length;
 		c->read[c->reads++] = f;
 	}
@@ -258,6 +260,48 @@ static void add_rules(struct fw_config *c, bool matching)
 		if (r->type != MT_RULE_FLOW && mt_rule_matches(r) == matching)
 			add_rule(c, r);
 	}
+}
+
+/** Whether a rule may read a message whose first packet shows @p shows: enum fw_shows. */
+static bool may_read(const struct fw_rule *r, unsigned int shows)
+{
+	static const uint8_t immediates[FW_SHOWS] = {
+		[FW_SHOWS_ALONE] = 1 << MT_IMMEDIATE_ANY | 1 << MT_IMMEDIATE_WITHOUT,
+		[FW_SHOWS_IMM] = 1 << MT_IMMEDIATE_ANY | 1 << MT_IMMEDIATE_WITH,
+		[FW_SHOWS_MORE] = 1 << MT_IMMEDIATE_ANY};
+
+	return immediates[shows] >> r->immediate & 1;
+}
+
+/** Those of @p all that may read such messages, at @p to; where all may, they need no copy. */
+static struct fw_list part(const struct fw_list *all, unsigned int shows, struct fw_parted *to)
+{
+	struct fw_list list = {to->rule, to->length, 0};
+
+	for (uint32_t i = 0; i < all->n; i++) {
+		if (!may_read(&all->rule[i], shows))
+			continue;
+		to->rule[list.n] = all->rule[i];
+		to->length[list.n++] = all->length[i];
+	}
+	return list.n == all->n ? *all : list;
+}
+
+/** The lists that messages are looked up in. @return whether there is memory */
+static bool part_rules(struct fw_config *c)
+{
+	struct fw_list write = {c->write, c->write_length, c->writes};
+	struct fw_list send = {c->send, c->send_length, c->sends};
+
+	c->of_read = (struct fw_list){c->read, c->read_length, c->reads};
+	c->parted = calloc(2ul * FW_SHOWS, sizeof(*c->parted));
+	if (c->parted == NULL)
+		return false;
+	for (unsigned int shows = 0; shows < FW_SHOWS; shows++) {
+		c->of_write[shows] = part(&write, shows, &c->parted[2ul * shows]);
+		c->of_send[shows] = part(&send, shows, &c->parted[2ul * shows + 1]);
+	}
+	return true;
 }
 
 struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
@@ -291,6 +335,8 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 			add_flow_rule(c, &mt_bank_rules(copy)[i]);
 	add_rules(c, true);
 	add_rules(c, false);
+	if (!part_rules(c))
+		goto fail;
 	for (uint32_t i = 0; i < copy->ranks; i++)
 		c->max_experts = RTE_MAX(c->max_experts, mt_bank_ranks(copy)[i].experts);
 	if (c->values && c->max_experts > 2)
@@ -322,5 +368,6 @@ void fw_config_free(struct fw_config *c)
 	free(c->v4);
 	free(c->v6);
 	free(c->parts);
+	free(c->parted);
 	free(c);
 }

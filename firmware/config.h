@@ -44,6 +44,7 @@ struct fw_rule {
 	uint8_t count_what; /**< enum fw_what of a message of phase count */
 	bool witness;	    /**< not the load, but compared with it: read by values.h too */
 	uint8_t number;	    /**< of the rule in fw_config.write */
+	uint8_t immediate;  /**< enum mt_immediate */
 	uint8_t matches;    /**< that must hold for a message, of a rule with payload */
 	const struct mt_match *match;
 	bool operand_signed;
@@ -78,6 +79,19 @@ enum fw_split {
 	FW_SPLIT_AGAIN /**< integers of a stream: a pair is told of again */
 };
 
+/** Rules that are asked of a message, in their order. */
+struct fw_list {
+	const struct fw_rule *rule;
+	const struct fw_length *length; /**< of each rule */
+	uint32_t n;
+};
+
+/** Room for a list that is not of all rules. */
+struct fw_parted {
+	struct fw_rule rule[MT_MAX_RULES];
+	struct fw_length length[MT_MAX_RULES];
+};
+
 struct fw_learn;
 
 struct fw_config {
@@ -91,12 +105,15 @@ struct fw_config {
 		atomic[MT_MAX_RULES], imm[MT_MAX_RULES];
 	struct fw_length write_length[MT_MAX_RULES], send_length[MT_MAX_RULES],
 		read_length[MT_MAX_RULES]; /**< of the rules in the lists of these names */
-	bool values;			   /**< there are rules that read payloads */
-	uint32_t announcers;		   /**< flows of a pair that announce each cell */
-	uint32_t hit_kinds;		   /**< bits 1 << enum fw_kind that fw_hit() may count */
-	bool tcp;			   /**< the rules are of type flow */
-	bool tcp_combine;		   /**< and there is one of phase combine */
-	uint8_t tcp_header;		   /**< bytes of the shortest header among them */
+	/* of WRITEs and SENDs, by enum fw_shows: write and send, unless a rule tells immediates */
+	struct fw_list of_write[FW_SHOWS], of_send[FW_SHOWS], of_read;
+	struct fw_parted *parted; /**< what those lists are of that not all rules are in */
+	bool values;		  /**< there are rules that read payloads */
+	uint32_t announcers;	  /**< flows of a pair that announce each cell */
+	uint32_t hit_kinds;	  /**< bits 1 << enum fw_kind that fw_hit() may count */
+	bool tcp;		  /**< the rules are of type flow */
+	bool tcp_combine;	  /**< and there is one of phase combine */
+	uint8_t tcp_header;	  /**< bytes of the shortest header among them */
 	bool heads;
 	bool by_source;	    /**< no counts are announced: epochs are a source's, see flow.h */
 	bool witness;	    /**< counts in payloads are the load, and there is a witness of them */

@@ -172,16 +172,17 @@ static inline unsigned int fw_as_dispatch(const struct fw_tables *t, struct fw_f
  * first: they tell most rules apart, and those of all rules lie together.
  */
 static __rte_always_inline unsigned int fw_match(const struct fw_tables *t,
-	const struct fw_rule *rules, const struct fw_length *lengths, uint32_t n, struct fw_flow *f,
-	const struct fw_packet *p, uint64_t va, struct fw_item *it)
+	const struct fw_list *rules, struct fw_flow *f, const struct fw_packet *p, uint64_t va,
+	struct fw_item *it)
 {
 	const struct mt_rank *dst = fw_rank_of(t, f);
 	uint64_t offset = va - dst->base, inside = 0;
 
-	for (uint32_t i = 0; i < n; i++) {
-		const struct fw_rule *r = &rules[i];
+	for (uint32_t i = 0; i < rules->n; i++) {
+		const struct fw_rule *r = &rules->rule[i];
+		const struct fw_length *length = &rules->length[i];
 
-		if (it->bytes - lengths[i].min > lengths[i].span ||
+		if (it->bytes - length->min > length->span ||
 			!fw_rule_matches(r, fw_rule_offset(t->config, r, dst, va, offset),
 				it->bytes, &inside, &it->parity))
 			continue;
@@ -313,9 +314,10 @@ static inline void fw_begin(struct fw_flow *f, const struct fw_packet *p, bool m
 }
 
 static inline unsigned int fw_classify_write(const struct fw_tables *t, struct fw_flow *f,
-	const struct fw_packet *p, bool more, struct fw_item *it)
+	const struct fw_packet *p, const struct fw_opcode *op, struct fw_item *it)
 {
 	uint64_t va = fw_be64(p->ext);
+	bool more = op->more;
 
 	it->bytes = fw_be32(p->ext + 12);
 	fw_begin(f, p, more);
@@ -335,20 +337,19 @@ static inline unsigned int fw_classify_write(const struct fw_tables *t, struct f
 		if (out != MT_OUTCOMES)
 			return out;
 	}
-	return fw_match(
-		t, t->config->write, t->config->write_length, t->config->writes, f, p, va, it);
+	return fw_match(t, &t->config->of_write[op->shows], f, p, va, it);
 }
 
 /** A SEND does not say how long it is: its payload is added packet by packet. */
 static inline unsigned int fw_classify_send(const struct fw_tables *t, struct fw_flow *f,
-	const struct fw_packet *p, bool more, struct fw_item *it)
+	const struct fw_packet *p, const struct fw_opcode *op, struct fw_item *it)
 {
 	unsigned int out;
 
 	it->bytes = p->payload;
-	fw_begin(f, p, more);
-	out = fw_match(t, t->config->send, t->config->send_length, t->config->sends, f, p, 0, it);
-	if (more && (it->what == FW_DISPATCH || it->what == FW_WITNESS))
+	fw_begin(f, p, op->more);
+	out = fw_match(t, &t->config->of_send[op->shows], f, p, 0, it);
+	if (op->more && (it->what == FW_DISPATCH || it->what == FW_WITNESS))
 		f->message = FW_MSG_ADDS;
 	return out;
 }
@@ -360,7 +361,7 @@ static inline unsigned int fw_classify_read(
 	f->message = FW_MSG_NONE;
 	it->bytes = fw_be32(p->ext + 12);
 	it->span = fw_span(it->bytes, f->mtu_log2 ? f->mtu_log2 : t->config->mtu_log2);
-	return fw_match(t, t->config->read, t->config->read_length, t->config->reads, f, p, 0, it);
+	return fw_match(t, &t->config->of_read, f, p, 0, it);
 }
 
 static inline unsigned int fw_classify_body(
@@ -397,7 +398,7 @@ static inline unsigned int fw_classify(
 		return MT_OUT_TRUNCATED;
 	case FW_KIND_WRITE:
 	case FW_KIND_WRITE_FIRST:
-		return fw_classify_write(t, f, p, op->more, it);
+		return fw_classify_write(t, f, p, op, it);
 	case FW_KIND_BODY:
 		return fw_classify_body(t, f, p, it);
 	case FW_KIND_ATOMIC:
@@ -406,7 +407,7 @@ static inline unsigned int fw_classify(
 	case FW_KIND_ODD:
 		return fw_classify_odd(t, f, p, it);
 	case FW_KIND_SEND:
-		return fw_classify_send(t, f, p, op->more, it);
+		return fw_classify_send(t, f, p, op, it);
 	case FW_KIND_READ:
 		return fw_classify_read(t, f, p, it);
 	default:

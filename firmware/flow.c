@@ -447,7 +447,9 @@ void fw_window_set(struct fw_flow *f, const struct fw_rule *r, uint64_t va, uint
 	uint64_t before = inside, after = r->size - inside;
 
 	f->window_bytes = 0;
-	if (!r->region || it->fraction || it->value > UINT16_MAX)
+	/* who is in the window is not asked for its immediate */
+	if (!r->region || r->immediate != MT_IMMEDIATE_ANY || it->fraction ||
+		it->value > UINT16_MAX)
 		return;
 	narrow(inside, r->expert_stride, r->expert_count, &before, &after);
 	narrow(inside, r->source_stride, r->source_count, &before, &after);

@@ -60,13 +60,22 @@ enum fw_kind {
 	FW_KIND_ODD, /**< no standard knows the opcode, but the packet is as long as an atomic */
 };
 
+/** What the first packet of a WRITE or SEND shows of the immediate that its last one may have. */
+enum fw_shows {
+	FW_SHOWS_ALONE, /**< it is the only one, and has none */
+	FW_SHOWS_IMM,	/**< it is the only one, and has one */
+	FW_SHOWS_MORE,	/**< others follow */
+	FW_SHOWS
+};
+
 struct fw_opcode {
 	uint8_t kind;	   /**< enum fw_kind */
 	uint8_t ext;	   /**< bytes of extension headers */
 	uint8_t read;	   /**< how many of them the rules read */
 	bool more;	   /**< FIRST: packets of the message follow */
 	bool last;	   /**< LAST: the message ends */
-	uint8_t unused[3]; /**< so that one is found by a shift */
+	uint8_t shows;	   /**< enum fw_shows */
+	uint8_t unused[2]; /**< so that one is found by a shift */
 };
 
 /** All opcodes (IBTA table "OpCode field", ib_pack.h). */

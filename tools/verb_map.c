@@ -367,6 +367,8 @@ static void show_rule(const struct mt_bank *b, const struct mt_rule *r)
 		printf("    when: %s\n", mt_when_name(r->when));
 	if (r->announcers != 0)
 		printf("    announcers: %u\n", r->announcers);
+	if (r->immediate != MT_IMMEDIATE_ANY)
+		printf("    immediate: %s\n", mt_immediate_name(r->immediate));
 	if (mt_rule_matches(r))
 		show_matches(r, "    ");
 	if (mt_rule_reads_payload(r))

@@ -1395,6 +1395,31 @@ static void test_frames(void **unused)
 	use_base(NULL);
 }
 
+/* The first packet of a message says what it is, the last one has the immediate. */
+static void test_immediate(void **unused)
+{
+	(void)unused;
+	use_base("docs/maps/queue-pairs.yaml");
+	ok_with("length: [1, 65536]", "length: [1, 256]\n    immediate: with");
+	refused_with("length: [1, 65536]", "length: [1, 257]\n    immediate: with", 17,
+		"at most 256, the path MTU's least; a larger one is said by 'path-mtu'");
+	refused_with("length: [1, 65536]", "immediate: without", 17,
+		"a message of several packets has its immediate in the last one");
+	refused_with("length: [1, 65536]", "length: 1\n    immediate: yes", 21,
+		"may be any, with, without");
+	ok_with("layers: 32", "layers: 32\npath-mtu: 1024");
+	use_base("docs/maps/immediate.yaml");
+	refused_with("path-mtu: 2048", "path-mtu: 1024", 15, "to be at most 1024, the path MTU");
+	refused_with("immediate: without", "immediate: with", 22,
+		"could be read by rule 'result' and by rule 'token' (line 15)");
+	refused_with("    immediate: without\n", "", 22,
+		"could be read by rule 'result' and by rule 'token' (line 15)");
+	ok_with("length: 2048\n    immediate: without", "length: 2049");
+	use_base(NULL);
+	refused_with("    rule: atomic\n", "    rule: atomic\n    immediate: with\n", 32,
+		"has no use for 'immediate'");
+}
+
 static void test_names(void **unused)
 {
 	(void)unused;
@@ -1444,6 +1469,7 @@ int main(void)
 		cmocka_unit_test(test_imm),
 		cmocka_unit_test(test_matches),
 		cmocka_unit_test(test_frames),
+		cmocka_unit_test(test_immediate),
 		cmocka_unit_test(test_names),
 	};
 

@@ -563,7 +563,7 @@ static void test_damaged(void **unused)
 	attach_refused(-EAGAIN, "being made");
 	creatable();
 	DAMAGED(p->magic ^= 1, -EPROTO, "not a moetap page");
-	DAMAGED(p->version = 99, -EPROTO, "page of version 99, this program reads version 5");
+	DAMAGED(p->version = 99, -EPROTO, "page of version 99, this program reads version 6");
 	DAMAGED(p->header_bytes -= 8, -EPROTO, "one release");
 	DAMAGED(p->size -= 64, -EPROTO, "damaged");
 	DAMAGED(assert_int_equal(truncate(file, 4096), 0), -EPROTO, "damaged");

@@ -36,8 +36,9 @@ def variants(seed):
 
 
 def generated(seed):
-    """Those of rule va with announced counts, in standard atomics, and parities that go on."""
-    beyond = ("--rule", "--no-counts", "--no-parity", "--told", "--atomic", "restart-at 1")
+    """Those of rule va with announced counts, in standard atomics, parities that go on, and
+    lengths that tell tokens from results."""
+    beyond = ("--rule", "--no-counts", "--no-parity", "--told", "--atomic", "restart-at 1", "--immediates")
     for variant, options in cases_capture.GENERATED.items():
         if any(b in options for b in beyond):
             continue

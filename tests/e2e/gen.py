@@ -166,7 +166,7 @@ class Traffic:
                     va = area + (cell * a.tokens + slot) * a.message
                     if a.rule == "qp":
                         va = self.rng.randrange(1 << 40)
-                    qp.post("write", va, a.message, mtu=a.mtu)
+                    qp.post("write", va, a.message, mtu=a.mtu, imm=a.immediates)
                 if a.rule == "va" and not a.no_counts and not a.told:
                     qp.post("atomic", area + self.counts + 8 * cell, 8, add=-n - 1, form=a.atomic)
 
@@ -285,6 +285,13 @@ class Traffic:
             return lines + job2map.low_latency_rules(
                 a.ranks, a.experts_per_rank, a.tokens, a.message, a.combine_message,
                 None if a.no_parity else self.stride, self.counts, False)[1:]
+        if a.immediates:
+            rules = job2map.low_latency_rules(
+                a.ranks, a.experts_per_rank, a.tokens, a.message, a.combine_message,
+                None if a.no_parity else self.stride, self.counts, not a.no_counts)
+            for name, word in ("token", "with"), ("combine", "without"):
+                rules.insert(rules.index(f"  - name: {name}") + 1, f"    immediate: {word}")
+            return lines + [f"path-mtu: {a.mtu}"] + rules
         if a.rule == "va":
             return lines + job2map.low_latency_rules(
                 a.ranks, a.experts_per_rank, a.tokens, a.message, a.combine_message,
@@ -323,6 +330,8 @@ def options():
     ap.add_argument("--no-counts", action="store_true", help="no atomics")
     ap.add_argument("--told", action="store_true",
                     help="counts in payloads before the tokens; in place of atomics")
+    ap.add_argument("--immediates", action="store_true",
+                    help="tokens have an immediate, results none; nothing else need tell them")
     ap.add_argument("--lie", type=int, default=-1,
                     help="with --told: a round in which a token is told and not sent")
     ap.add_argument("--atomic", type=Form, metavar="OPCODE,LENGTH,ADDRESS,OPERAND,WIDTH,ORDER",

@@ -6,7 +6,7 @@ import os
 import struct
 
 MAGIC = 0x313045474150544D
-VERSION = 5
+VERSION = 6
 STATE, STATS = 256, 384     # struct mt_page_state, struct mt_page_stats
 PACKETS = STATS + 32 * 8
 PAIR_BYTES = 24

@@ -616,6 +616,62 @@ static void test_imm(void **state)
 	path_drop(&path);
 }
 
+static const char immediate_map[] =
+	"moetap-map: 1\njob: immediate\npattern: inference\nlayers: 1\nexperts-per-rank: 1\n"
+	"path-mtu: 1024\nranks:\n- {rank: 0, address: 10.0.0.1}\n- {rank: 1, address: 10.0.0.2}\n"
+	"- {rank: 2, address: 10.0.0.3}\nrules:\n"
+	"- {name: token, rule: length, phase: dispatch, length: [0, 1024], immediate: with, "
+	"expert: "
+	"{fixed: 0}, token-bytes: 512}\n"
+	"- {name: result, rule: length, phase: combine, length: [0, 1024], immediate: without}\n"
+	"- {name: longer, rule: length, phase: control, length: [1025, 4096]}\n";
+
+/* What differs in nothing but the immediate, WRITEs and SENDs; longer messages are of no such rule.
+ */
+static void test_immediate(void **state)
+{
+	static const uint8_t tokens[] = {OP_WRITE_ONLY_IMM, OP_SEND_ONLY_IMM},
+			     results[] = {OP_WRITE_ONLY, OP_SEND_ONLY},
+			     others[] = {OP_WRITE_FIRST, OP_SEND_FIRST, OP_READ};
+	struct mt_error err = {""};
+	struct mt_bank *bank;
+
+	(void)state;
+	MUST_SAY(mt_map_parse(immediate_map, sizeof(immediate_map) - 1, "map", &bank, &err) == 0,
+		"%s", err.text);
+	path_use(&path, bank, 1, 64);
+	memset(psn, 0, sizeof(psn));
+	frame_count = 0;
+	for (uint32_t round = 0; round < 3; round++) {
+		struct frame f = {.src = 0, .dst = 1, .length = 512, .va = 0x1000};
+
+		for (uint32_t i = 0; i < 8; i++) {
+			f.opcode = tokens[i % 2];
+			add(f, (uint8_t[512]){0}, 512);
+		}
+		for (uint32_t i = 0; i < 4; i++) {
+			f.opcode = results[i % 2];
+			add(f, (uint8_t[512]){0}, 512);
+		}
+		for (uint32_t i = 0; i < RTE_DIM(others); i++) {
+			f.opcode = others[i];
+			add(f, (uint8_t[1024]){0}, others[i] == OP_READ ? 0 : 1024);
+		}
+		f.opcode = OP_WRITE_FIRST;
+		f.length = 2048;
+		add(f, (uint8_t[1024]){0}, 1024);
+	}
+	play();
+	assert_int_equal(path_outcome(&path, MT_OUT_DISPATCH), 3 * 8);
+	assert_int_equal(path_outcome(&path, MT_OUT_COMBINE), 3 * 4);
+	assert_int_equal(path_outcome(&path, MT_OUT_UNMATCHED), 3 * RTE_DIM(others));
+	assert_int_equal(path_outcome(&path, MT_OUT_CONTROL), 3);
+	assert_int_equal(path.published, 3);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(mt_round_tokens(path.round[i])[1], 8);
+	path_drop(&path);
+}
+
 /* ---- bases ----------------------------------------------------------------------------------- */
 
 static const char bases_map[] =
@@ -711,6 +767,7 @@ int main(void)
 		cmocka_unit_test(test_impossible),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_imm),
+		cmocka_unit_test(test_immediate),
 		cmocka_unit_test(test_bases),
 	};
 
