@@ -273,15 +273,18 @@ static bool ranks_sane(const struct mt_bank *b)
 	return true;
 }
 
-/** Addresses grow, so that none is there twice. */
+/** Addresses grow, and of one address ranks, so that none is there twice. */
 static bool addrs_sane(const struct mt_bank *b)
 {
 	const struct mt_addr *a = mt_bank_addrs(b);
 
-	for (uint32_t i = 0; i < b->addrs; i++)
-		if (a[i].rank >= b->ranks || a[i].reserved != 0 ||
-			(i > 0 && memcmp(a[i - 1].ip, a[i].ip, sizeof(a[i].ip)) >= 0))
+	for (uint32_t i = 0; i < b->addrs; i++) {
+		int order = i == 0 ? -1 : memcmp(a[i - 1].ip, a[i].ip, sizeof(a[i].ip));
+
+		if (a[i].rank >= b->ranks || a[i].reserved != 0 || order > 0 ||
+			(order == 0 && a[i - 1].rank >= a[i].rank))
 			return false;
+	}
 	return true;
 }
 

@@ -84,8 +84,12 @@ static int resolve_nodes(struct build *b)
 				i, r->has_node ? "a" : "no", first->line,
 				r->has_node ? "none" : "one");
 		if (!r->has_node)
-			r->r.node = i;
+			r->r.node = r->first; /* who shares a NIC is on one node */
 		apart |= r->r.node != first->r.node;
+		if (r->r.node != b->ranks[r->first].r.node)
+			return map_bad(b, r->line,
+				"ranks %u and %u share an address, so they are on one node",
+				r->first, i);
 	}
 	if (b->within_line != 0 && !first->has_node)
 		return map_bad(b, b->within_line,
@@ -101,25 +105,62 @@ static int resolve_nodes(struct build *b)
 
 static int by_address(const void *x, const void *y)
 {
-	return memcmp(((const struct line_addr *)x)->a.ip, ((const struct line_addr *)y)->a.ip, 16);
+	const struct line_addr *a = x, *b = y;
+	int order = memcmp(a->a.ip, b->a.ip, sizeof(a->a.ip));
+
+	return order != 0 ? order : (a->a.rank > b->a.rank) - (a->a.rank < b->a.rank);
+}
+
+/**
+ * The ranks that have the address at @p i, @p n of them, as they stand there: they are the same at
+ * every address that one of them has.
+ */
+static int take_sharers(struct build *b, uint32_t i, uint32_t n)
+{
+	const struct line_addr *a = &b->addrs[i];
+	uint32_t first = a->a.rank;
+
+	b->shared |= n > 1;
+	for (uint32_t j = 0; j < n; j++) {
+		struct line_rank *r = &b->ranks[a[j].a.rank];
+
+		if (r->first == first && r->addrs == b->ranks[first].addrs)
+			continue;
+		return map_bad(b, a[j].line,
+			"ranks %u and %u share the address in line %u, but not all of their "
+			"addresses: ranks of one NIC have the same list",
+			r->first < first ? r->first : first, a[j].a.rank, a->line);
+	}
+	return 0;
 }
 
 static int judge_addresses(struct build *b)
 {
+	uint32_t first = 0;
+	int ret = 0;
+
 	if (b->head.addrs == 0)
 		return 0;
 	qsort(b->addrs, b->head.addrs, sizeof(*b->addrs), by_address);
-	for (uint32_t i = 1; i < b->head.addrs; i++)
-		if (by_address(&b->addrs[i - 1], &b->addrs[i]) == 0) {
-			const struct line_addr *x = &b->addrs[i - 1], *y = &b->addrs[i];
+	for (uint32_t i = 0; i < b->head.addrs; i++) {
+		const struct line_addr *a = &b->addrs[i];
+		struct line_rank *r = &b->ranks[a->a.rank];
 
-			return map_bad(b, x->line > y->line ? x->line : y->line,
-				"the address in line %u is used twice (ranks %u and %u): an "
-				"address "
-				"belongs to one rank",
-				x->line < y->line ? x->line : y->line, x->a.rank, y->a.rank);
-		}
-	return 0;
+		if (i > 0 && by_address(a - 1, a) == 0)
+			return map_bad(b, a->line, "rank %u has the address in line %u twice",
+				a->a.rank, a[-1].line);
+		if (i == 0 || memcmp(a[-1].a.ip, a->a.ip, sizeof(a->a.ip)) != 0)
+			first = a->a.rank;
+		if (r->addrs++ == 0)
+			r->first = first;
+	}
+	for (uint32_t i = 0, n; i < b->head.addrs && ret == 0; i += n) {
+		for (n = 1; i + n < b->head.addrs; n++)
+			if (memcmp(b->addrs[i].a.ip, b->addrs[i + n].a.ip, 16) != 0)
+				break;
+		ret = take_sharers(b, i, n);
+	}
+	return ret;
 }
 
 static int by_flow(const void *x, const void *y)
@@ -211,7 +252,10 @@ static int judge_keys(struct build *b, const struct line_rule *l)
 	if (l->r.phase != MT_PHASE_DISPATCH)
 		may &= ~(1u << KEY_TOKEN_BYTES);
 	if (l->r.phase != MT_PHASE_DISPATCH && l->r.phase != MT_PHASE_COUNT)
-		may &= ~(1u << KEY_EXPERT | 1u << KEY_SOURCE);
+		may &= ~(1u << KEY_EXPERT);
+	if (l->r.phase == MT_PHASE_CONTROL ||
+		(l->r.phase == MT_PHASE_COMBINE && l->r.type == MT_RULE_IMM))
+		may &= ~(1u << KEY_SOURCE);
 	for (unsigned int i = 0; map_rule_key(i) != NULL; i++) {
 		if (need & ~l->keys & 1u << i)
 			return map_bad(b, l->line, "rule '%s' (%s, %s) needs '%s'", l->r.name,
@@ -522,8 +566,8 @@ static uint64_t base_of(const struct mt_rule *r, const struct line_rank *rank)
 	return r->base == 0 ? rank->r.base : rank->bases[r->base - 1];
 }
 
-/** Whether one message could be read by both rules. */
-static bool rules_meet(const struct build *b, const struct mt_rule *r, const struct mt_rule *s)
+/** Whether one message could be read by both rules, but for where it goes. */
+static bool rules_are_alike(const struct mt_rule *r, const struct mt_rule *s)
 {
 	if (r->type == MT_RULE_FLOW)
 		return false; /* their order says which comes first */
@@ -539,6 +583,14 @@ static bool rules_meet(const struct build *b, const struct mt_rule *r, const str
 		return false; /* then those that match, in their order */
 	if (r->type == MT_RULE_IMM &&
 		((r->imm_value ^ s->imm_value) & r->imm_mask & s->imm_mask) != 0)
+		return false;
+	return true;
+}
+
+/** Whether one message could be read by both rules. */
+static bool rules_meet(const struct build *b, const struct mt_rule *r, const struct mt_rule *s)
+{
+	if (!rules_are_alike(r, s))
 		return false;
 	if (r->size == 0 || s->size == 0)
 		return true;
@@ -602,6 +654,98 @@ static int judge_witness(struct build *b)
 	return 0;
 }
 
+/** Whether a queue pair at a shared address is said to be of different ranks. */
+static int judge_shared_flows(struct build *b)
+{
+	struct line_flow *f = calloc(b->head.flows + 1, sizeof(*f));
+	int ret = 0;
+
+	if (f == NULL)
+		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
+	for (uint32_t i = 0; i < b->head.flows; i++) {
+		f[i] = b->flows[i];
+		f[i].f.src = b->ranks[f[i].f.src].first;
+		f[i].f.dst = b->ranks[f[i].f.dst].first;
+	}
+	qsort(f, b->head.flows, sizeof(*f), by_flow);
+	for (uint32_t i = 1; i < b->head.flows && ret == 0; i++)
+		if (by_flow(&f[i - 1], &f[i]) == 0)
+			ret = map_bad_in(b, b->map_name,
+				f[i].line > f[i - 1].line ? f[i].line : f[i - 1].line,
+				"queue pair 0x%x at that address is in line %u too: it is of one "
+				"rank",
+				f[i].f.qpn, f[i].line < f[i - 1].line ? f[i].line : f[i - 1].line);
+	free(f);
+	return ret;
+}
+
+/** Whether the messages of a rule say the ranks at either end, where ranks share addresses. */
+static int judge_shared_rule(struct build *b, const struct line_rule *l, bool by_source)
+{
+	const struct mt_rule *r = &l->r;
+
+	if (r->phase == MT_PHASE_CONTROL || (r->phase == MT_PHASE_COMBINE && !by_source))
+		return 0;
+	if (r->size != 0 && r->type != MT_RULE_IMM && r->source_count != 0)
+		return 0;
+	return map_bad(b, l->line,
+		"rule '%s': ranks share addresses, so a message has to say its ranks by the place "
+		"that it goes to: a rule va or atomic with 'source'; or name all queue pairs in "
+		"'flows'",
+		r->name);
+}
+
+/** Whether a message to an address could be for one rank by one rule, for another by another. */
+static int judge_shared_places(
+	struct build *b, const struct line_rule *l, const struct line_rule *m)
+{
+	const struct mt_rule *r = &l->r, *s = &m->r;
+
+	if (r->size == 0 || s->size == 0 || !rules_are_alike(r, s))
+		return 0;
+	for (uint32_t i = 0; i < b->head.ranks; i++)
+		for (uint32_t j = 0; j < b->head.ranks; j++)
+			if (i != j && b->ranks[i].first == b->ranks[j].first &&
+				regions_meet(
+					r, s, base_of(s, &b->ranks[j]) - base_of(r, &b->ranks[i])))
+				return map_bad_in(b, b->map_name, b->ranks[i > j ? i : j].line,
+					"ranks %u and %u share an address, and the regions of "
+					"rules '%s' and '%s' meet there: are their bases right? "
+					"Else name all queue pairs in 'flows'",
+					i, j, r->name, s->name);
+	return 0;
+}
+
+/**
+ * Ranks that share an address are told apart by queue pairs that the map names, or by where
+ * messages go.
+ */
+static int judge_shared(struct build *b)
+{
+	const struct line_rule *l = b->rules;
+	bool by_source = true;
+	int ret = 0;
+
+	if (!b->shared)
+		return 0;
+	if (l->r.type == MT_RULE_FLOW)
+		return map_bad(b, l->line,
+			"rule '%s' (flow): ranks share addresses, but of a stream the address "
+			"alone tells the rank",
+			l->r.name);
+	if (b->head.flows != 0)
+		return judge_shared_flows(b);
+	for (uint32_t i = 0; i < b->head.rules; i++)
+		if (l[i].r.phase == MT_PHASE_COUNT && b->head.atomics != MT_ATOMICS_LEARN)
+			by_source = false;
+	for (uint32_t i = 0; i < b->head.rules && ret == 0; i++)
+		ret = judge_shared_rule(b, &l[i], by_source);
+	for (uint32_t i = 0; i < b->head.rules && ret == 0; i++)
+		for (uint32_t j = 0; j <= i && ret == 0; j++)
+			ret = judge_shared_places(b, &l[i], &l[j]);
+	return ret;
+}
+
 static int judge_rules(struct build *b)
 {
 	const struct line_rule *first = NULL, *telling = NULL;
@@ -654,7 +798,9 @@ static int judge_rules(struct build *b)
 	if (first == NULL)
 		return map_bad(b, 1, "no rule of phase dispatch: nothing would be counted");
 	ret = judge_witness(b);
-	return ret < 0 ? ret : judge_qp_flows(b);
+	if (ret == 0)
+		ret = judge_qp_flows(b);
+	return ret < 0 ? ret : judge_shared(b);
 }
 
 /** What an atomic's form is for: counts, and to learn one, counts in atomics alone. */
@@ -686,11 +832,11 @@ int map_judge(struct build *b)
 	int ret = resolve_ranks(b);
 
 	if (ret == 0)
+		ret = judge_addresses(b);
+	if (ret == 0)
 		ret = resolve_nodes(b);
 	if (ret == 0)
 		ret = judge_experts(b);
-	if (ret == 0)
-		ret = judge_addresses(b);
 	if (ret == 0)
 		ret = judge_flows(b);
 	b->name = b->rules_name;

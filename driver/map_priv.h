@@ -26,6 +26,8 @@ struct line_rank {
 	unsigned int line;
 	uint64_t bases[MT_MAX_BASES];
 	uint32_t has_bases; /* bits */
+	uint32_t first;	    /* of the ranks that have its addresses; itself, if it shares none */
+	uint32_t addrs;
 	bool has_base, has_experts, has_node, seen;
 };
 
@@ -59,6 +61,7 @@ struct build {
 	struct line_addr *addrs;
 	struct line_rule *rules;
 	struct line_flow *flows;
+	bool shared; /* some ranks share addresses */
 	uint32_t cap_addrs, cap_flows;
 	char base_names[MT_MAX_BASES][BASE_NAME];
 };

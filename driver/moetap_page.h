@@ -199,7 +199,10 @@ struct mt_rank {
 	uint32_t reserved;
 };
 
-/** An address of a rank; IPv4 is written as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
+/**
+ * An address of a rank, by address, then rank; ranks that share one share all. IPv4 is written as
+ * ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
+ */
 struct mt_addr {
 	uint8_t ip[16];
 	uint32_t rank;

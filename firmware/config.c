@@ -25,6 +25,14 @@ static bool is_v4(const uint8_t *ip)
 	return memcmp(ip, mapped, sizeof(mapped)) == 0;
 }
 
+/** Whether an address is that of the one before it, and of a rank behind that one's. */
+static bool is_shared(const struct mt_bank *b, uint32_t i)
+{
+	const struct mt_addr *a = mt_bank_addrs(b);
+
+	return i > 0 && memcmp(a[i - 1].ip, a[i].ip, sizeof(a[i].ip)) == 0;
+}
+
 static bool add_v4(struct fw_config *c, const struct mt_addr *a)
 {
 	struct fw_v4 *b;
@@ -59,7 +67,8 @@ static int fill_v4(struct fw_config *c, const struct mt_bank *bank)
 		}
 		memset(c->v4, 0, sizeof(*c->v4) << (32 - c->v4_shift));
 		for (i = 0; i < bank->addrs; i++)
-			if (is_v4(mt_bank_addrs(bank)[i].ip) && !add_v4(c, &mt_bank_addrs(bank)[i]))
+			if (!is_shared(bank, i) && is_v4(mt_bank_addrs(bank)[i].ip) &&
+				!add_v4(c, &mt_bank_addrs(bank)[i]))
 				break;
 		if (i == bank->addrs)
 			return 0;
@@ -67,14 +76,36 @@ static int fill_v4(struct fw_config *c, const struct mt_bank *bank)
 	return -ENOMEM;
 }
 
-static void add_v6(struct fw_config *c, const struct mt_addr *a)
+static void add_v6(struct fw_config *c, uint32_t place)
 {
+	const struct mt_addr *a = &mt_bank_addrs(c->bank)[place];
 	uint32_t i = fw_hash_v6(a->ip) & c->v6_mask;
 
-	while (c->v6[i].rank_plus_1 != 0)
+	while (c->v6[i].addr_plus_1 != 0)
 		i = (i + 1) & c->v6_mask;
 	memcpy(c->v6[i].ip, a->ip, 16);
-	c->v6[i].rank_plus_1 = a->rank + 1;
+	c->v6[i].addr_plus_1 = place + 1;
+}
+
+/** Chain the ranks that share an address. @return whether there is memory */
+static bool fill_shares(struct fw_config *c)
+{
+	const struct mt_bank *b = c->bank;
+	const struct mt_addr *a = mt_bank_addrs(b);
+
+	for (uint32_t i = 1; i < b->addrs; i++) {
+		if (!is_shared(b, i))
+			continue;
+		if (c->shares == NULL) {
+			c->shares = malloc(b->ranks * sizeof(*c->shares));
+			if (c->shares == NULL)
+				return false;
+			for (uint32_t rank = 0; rank < b->ranks; rank++)
+				c->shares[rank] = MT_MAX_RANKS;
+		}
+		c->shares[a[i - 1].rank] = (uint16_t)a[i].rank;
+	}
+	return true;
 }
 
 static struct rte_reciprocal_u64 reciprocal(uint64_t d)
@@ -162,6 +193,7 @@ static void fill_places(struct fw_rule *f, const struct fw_config *c, const stru
 	f->expert_fixed = r->expert_fixed;
 	f->bases = r->base == 0 ? NULL : mt_bank_base(c->bank, r->base - 1u)->at;
 	f->region = r->size != 0;
+	f->has_window = f->region && r->immediate == MT_IMMEDIATE_ANY;
 }
 
 /** What a rule reads in a message: operands, immediates, integers. */
@@ -294,6 +326,7 @@ static bool part_rules(struct fw_config *c)
 	struct fw_list send = {c->send, c->send_length, c->sends};
 
 	c->of_read = (struct fw_list){c->read, c->read_length, c->reads};
+	c->of_atomic = (struct fw_list){c->atomic, NULL, c->atomics};
 	c->parted = calloc(2ul * FW_SHOWS, sizeof(*c->parted));
 	if (c->parted == NULL)
 		return false;
@@ -326,8 +359,8 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 		(copy->atomics != MT_ATOMICS_STANDARD && c->learn == NULL))
 		goto fail;
 	for (uint32_t i = 0; i < copy->addrs; i++)
-		if (!is_v4(mt_bank_addrs(copy)[i].ip))
-			add_v6(c, &mt_bank_addrs(copy)[i]);
+		if (!is_shared(copy, i) && !is_v4(mt_bank_addrs(copy)[i].ip))
+			add_v6(c, i);
 	c->witness = mt_rule_is_load(mt_bank_load(copy)) && mt_bank_witness(copy) != NULL;
 	c->announced_first = mt_bank_load(copy)->phase == MT_PHASE_COUNT;
 	for (uint32_t i = 0; i < copy->rules; i++)
@@ -335,7 +368,7 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 			add_flow_rule(c, &mt_bank_rules(copy)[i]);
 	add_rules(c, true);
 	add_rules(c, false);
-	if (!part_rules(c))
+	if (!part_rules(c) || !fill_shares(c))
 		goto fail;
 	for (uint32_t i = 0; i < copy->ranks; i++)
 		c->max_experts = RTE_MAX(c->max_experts, mt_bank_ranks(copy)[i].experts);
@@ -369,5 +402,6 @@ void fw_config_free(struct fw_config *c)
 	free(c->v6);
 	free(c->parts);
 	free(c->parted);
+	free(c->shares);
 	free(c);
 }

@@ -45,6 +45,7 @@ struct fw_rule {
 	bool witness;	    /**< not the load, but compared with it: read by values.h too */
 	uint8_t number;	    /**< of the rule in fw_config.write */
 	uint8_t immediate;  /**< enum mt_immediate */
+	bool has_window;    /**< where a message goes says all of it; see struct fw_flow */
 	uint8_t matches;    /**< that must hold for a message, of a rule with payload */
 	const struct mt_match *match;
 	bool operand_signed;
@@ -67,7 +68,7 @@ struct fw_v4 {
 
 struct fw_v6 {
 	uint8_t ip[16];
-	uint32_t rank_plus_1;
+	uint32_t addr_plus_1; /**< its place among those of the bank */
 	uint32_t reserved[3];
 };
 
@@ -82,7 +83,7 @@ enum fw_split {
 /** Rules that are asked of a message, in their order. */
 struct fw_list {
 	const struct fw_rule *rule;
-	const struct fw_length *length; /**< of each rule */
+	const struct fw_length *length; /**< of each rule; atomics have none */
 	uint32_t n;
 };
 
@@ -100,13 +101,16 @@ struct fw_config {
 	uint32_t v6_mask;		  /**< of an open-addressing table */
 	struct fw_v4 *v4;
 	struct fw_v6 *v6;
+	/* Of ranks that share an address, tables have the first; behind each, the next; the last
+	 * has MT_MAX_RANKS. NULL: no rank shares one, and an address is a rank. */
+	uint16_t *shares;
 	uint32_t writes, sends, reads, atomics, imms; /**< rules in the lists below */
 	struct fw_rule write[MT_MAX_RULES], send[MT_MAX_RULES], read[MT_MAX_RULES],
 		atomic[MT_MAX_RULES], imm[MT_MAX_RULES];
 	struct fw_length write_length[MT_MAX_RULES], send_length[MT_MAX_RULES],
 		read_length[MT_MAX_RULES]; /**< of the rules in the lists of these names */
 	/* of WRITEs and SENDs, by enum fw_shows: write and send, unless a rule tells immediates */
-	struct fw_list of_write[FW_SHOWS], of_send[FW_SHOWS], of_read;
+	struct fw_list of_write[FW_SHOWS], of_send[FW_SHOWS], of_read, of_atomic;
 	struct fw_parted *parted; /**< what those lists are of that not all rules are in */
 	bool values;		  /**< there are rules that read payloads */
 	uint32_t announcers;	  /**< flows of a pair that announce each cell */
@@ -135,12 +139,13 @@ struct fw_config {
 
 /*
  * A flow is known by its addresses and its destination's queue pair: 64 bits of IPv4 addresses as
- * on the wire, so that no rank has to be looked up for a packet of a known flow; of IPv6, the two
- * ranks. The word with the QPN says which (FW_KEY_V4, FW_KEY_V6), and is never 0.
+ * on the wire, so that no rank has to be looked up for a packet of a known flow; of IPv6, the
+ * places of the two addresses among those of the map. The word with the QPN says which (FW_KEY_V4,
+ * FW_KEY_V6), and is never 0.
  */
 _Static_assert(RTE_BYTE_ORDER == RTE_LITTLE_ENDIAN, "the source is in the lower half");
 /** Key of an IPv6 packet, like fw_packet.ips. */
-static inline uint64_t fw_key_v6(uint32_t src, uint32_t dst)
+static inline uint64_t fw_key_v6(uint32_t src, uint32_t dst) /* places */
 {
 	return (uint64_t)dst << 32 | src;
 }
@@ -178,24 +183,32 @@ static inline uint32_t fw_rank_v4(const struct fw_config *c, uint32_t ip)
 	return (b->ip[0] == ip ? b->rank_plus_1[0] : 0) | (b->ip[1] == ip ? b->rank_plus_1[1] : 0);
 }
 
-static inline uint32_t fw_rank_v6(const struct fw_config *c, const uint8_t *ip)
+/** Place + 1 of an address among those of the bank, 0: nobody's. */
+static inline uint32_t fw_addr_v6(const struct fw_config *c, const uint8_t *ip)
 {
 	uint32_t i = fw_hash_v6(ip) & c->v6_mask;
 
-	while (c->v6[i].rank_plus_1 != 0 && memcmp(c->v6[i].ip, ip, 16) != 0)
+	while (c->v6[i].addr_plus_1 != 0 && memcmp(c->v6[i].ip, ip, 16) != 0)
 		i = (i + 1) & c->v6_mask;
-	return c->v6[i].rank_plus_1;
+	return c->v6[i].addr_plus_1;
 }
 
-/** Ranks + 1 of a flow by its key, 0: nobody's. */
+/** Rank + 1 of the address at a place; one that is nobody's has none. */
+static inline uint32_t fw_rank_at(const struct fw_config *c, uint32_t place)
+{
+	return place < c->bank->addrs ? mt_bank_addrs(c->bank)[place].rank + 1 : 0;
+}
+
+/** Ranks + 1 of a flow by its key, 0: nobody's; of ranks that share an address, the first. */
 static inline uint32_t fw_key_src(const struct fw_config *c, uint64_t ips, uint32_t qpn)
 {
-	return qpn & FW_KEY_V6 ? (uint32_t)ips + 1 : fw_rank_v4(c, (uint32_t)ips);
+	return qpn & FW_KEY_V6 ? fw_rank_at(c, (uint32_t)ips) : fw_rank_v4(c, (uint32_t)ips);
 }
 
 static inline uint32_t fw_key_dst(const struct fw_config *c, uint64_t ips, uint32_t qpn)
 {
-	return qpn & FW_KEY_V6 ? (uint32_t)(ips >> 32) + 1 : fw_rank_v4(c, (uint32_t)(ips >> 32));
+	return qpn & FW_KEY_V6 ? fw_rank_at(c, (uint32_t)(ips >> 32))
+			       : fw_rank_v4(c, (uint32_t)(ips >> 32));
 }
 
 /**

@@ -36,10 +36,10 @@ void fw_congested(
 	struct fw_core *core, unsigned int out, const struct fw_packet *p, const uint8_t *v6)
 {
 	const struct fw_config *c = core->tables->config;
-	uint32_t src = v6 != NULL ? fw_rank_v6(c, v6) : fw_key_src(c, p->ips, FW_KEY_V4);
-	uint32_t dst = v6 != NULL ? fw_rank_v6(c, v6 + 16) : fw_key_dst(c, p->ips, FW_KEY_V4);
-	uint64_t ips = v6 != NULL ? fw_key_v6(src - 1, dst - 1) : p->ips;
+	uint64_t ips =
+		v6 != NULL ? fw_key_v6(fw_addr_v6(c, v6) - 1, fw_addr_v6(c, v6 + 16) - 1) : p->ips;
 	uint32_t qpn = v6 != NULL ? p->qpn ^ FW_KEY_V4 ^ FW_KEY_V6 : p->qpn, from, to;
+	uint32_t src = fw_key_src(c, ips, qpn), dst = fw_key_dst(c, ips, qpn);
 	struct fw_congested_table *t = core->tables->congested;
 	bool notified = out == MT_OUT_CNP;
 	struct fw_congestion *pair;

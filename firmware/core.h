@@ -63,6 +63,7 @@ struct fw_tables {
 	uint32_t *kept_free;   /**< stack of pieces given back, [kept_max] */
 	uint32_t kept_free_count;
 	uint32_t cuts, strays, unread; /**< flows without an epoch, by flag: FW_FLOW_CUT ... */
+	uint32_t unplaced; /**< not 0: a rule knew a packet whose ranks were not told; fw_place() */
 	struct fw_tcp *tcp; /**< connections, open-addressed, tcp_mask + 1 of them; tcp.c */
 	uint32_t tcp_mask, tcp_used;
 	struct fw_segment *segments; /**< [FW_TCP_HELD], that wait */

@@ -27,6 +27,19 @@ unsigned int fw_take_slow(
 /** Make the flow of a packet; NULL: its addresses are no ranks', or there is no room; counted. */
 struct fw_flow *fw_flow_new(struct fw_core *core, const struct fw_packet *p);
 
+/** What the map says of the queue pair @p want; NULL: it does not name it. */
+const struct mt_flow *fw_mapped(const struct mt_bank *b, const struct mt_flow *want);
+
+/**
+ * The ranks of the flow that @p p is the first known packet of, where ranks share addresses: those
+ * of the queue pair, if the map names it, else of the message that @p p begins: the destination
+ * has the region that it goes to, and there is the place of its source.
+ *
+ * @param[in,out] want on entry, the first of the ranks that share each address, and the QPN
+ * @return false: they are not to be known by this packet, which is counted
+ */
+bool fw_place(struct fw_core *core, const struct fw_packet *p, struct mt_flow *want);
+
 /**
  * Open epoch @p label of a flow at @p it. Where no bank is free, the old one goes on, flagged; a
  * flow without an old one then counts in a bank that nobody reads, and the core's overruns say so.
@@ -177,11 +190,10 @@ static __rte_always_inline unsigned int fw_match(const struct fw_tables *t,
 {
 	const struct mt_rank *dst = fw_rank_of(t, f);
 	uint64_t offset = va - dst->base, inside = 0;
+	const struct fw_length *length = rules->length;
+	const struct fw_rule *r = rules->rule;
 
-	for (uint32_t i = 0; i < rules->n; i++) {
-		const struct fw_rule *r = &rules->rule[i];
-		const struct fw_length *length = &rules->length[i];
-
+	for (uint32_t n = rules->n; n > 0; n--, r++, length++) {
 		if (it->bytes - length->min > length->span ||
 			!fw_rule_matches(r, fw_rule_offset(t->config, r, dst, va, offset),
 				it->bytes, &inside, &it->parity))

@@ -377,10 +377,15 @@ static int by_flow(const void *x, const void *y)
 	return mt_flow_order(x, y);
 }
 
+const struct mt_flow *fw_mapped(const struct mt_bank *b, const struct mt_flow *want)
+{
+	return bsearch(want, mt_bank_flows(b), b->flows, sizeof(*want), by_flow);
+}
+
 /** Index at the destination of the expert that the map gives to a queue pair. */
 static uint16_t mapped_expert(const struct mt_bank *b, const struct mt_flow *want)
 {
-	const struct mt_flow *f = bsearch(want, mt_bank_flows(b), b->flows, sizeof(*want), by_flow);
+	const struct mt_flow *f = fw_mapped(b, want);
 
 	if (f == NULL || f->expert == MT_NO_EXPERT)
 		return FW_NO_EXPERT;
@@ -412,10 +417,12 @@ struct fw_flow *fw_flow_new(struct fw_core *core, const struct fw_packet *p)
 	uint32_t dst = fw_key_dst(t->config, p->ips, p->qpn), i = p->hash & t->mask;
 	struct mt_flow want = {.src = src - 1, .dst = dst - 1, .qpn = p->qpn & FW_KEY_QPN};
 
-	if (src == 0 || dst == 0 || src == dst) {
+	if (src == 0 || dst == 0 || (src == dst && t->config->shares == NULL)) {
 		core->outcome[MT_OUT_UNKNOWN_RANK]++;
 		return NULL;
 	}
+	if (t->config->shares != NULL && !fw_place(core, p, &want))
+		return NULL;
 	if (t->used == t->max) {
 		core->outcome[MT_OUT_NO_ROOM]++;
 		return NULL;
@@ -447,9 +454,7 @@ void fw_window_set(struct fw_flow *f, const struct fw_rule *r, uint64_t va, uint
 	uint64_t before = inside, after = r->size - inside;
 
 	f->window_bytes = 0;
-	/* who is in the window is not asked for its immediate */
-	if (!r->region || r->immediate != MT_IMMEDIATE_ANY || it->fraction ||
-		it->value > UINT16_MAX)
+	if (!r->has_window || it->fraction || it->value > UINT16_MAX)
 		return;
 	narrow(inside, r->expert_stride, r->expert_count, &before, &after);
 	narrow(inside, r->source_stride, r->source_count, &before, &after);

@@ -308,18 +308,29 @@ bool fw_odd_known(const struct fw_config *c, const struct fw_packet *p)
 	return form.opcode != 0 && form.opcode == p->opcode && form.length == length_of(p);
 }
 
+bool fw_odd_read(
+	const struct fw_config *c, const struct fw_packet *p, uint64_t *va, uint64_t *operand)
+{
+	struct mt_form form = fw_learn_form(c->learn);
+
+	if (p->have < RTE_MAX(form.address + 8u, (uint32_t)form.operand + form.width))
+		return false;
+	*va = fw_be64(p->ext + form.address);
+	*operand = (uint64_t)operand_at(p->ext + form.operand, form.width, form.order);
+	return true;
+}
+
 static unsigned int classify_known(
 	const struct fw_tables *t, struct fw_flow *f, const struct fw_packet *p, struct fw_item *it)
 {
-	struct mt_form form = fw_learn_form(t->config->learn);
+	uint64_t va, operand;
 
 	f->message = FW_MSG_NONE;
-	if (p->have < RTE_MAX(form.address + 8u, (uint32_t)form.operand + form.width)) {
+	if (!fw_odd_read(t->config, p, &va, &operand)) {
 		it->what = FW_TRUNCATED;
 		return MT_OUT_TRUNCATED;
 	}
-	return fw_read_atomic(t, f, fw_be64(p->ext + form.address),
-		(uint64_t)operand_at(p->ext + form.operand, form.width, form.order), it);
+	return fw_read_atomic(t, f, va, operand, it);
 }
 
 /** Its counts, if they are some, are not known: in the source's round, or, after a combine, next.

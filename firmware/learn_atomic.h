@@ -75,6 +75,10 @@ static inline struct mt_form fw_learn_form(const struct fw_learn *l)
 /** Whether a packet of FW_KIND_ODD is an atomic whose form is known. */
 bool fw_odd_known(const struct fw_config *c, const struct fw_packet *p);
 
+/** Of such a packet, address and operand. @return false: the frame ends before them */
+bool fw_odd_read(
+	const struct fw_config *c, const struct fw_packet *p, uint64_t *va, uint64_t *operand);
+
 /**
  * As fw_classify() of FW_KIND_ODD, and of an atomic that is longer than the standard one. Of a form
  * that is not known, the packet does not take its PSN: see fw_odd_skip().

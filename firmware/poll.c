@@ -25,7 +25,7 @@ static inline uint64_t stamp(
 /** The rest of an IPv6 packet's key. @return MT_OUTCOMES or MT_OUT_UNKNOWN_RANK */
 static unsigned int find_v6(const struct fw_config *c, const uint8_t *ips, struct fw_packet *p)
 {
-	uint32_t src = fw_rank_v6(c, ips), dst = fw_rank_v6(c, ips + 16);
+	uint32_t src = fw_addr_v6(c, ips), dst = fw_addr_v6(c, ips + 16);
 
 	p->ips = fw_key_v6(src - 1, dst - 1);
 	p->qpn ^= FW_KEY_V4 | FW_KEY_V6;

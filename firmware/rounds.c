@@ -575,7 +575,7 @@ static uint32_t quality_of_cores(struct fw_rounds *r)
 
 		/* of flows of which no epoch says so */
 		q |= load32(&t->cuts) != 0 ? MT_Q_TRUNCATED : 0;
-		q |= load32(&t->strays) != 0 ? MT_Q_CONTRADICT : 0;
+		q |= load32(&t->strays) + load32(&t->unplaced) != 0 ? MT_Q_CONTRADICT : 0;
 		q |= load32(&t->unread) != 0 ? MT_Q_UNMATCHED : 0;
 		no_room += __atomic_load_n(&core->outcome[MT_OUT_NO_ROOM], __ATOMIC_RELAXED);
 		overruns += __atomic_load_n(&core->overruns, __ATOMIC_RELAXED);

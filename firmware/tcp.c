@@ -82,14 +82,10 @@ unsigned int fw_tcp_parse(
 	if (header < 20 || header > at.left)
 		return MT_OUT_MALFORMED;
 	p->qpn = far.v6 == NULL ? FW_KEY_V4 : FW_KEY_V6;
-	if (far.v6 != NULL) {
-		src = fw_rank_v6(c, far.v6);
-		dst = fw_rank_v6(c, far.v6 + 16);
-		p->ips = fw_key_v6(src - 1, dst - 1);
-	} else {
-		src = fw_rank_v4(c, (uint32_t)p->ips);
-		dst = fw_rank_v4(c, (uint32_t)(p->ips >> 32));
-	}
+	if (far.v6 != NULL)
+		p->ips = fw_key_v6(fw_addr_v6(c, far.v6) - 1, fw_addr_v6(c, far.v6 + 16) - 1);
+	src = fw_key_src(c, p->ips, p->qpn);
+	dst = fw_key_dst(c, p->ips, p->qpn);
 	if (src == 0 || dst == 0 || src == dst)
 		return MT_OUT_UNKNOWN_RANK;
 	p->payload = at.left - header;

@@ -175,7 +175,9 @@ static void test_addresses(void **unused)
 	REFUSED(addr(b, 0)->rank = 2);
 	REFUSED(addr(b, 1)->rank = UINT32_MAX);
 	REFUSED(addr(b, 0)->reserved = 1);
-	REFUSED(addr(b, 0)->ip[15] = 2); /* twice */
+	ACCEPTED(addr(b, 0)->ip[15] = 2); /* of both ranks */
+	REFUSED((addr(b, 0)->ip[15] = 2, addr(b, 1)->rank = 0)); /* twice */
+	REFUSED((addr(b, 0)->ip[15] = 2, addr(b, 0)->rank = 1));
 	REFUSED(addr(b, 0)->ip[15] = 3); /* not sorted */
 }
 

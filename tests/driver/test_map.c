@@ -325,9 +325,10 @@ static void test_addresses(void **unused)
 	assert_int_equal(inet_pton(AF_INET6, "fd00::1", v6), 1);
 	assert_memory_equal(a[3].ip, v6, 16);
 	free(b);
-	refused_with("10.77.0.1", "\"::ffff:10.77.0.2\"", 11, "used twice");
-	refused_with("10.77.0.1", "[10.77.0.3, 10.77.0.2]", 11, "address in line 10");
-	refused_with("10.77.0.1", "[10.77.0.3, 10.77.0.3]", 11, "ranks 0 and 0");
+	refused_with("10.77.0.1", "\"::ffff:10.77.0.2\"", 11, "all ranks are on node 0");
+	refused_with("10.77.0.1", "[10.77.0.3, 10.77.0.2]", 10,
+		"ranks 0 and 1 share the address in line 11, but not all");
+	refused_with("10.77.0.1", "[10.77.0.3, 10.77.0.3]", 11, "has the address in line 11 twice");
 	refused_with("10.77.0.1", "10.77.0.256", 11, "10.77.0.256");
 	refused_with("10.77.0.1", "10.77.0.01", 11, "10.77.0.01");
 	refused_with("10.77.0.1", "10.77.0.1/24", 11, "10.77.0.1/24");
@@ -336,6 +337,64 @@ static void test_addresses(void **unused)
 	refused_with("10.77.0.1", "{a: b}", 11, "address");
 	refused_with("10.77.0.1", "[]", 11, "at least one");
 	refused_with("10.77.0.1", "[[10.77.0.1]]", 11, "not an IPv4 or IPv6");
+}
+
+/** Two nodes of two ranks, each node with one address. */
+static const char shared_map[] =
+	"moetap-map: 1\njob: s\npattern: inference\nlayers: 1\nexperts-per-rank: 2\nranks:\n"
+	"- {rank: 0, address: 10.0.0.1, base: 0x100000}\n"
+	"- {rank: 1, address: 10.0.0.1, base: 0x200000}\n"
+	"- {rank: 2, address: 10.0.0.2, base: 0x100000}\n"
+	"- {rank: 3, address: 10.0.0.2, base: 0x200000}\nrules:\n"
+	"- {name: token, rule: va, phase: dispatch, length: 512, size: 0x2000,\n"
+	"   expert: {stride: 0x1000, count: 2}, source: {stride: 0x400, count: 4}}\n"
+	"- {name: combine, rule: va, phase: combine, offset: 0x2000, size: 0x2000,\n"
+	"   source: {stride: 0x800, count: 4}}\n"
+	"- {name: flag, rule: atomic, phase: control, offset: 0x4000, size: 8}\n";
+
+static void test_shared_addresses(void **unused)
+{
+	static const char flows[] = "flows:\n- {src: 0, dst: 2, qpn: 7}\n"
+				    "- {src: 1, dst: 3, qpn: 8}\nrules:\n";
+	struct mt_bank *b = good(shared_map);
+	char *named;
+
+	(void)unused;
+	assert_int_equal(b->addrs, 4);
+	for (uint32_t i = 0; i < 4; i++) {
+		assert_int_equal(mt_bank_addrs(b)[i].rank, i);
+		assert_int_equal(mt_bank_ranks(b)[i].node, i / 2 * 2);
+	}
+	free(b);
+	base = strdup(shared_map);
+	assert_non_null(base);
+	refused_with("1, base: 0x200000}", "1, base: 0x100800}", 8,
+		"the regions of rules 'token' and 'token' meet there: are their bases right?");
+	refused_with("1, base: 0x200000}", "1, base: 0xfd000}", 8, "rules 'combine' and 'token'");
+	ok_with("1, base: 0x200000}", "1, base: 0x104000}");
+	refused_with(", source: {stride: 0x400, count: 4}}", "}", 12,
+		"a rule va or atomic with 'source'; or name all queue pairs in 'flows'");
+	refused_with(",\n   source: {stride: 0x800, count: 4}}", "}", 14, "rule 'combine': ranks");
+	refused_with("rule: va, phase: combine, offset: 0x2000, size: 0x2000,\n"
+		     "   source: {stride: 0x800, count: 4}}",
+		"rule: length, phase: combine, length: 7}", 14, "or name all queue pairs");
+	/* rounds that counts part need no combines */
+	ok_with(",\n   source: {stride: 0x800, count: 4}}\n"
+		"- {name: flag, rule: atomic, phase: control, offset: 0x4000, size: 8}",
+		"}\n- {name: count, rule: atomic, phase: count, offset: 0x4000, size: 64,\n"
+		"   expert: {stride: 32, count: 2}, source: {stride: 8, count: 4}, value: {scale: 1}}");
+	refused_with("{rank: 1, address: 10.0.0.1,", "{rank: 1, node: 1, address: 10.0.0.1,", 8,
+		"all ranks say it, or none");
+	/* queue pairs that are named tell all that places do not, one rank at either end */
+	named = changed("rules:\n", flows);
+	free(base);
+	base = named;
+	ok_with("1, base: 0x200000}", "1, base: 0x100000}");
+	ok_with(",\n   source: {stride: 0x800, count: 4}}", "}");
+	refused_with("dst: 3, qpn: 8", "dst: 3, qpn: 7", 13,
+		"queue pair 0x7 at that address is in line 12 too");
+	ok_with("dst: 3, qpn: 8", "dst: 0, qpn: 7");
+	use_base(NULL);
 }
 
 static void test_experts(void **unused)
@@ -1446,6 +1505,7 @@ int main(void)
 		cmocka_unit_test(test_files),
 		cmocka_unit_test(test_documented_examples),
 		cmocka_unit_test(test_addresses),
+		cmocka_unit_test(test_shared_addresses),
 		cmocka_unit_test(test_experts),
 		cmocka_unit_test(test_keys_of_the_map),
 		cmocka_unit_test(test_atomic_form),

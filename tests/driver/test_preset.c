@@ -473,6 +473,8 @@ static void test_deepep_ll(void **unused)
 		.size = 4259840,
 		.parity_stride = 4259840,
 		.parity_count = 2,
+		.source_stride = 1064960,
+		.source_count = 4,
 		.length_min = 4096,
 		.length_max = 4096};
 	struct mt_rule count = {.name = "count",
@@ -499,6 +501,8 @@ static void test_deepep_ll(void **unused)
 		.size = 32,
 		.parity_stride = 128,
 		.parity_count = 2,
+		.source_stride = 8,
+		.source_count = 4,
 		.length_max = UINT32_MAX};
 	struct mt_bank *bank = shipped("deepep-ll", 2, 2, "hidden: 2048, tokens: 128");
 
@@ -527,6 +531,7 @@ static void test_deepep_ll(void **unused)
 	/* cells of 8 bytes: 8 experts have 64, still in 128 bytes of signals */
 	bank = shipped("deepep-ll", 2, 2, "hidden: 2048, tokens: 128, dtype: bf16, cell: 8");
 	count.size = done.size = 64;
+	done.source_stride = 16;
 	count.expert_stride = 32;
 	count.source_stride = 8;
 	count.value_width = done.value_width = 8;
@@ -560,6 +565,8 @@ static void test_uccl_ep(void **unused)
 		.size = 4194304,
 		.parity_stride = 4210688,
 		.parity_count = 2,
+		.source_stride = 1048576,
+		.source_count = 4,
 		.length_min = 4096,
 		.length_max = 4096};
 	const struct mt_rule barrier = {
@@ -587,6 +594,8 @@ static void test_uccl_ep(void **unused)
 		.size = 64,
 		.parity_stride = 128,
 		.parity_count = 2,
+		.source_stride = 16,
+		.source_count = 4,
 		.length_max = UINT32_MAX};
 	struct mt_bank *bank = shipped("uccl-ep", 2, 2, "hidden: 2048, tokens: 128");
 

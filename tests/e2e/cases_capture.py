@@ -127,6 +127,17 @@ GENERATED = {
     "immediates": "--immediates --message 1040 --ranks 3 --layers 3",
     "immediates-no-counts": "--immediates --message 1040 --no-counts --retransmit 0.01",
     "immediates-no-parity": "--immediates --message 1040 --no-counts --no-parity --ipv6 --layers 3",
+    "shared": "--ranks 8 --share 4 --layers 3",
+    "shared-no-counts": "--ranks 8 --share 4 --no-counts --tokens 64 --steps 2",
+    "shared-no-parity": "--ranks 4 --share 2 --no-counts --no-parity --ipv6 --layers 3",
+    "shared-one-queue-pair": "--ranks 6 --share 3 --qps 1 --retransmit 0.01 --ipv6",
+    "shared-empty-cells": "--tokens 2 --top-k 1 --ranks 8 --share 4 --layers 4",
+    "shared-masked": "--atomic 0x15,44,0,12,8,big --atomic-form learn --ranks 4 --share 2 --steps 6 --layers 3",
+    "shared-restart": "--restart-at 2 --steps 4 --ranks 4 --share 2",
+    "shared-told": "--told --layers 3 --ranks 8 --share 4",
+    "shared-qp": "--rule qp --ranks 4 --share 2 --layers 3",
+    "shared-length": "--rule length --experts-per-rank 1 --ranks 4 --share 2 --tokens 200 --message 7168 "
+                     "--round-gap-us 20000",
     "told": "--told --layers 3",
     "told-4-ranks": "--told --ranks 4 --no-parity --retransmit 0.01",
     "ipv6": "--ipv6 --ranks 3",
@@ -309,6 +320,23 @@ def generated(variant, seed):
         packets = pcapmod.apply(roce.read_pcap(capture), [change + "=0.003"], seed)
         roce.write_pcap(holes, packets)
         moetap.must_not_be_silent(moetap.count(map_path, holes), truth, f"generated {variant}, holes")
+
+
+def unnamed(seed):
+    """Ranks share addresses, places do not tell them, and the map lacks some of the queue pairs."""
+    with tempfile.TemporaryDirectory() as where:
+        gen.generate(["--out", where, "--seed", str(seed), "--told", "--ranks", "4", "--share", "2"])
+        map_path, capture = os.path.join(where, "map.yaml"), os.path.join(where, "capture.pcap.gz")
+        truth = moetap.read_truth(os.path.join(where, "truth.csv"))
+        with open(map_path) as f:
+            lines = f.read().splitlines()
+        named = [line for line in lines if "qpn:" in line]
+        for lost in (named[:1], named[::3]):
+            with open(map_path, "w") as f:
+                f.write("\n".join(line for line in lines if line not in lost) + "\n")
+            wrong = moetap.must_not_be_silent(moetap.count(map_path, capture), truth, f"{len(lost)} unnamed")
+            if not wrong:
+                raise Failure("queue pairs that the map does not name were counted")
 
 
 def rounds_of(map_path, capture, cores):
@@ -514,6 +542,7 @@ def cases():
             out[f"lossy {name} {' '.join(changes)}"] = lambda s, n=name, c=changes: lossy_seeds(n, c, s)
     out["witness generated"] = witness
     out["generated all-wait"] = all_wait
+    out["generated shared unnamed"] = unnamed
     for name in TCP_CAPTURES:
         for variant in TCP:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)

@@ -36,9 +36,10 @@ def variants(seed):
 
 
 def generated(seed):
-    """Those of rule va with announced counts, in standard atomics, parities that go on, and
-    lengths that tell tokens from results."""
-    beyond = ("--rule", "--no-counts", "--no-parity", "--told", "--atomic", "restart-at 1", "--immediates")
+    """Those of rule va with announced counts, in standard atomics, parities that go on, lengths that
+    tell tokens from results, and an address a rank."""
+    beyond = ("--rule", "--no-counts", "--no-parity", "--told", "--atomic", "restart-at 1", "--immediates",
+              "--share")
     for variant, options in cases_capture.GENERATED.items():
         if any(b in options for b in beyond):
             continue

@@ -104,7 +104,7 @@ class Traffic:
         self.packets, self.order, self.round = [], 0, -1
         prefix = "fd00:77::" if a.ipv6 else "10.77.0."
         text = (lambda r: f"{prefix}{r + 1:x}") if a.ipv6 else (lambda r: f"{prefix}{r + 1}")
-        self.address = [ipaddress.ip_address(text(r)) for r in range(a.ranks)]
+        self.address = [ipaddress.ip_address(text(r // a.share)) for r in range(a.ranks)]
         self.base = [0x7F0000000000 + self.rng.randrange(1 << 28) * 4096 for _ in range(a.ranks)]
         combine = a.ranks * a.experts_per_rank * a.tokens * a.combine_message
         dispatch = a.ranks * a.experts_per_rank * a.tokens * a.message
@@ -118,8 +118,9 @@ class Traffic:
     def connect(self):
         """(Re)create all queue pairs: the same QPNs, new PSNs."""
         a, self.qps = self.a, {}
-        number = {(d, s, i): 0x11 + n for d in range(a.ranks) for n, (s, i) in enumerate(
-            (s, i) for s in range(a.ranks) if s != d for i in range(a.qps))}
+        number = {(d, s, i): 0x11 + d % a.share * a.ranks * a.qps + n for d in range(a.ranks)
+                  for n, (s, i) in enumerate((s, i) for s in range(a.ranks) if not self.meet(s, d)
+                                             for i in range(a.qps))}
         for (d, s, i), qpn in number.items():
             self.qps[s, d, i] = QueuePair(s, d, PORT_BASE + self.rng.randrange(16384), qpn,
                                           number[s, d, i], self.rng.randrange(1 << 24))
@@ -134,6 +135,10 @@ class Traffic:
                     loads[src, e] += 1
         return loads
 
+    def meet(self, src, dst):
+        """Whether what one rank sends the other passes no NIC: they share one, or are the same."""
+        return src // self.a.share == dst // self.a.share
+
     def lies(self, src, dst, local):
         """Whether a token is told and not sent: of the first expert of rank 1, in one round."""
         return self.a.lie == self.round and (src, dst, local) == (0, 1, 0)
@@ -144,11 +149,11 @@ class Traffic:
     def post_dispatch(self, src, loads, parity):
         a = self.a
         for dst in range(a.ranks):
-            if a.told and dst != src:
+            if a.told and not self.meet(src, dst):
                 self.qps[src, dst, 0].post_integers(
                     loads[src, dst * a.experts_per_rank + e] for e in range(a.experts_per_rank))
             for local in range(a.experts_per_rank):
-                if dst == src:
+                if self.meet(src, dst):
                     continue
                 n = loads[src, dst * a.experts_per_rank + local]
                 qp, cell = self.qps[src, dst, local % a.qps], local * a.ranks + src
@@ -174,7 +179,7 @@ class Traffic:
         """Rank src gives the results of its experts back to where the tokens came from."""
         a = self.a
         for dst in range(a.ranks):
-            if dst == src or a.rule == "length":
+            if self.meet(src, dst) or a.rule == "length":
                 continue
             for local in range(a.experts_per_rank):
                 e = src * a.experts_per_rank + local
@@ -248,7 +253,8 @@ class Traffic:
                     for src in range(a.ranks):
                         for e in range(self.experts):
                             dst = e // a.experts_per_rank
-                            truth[step, layer, kind, src, dst, e] += loads[src, e]
+                            if src == dst or not self.meet(src, dst):
+                                truth[step, layer, kind, src, dst, e] += loads[src, e]
                     self.round += 1
                     ready = self.all_to_all(lambda s: self.post_dispatch(s, loads, parity), ready)
                     ready = self.all_to_all(lambda s: self.post_combine(s, loads, parity), ready)
@@ -271,6 +277,13 @@ class Traffic:
         return [(qp.src, qp.dst, qp.qpn, qp.dst * self.a.experts_per_rank + i)
                 for (_, _, i), qp in sorted(self.qps.items())]
 
+    def sources(self, rules):
+        """The same rules, and where in the place of a result its source is."""
+        a, at = self.a, rules.index("  - name: combine")
+        stride = a.experts_per_rank * a.tokens * a.combine_message
+        at += 1 + rules[at:].index(next(r for r in rules[at:] if r.startswith("    size: ")))
+        return rules[:at] + [f"    source: {{stride: {stride}, count: {a.ranks}}}"] + rules[at:]
+
     def map_lines(self):
         a = self.a
         lines = job2map.preamble(
@@ -279,6 +292,9 @@ class Traffic:
              for r in range(a.ranks)],
             pattern=a.pattern, micro_batches=a.micro_batches,
             idle_gap_us=a.round_gap_us // 4 if a.round_gap_us else None, atomic_form=a.atomic_form)
+        if a.share > 1 and (a.told or a.rule == "length"):
+            lines.append("flows:")
+            lines += [f"  - {{src: {s}, dst: {d}, qpn: {q:#x}}}" for s, d, q, _ in self.flows()]
         if a.told:
             lines += ["rules:", "  - name: told", "    rule: payload-counts", "    phase: dispatch",
                       f"    length: {4 * a.experts_per_rank}", "    payload: {width: 4}"]
@@ -293,10 +309,11 @@ class Traffic:
                 rules.insert(rules.index(f"  - name: {name}") + 1, f"    immediate: {word}")
             return lines + [f"path-mtu: {a.mtu}"] + rules
         if a.rule == "va":
-            return lines + job2map.low_latency_rules(
+            rules = job2map.low_latency_rules(
                 a.ranks, a.experts_per_rank, a.tokens, a.message, a.combine_message,
                 None if a.no_parity else self.stride, self.counts, not a.no_counts,
                 a.atomic.width if a.atomic else job2map.COUNT_WIDTH)
+            return lines + (self.sources(rules) if a.share > 1 else rules)
         if a.rule == "qp":
             lines.append("flows:")
             lines += [f"  - {{src: {s}, dst: {d}, qpn: {q:#x}, expert: {e}}}"
@@ -332,6 +349,7 @@ def options():
                     help="counts in payloads before the tokens; in place of atomics")
     ap.add_argument("--immediates", action="store_true",
                     help="tokens have an immediate, results none; nothing else need tell them")
+    ap.add_argument("--share", type=int, default=1, help="ranks that share an address")
     ap.add_argument("--lie", type=int, default=-1,
                     help="with --told: a round in which a token is told and not sent")
     ap.add_argument("--atomic", type=Form, metavar="OPCODE,LENGTH,ADDRESS,OPERAND,WIDTH,ORDER",
@@ -351,6 +369,8 @@ def options():
 def generate(arguments):
     """Writes the files; returns the options, complete."""
     a = options().parse_args(arguments)
+    if a.ranks % a.share:
+        raise SystemExit("gen.py: --ranks is a multiple of --share")
     if a.qps is None:
         a.qps = a.experts_per_rank
     if a.rule == "length" and a.experts_per_rank != 1:

@@ -72,6 +72,11 @@ static void v4_address(uint32_t rank, char *address, size_t room)
 	snprintf(address, room, "10.%u.%u.%u", 16 + rank / 400, rank / 40 % 10 * 8, rank % 40 + 1);
 }
 
+static uint32_t rank_v6(const struct fw_config *c, const uint8_t *ip)
+{
+	return fw_rank_at(c, fw_addr_v6(c, ip) - 1);
+}
+
 static void test_v4(void **state)
 {
 	static uint32_t ip[RANKS];
@@ -119,15 +124,50 @@ static void test_v6(void **state)
 	for (uint32_t i = 0; i < 100; i++) {
 		snprintf(address, sizeof(address), "fd00:%x::%x", i / 10, i + 1);
 		a = v6(address);
-		assert_int_equal(fw_rank_v6(c, a.s6_addr), i + 1);
+		assert_int_equal(rank_v6(c, a.s6_addr), i + 1);
 		a.s6_addr[15] ^= 0x80;
-		assert_int_equal(fw_rank_v6(c, a.s6_addr), 0);
+		assert_int_equal(rank_v6(c, a.s6_addr), 0);
 	}
 	a = v6("fe80::1");
-	assert_int_equal(fw_rank_v6(c, a.s6_addr), 101);
+	assert_int_equal(rank_v6(c, a.s6_addr), 101);
 	assert_int_equal(fw_rank_v4(c, v4("10.1.2.3")), 101);
 	a = v6("::");
-	assert_int_equal(fw_rank_v6(c, a.s6_addr), 0);
+	assert_int_equal(rank_v6(c, a.s6_addr), 0);
+	assert_null(c->shares);
+	fw_config_free(c);
+}
+
+/** Ranks that share addresses; queue pairs of two NICs of a rank may have one number. */
+static void test_shared(void **state)
+{
+	uint64_t key[2];
+	struct fw_config *c;
+	struct in6_addr a[3];
+
+	(void)state;
+	begin();
+	for (uint32_t i = 0; i < 6; i++)
+		add_rank(i, i < 3 ? "10.0.0.9, 'fd00::9', 'fd01::9'" : "10.0.0.8, 'fd00::8'");
+	used += (size_t)snprintf(text + used, sizeof(text) - used,
+		"flows: [{src: 0, dst: 3, qpn: 1}, {src: 1, dst: 3, qpn: 2}]\n");
+	c = end("rule: length, length: 512, expert: {fixed: 0}, token-bytes: 512");
+	a[0] = v6("fd00::9");
+	a[1] = v6("fd01::9");
+	a[2] = v6("fd00::8");
+	assert_int_equal(rank_v6(c, a[0].s6_addr), 1);
+	assert_int_equal(rank_v6(c, a[1].s6_addr), 1);
+	assert_int_equal(rank_v6(c, a[2].s6_addr), 4);
+	assert_int_equal(fw_rank_v4(c, v4("10.0.0.9")), 1);
+	assert_int_equal(fw_rank_v4(c, v4("10.0.0.8")), 4);
+	for (uint32_t i = 0; i < 2; i++) {
+		key[i] =
+			fw_key_v6(fw_addr_v6(c, a[2].s6_addr) - 1, fw_addr_v6(c, a[i].s6_addr) - 1);
+		assert_int_equal(fw_key_src(c, key[i], FW_KEY_V6), 4);
+		assert_int_equal(fw_key_dst(c, key[i], FW_KEY_V6), 1);
+	}
+	assert_true(key[0] != key[1]);
+	for (uint32_t rank = 0; rank < 6; rank++)
+		assert_int_equal(c->shares[rank], rank % 3 == 2 ? MT_MAX_RANKS : rank + 1);
 	fw_config_free(c);
 }
 
@@ -189,6 +229,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_v4),
 		cmocka_unit_test(test_v6),
+		cmocka_unit_test(test_shared),
 		cmocka_unit_test(test_strides),
 		cmocka_unit_test(test_counts),
 	};
