@@ -50,6 +50,8 @@ struct count {
 	int64_t from; /**< -1: not given */
 	int format;
 	uint32_t snap; /**< that the map needs; 0: not known */
+	/** what the map looks for, and what of it may be wrong; as it is read */
+	const char *sought, *places;
 	struct moetap_source *source;
 	struct sums sums;
 	struct met met;
@@ -240,8 +242,8 @@ static bool report_rank(struct count *c, uint32_t rank, const struct moetap_stat
 	else if (!to)
 		say(c,
 			"rank %u: no message to it was read, %" PRIu64
-			" packets unmatched, %" PRIu64 " contradict the map: is its base right?",
-			rank, unmatched, contradict);
+			" packets unmatched, %" PRIu64 " contradict the map: compare %s",
+			rank, unmatched, contradict, c->places);
 	else
 		say(c,
 			"rank %u: no message from it was read, %" PRIu64
@@ -328,6 +330,27 @@ static void report_seen(struct count *c)
 	report_pairs(c);
 }
 
+/** Packets that the map leaves out and that are no fewer than those that it counts: what to do. */
+static void report_fit(struct count *c, const struct moetap_stats *stats)
+{
+	uint64_t dispatch = stats->outcome[MT_OUT_DISPATCH];
+	uint64_t unknown = stats->outcome[MT_OUT_UNKNOWN_RANK];
+	uint64_t unmatched = stats->outcome[MT_OUT_UNMATCHED];
+
+	if (unknown > 0 && unknown >= dispatch)
+		say(c,
+			"%" PRIu64 " packets are of unknown ranks, but %" PRIu64
+			" begin a dispatch message: if these are the job's too, addresses are "
+			"missing in the map; else have the mirror leave them out",
+			unknown, dispatch);
+	if (unmatched > 0 && unmatched >= dispatch)
+		say(c,
+			"%" PRIu64 " packets between ranks are of no rule, but %" PRIu64
+			" begin a dispatch message: if these are tokens too, compare %s; else give "
+			"them a rule of phase control",
+			unmatched, dispatch, c->places);
+}
+
 /** A capture without a dispatch round: why. */
 static void report_nothing(struct count *c, const struct moetap_stats *stats)
 {
@@ -338,16 +361,17 @@ static void report_nothing(struct count *c, const struct moetap_stats *stats)
 	if (stats->packets == 0)
 		say(c, "no dispatch round was found: the capture has no packets");
 	else if (roce == 0)
-		say(c, "no dispatch round was found: no packet is RoCEv2 of a reliable connection. "
-		       "Was another interface captured, or is the RDMA not mirrored?");
+		say(c, "no dispatch round was found: no packet is %s. "
+		       "Was another interface captured, or is the traffic not mirrored?",
+			c->sought);
 	else
 		say(c,
 			"no dispatch round was found: the map does not fit this traffic. Compare "
-			"the ranks' addresses (%" PRIu64 " packets of unknown ranks), and the "
-			"base, offset and length of the rules (%" PRIu64
-			" packets that no rule knows, %" PRIu64 " that contradict the map)",
-			stats->outcome[MT_OUT_UNKNOWN_RANK], stats->outcome[MT_OUT_UNMATCHED],
-			stats->outcome[MT_OUT_CONTRADICT]);
+			"the ranks' addresses (%" PRIu64 " packets of unknown ranks), and "
+			"%s (%" PRIu64 " packets that no rule knows, %" PRIu64
+			" that contradict the map)",
+			stats->outcome[MT_OUT_UNKNOWN_RANK], c->places,
+			stats->outcome[MT_OUT_UNMATCHED], stats->outcome[MT_OUT_CONTRADICT]);
 }
 
 /** Whether what tells the same tokens in another way agrees. */
@@ -379,6 +403,7 @@ static int report_end(struct count *c)
 	if (c->dispatch > 0) {
 		report_seen(c);
 		report_ranks(c, &stats);
+		report_fit(c, &stats);
 		return CLI_DONE;
 	}
 	if (c->page == NULL) {
@@ -649,6 +674,25 @@ static int take_all(struct count *c)
 	return status;
 }
 
+/** What messages say of a map, in the words of its rules. */
+static void set_words(struct count *c, const struct mt_bank *bank)
+{
+	bool based = false, flows = mt_bank_rules(bank)->type == MT_RULE_FLOW;
+
+	for (uint32_t i = 0; i < bank->rules; i++)
+		based |= mt_rule_needs_base(&mt_bank_rules(bank)[i]);
+	c->snap = mt_bank_snap(bank);
+	if (flows) {
+		c->sought = "TCP between the map's ranks, on its ports";
+		c->places = "the ports of 'tcp', its 'connect' and 'accept', and the 'frame' of "
+			    "the rules";
+	} else if (based) {
+		c->places = "the ranks' 'base', and 'offset', 'size' and 'length' of the rules";
+	} else {
+		c->places = "the 'length' of the rules, and what else they say";
+	}
+}
+
 static int open_source(struct count *c)
 {
 	static const char *const taps[] = {"all", "heads"};
@@ -669,7 +713,7 @@ static int open_source(struct count *c)
 	/* The firmware reads the map too, but here its errors come first. */
 	if (mt_map_load(c->map, &bank, &wrong) < 0)
 		return cli_fail("count", "%s", wrong.text);
-	c->snap = mt_bank_snap(bank);
+	set_words(c, bank);
 	free(bank);
 	ret = moetap_source_open_capture(c->capture, c->map, &options, &c->source, &error);
 	return ret < 0 ? cli_fail("count", "%s", error.text) : CLI_DONE;
@@ -718,7 +762,10 @@ static int check(const struct cli *cli, const struct count *c)
 
 int verb_count(int argc, char **argv)
 {
-	struct count c = {.tap = -1, .from = -1};
+	struct count c = {.tap = -1,
+		.from = -1,
+		.sought = "RoCEv2 of a reliable connection",
+		.places = "the rules with what the job sends"};
 	int first, status;
 	const struct cli_option options[] = {
 		{"map", CLI_TEXT, &c.map, "MAP.yaml", "map of the job, to count a capture", false},

@@ -460,14 +460,41 @@ class Firmware(Case):
             self.assertEqual(result.returncode, 1)
             self.assertIn("no dispatch round was found: " + words, result.stderr)
 
+    def test_words_of_tcp(self):
+        """Of a map of TCP connections nothing is said of RoCE and bases."""
+        where = {name: os.path.join(SOURCE, "tests/data/tcp-gloo", name) for name in ("map.yaml", "capture.pcap.gz")}
+        for change, words in ((("connect: 8", "connect: 9"), "compare the ports of 'tcp', its 'connect'"),
+                              (("tcp: {", "tcp: {ports: 1, "), "no packet is TCP between the map's ranks, on its ports")):
+            text = read(where["map.yaml"])
+            self.assertIn(change[0], text)
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                file.write(text.replace(*change))
+                file.flush()
+                told = run("count", "--map", file.name, where["capture.pcap.gz"]).stderr
+            self.assertIn(words, told)
+            self.assertNotRegex(told, "RoCE|RDMA|base")
+
+    def test_left_out(self):
+        """As many packets that the map leaves out as messages that it counts are told, with the remedy."""
+        four = os.path.join(SOURCE, "tests/data/rxe-4ranks")
+        how = {"capture": os.path.join(four, "capture.pcap.gz"), "data": four}
+        text = read(os.path.join(four, "map.yaml"))
+        combine = text[text.index("  - name: combine"):text.index("  - name: count")]
+        told = self.count_with(combine, "", **how).stderr
+        self.assertRegex(told, r"\d+ packets between ranks are of no rule, but \d+ begin a dispatch message: if these are "
+                         "tokens too, compare the ranks' 'base'.*else give them a rule of phase control")
+        self.assertNotIn("of unknown ranks, but", told)
+        self.assertNotIn("begin a dispatch", self.count_with("job:", "job:", **how).stderr)
+
     def test_wrong_rank(self):
         """A map that is wrong for one rank: counts of the others, and a verdict."""
         four = os.path.join(SOURCE, "tests/data/rxe-4ranks")
         how = {"capture": os.path.join(four, "capture.pcap.gz"), "data": four}
         result = self.count_with("base: 0x7fc5", "base: 0x6fc5", "--format", "json", **how)
         self.assertEqual(result.returncode, 0)
-        self.assertIn("rank 1: no message to it was read, 5144 packets unmatched, 0 contradict the map: is its "
-                      "base right?", result.stderr)
+        self.assertIn("rank 1: no message to it was read, 5144 packets unmatched, 0 contradict the map: compare the "
+                      "ranks' 'base'", result.stderr)
+        self.assertNotIn("packets between ranks are of no rule", result.stderr)
         self.assertEqual(result.stderr.count("no message"), 1)
         unseen = run("forecast", "--horizon", 1, "-", stdin=result.stdout).stderr
         self.assertIn("experts 4 to 7 were never seen: unknown, not zero", unseen)
