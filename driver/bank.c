@@ -8,7 +8,8 @@
 
 #define ETH_VLAN_BYTES (14u + 2 * 4u)
 #define IPV6_BYTES 40u
-#define UDP_BTH_BYTES (8u + 12u)
+#define UDP_BYTES 8u
+#define UDP_BTH_BYTES (UDP_BYTES + 12u)
 #define RETH_BYTES 16u
 #define IMM_BYTES 4u
 #define ATOMIC_OPERAND_BYTES 20u /* address, key and the first operand */
@@ -72,10 +73,20 @@ static uint32_t rule_reads(const struct mt_bank *bank, const struct mt_rule *r)
 	}
 }
 
+/** Bytes of a frame to the end of what a rule reads in a datagram. */
+static uint32_t datagram_reads(const struct mt_bank *bank, const struct mt_rule *r)
+{
+	uint32_t values = 0;
+
+	for (uint32_t i = 0; i < bank->ranks && mt_rule_has_integers(r); i++)
+		values = max32(values, r->payload_at + r->value_width * mt_rule_values(bank, r, i));
+	return ETH_VLAN_BYTES + IPV6_BYTES + UDP_BYTES + r->header + values;
+}
+
 uint32_t mt_rule_snap(const struct mt_bank *bank, const struct mt_rule *r)
 {
 	if (r->type == MT_RULE_FLOW)
-		return MT_SNAP_WHOLE;
+		return bank->datagrams ? datagram_reads(bank, r) : MT_SNAP_WHOLE;
 	return ETH_VLAN_BYTES + IPV6_BYTES + UDP_BTH_BYTES + rule_reads(bank, r);
 }
 
@@ -473,7 +484,7 @@ int mt_bank_check(const struct mt_bank *b, uint64_t room, struct mt_error *err)
 		(uint64_t)b->ranks * b->experts > MT_MAX_CELLS || b->layers == 0 ||
 		b->layers > MT_MAX_LAYERS || b->micro_batches == 0 ||
 		b->micro_batches > MT_MAX_MICRO || b->pattern >= MT_PATTERNS || b->tap >= MT_TAPS ||
-		b->within_node >= MT_WITHINS || !mtu_sane(b->path_mtu) || b->reserved != 0 ||
+		b->within_node >= MT_WITHINS || !mtu_sane(b->path_mtu) || b->datagrams > 1 ||
 		b->idle_gap_ns == 0 || b->idle_gap_ns > MT_MAX_IDLE_GAP_NS ||
 		b->port_min > b->port_max || b->job[MT_NAME_LEN - 1] != '\0')
 		return mt_fail(err, -EINVAL, "the map in the bank is beyond a limit");

@@ -1044,7 +1044,7 @@ static int rule_match(struct build *b, yaml_node_t *n, void *object)
 static int rule_frame(struct build *b, yaml_node_t *n, void *object)
 {
 	static const struct key keys[] = {{"header", frame_header, true},
-		{"length", frame_length, true}, {"match", frame_match, false},
+		{"length", frame_length, false}, {"match", frame_match, false},
 		{"bytes", frame_bytes, false}, {"round", frame_round, false}, {NULL, NULL, false}};
 	struct mt_rule *r = &((struct line_rule *)object)->r;
 	const struct mt_field *fields[] = {&r->frame_length, &r->frame_bytes, &r->frame_round};
@@ -1058,12 +1058,13 @@ static int rule_frame(struct build *b, yaml_node_t *n, void *object)
 		out |= reaches(fields[i]->at, fields[i]->width, r->header);
 	for (uint32_t i = 0; i < r->matches; i++)
 		out |= reaches(r->match[i].at, r->match[i].width, r->header);
-	if (r->frame_length.width == 0 && r->frame_length.add < r->header)
+	if ((seen & 2) != 0 && r->frame_length.width == 0 && r->frame_length.add < r->header)
 		return map_bad(b, line_of(n), "a frame of %d bytes is shorter than its header",
 			r->frame_length.add);
 	if (out)
 		return map_bad(
 			b, line_of(n), "a field ends behind the header of %u bytes", r->header);
+	((struct line_rule *)object)->frame_has_length = (seen & 2) != 0;
 	((struct line_rule *)object)->frame_has_bytes = (seen & 8) != 0;
 	return 0;
 }
@@ -1338,6 +1339,15 @@ static int map_tcp(struct build *b, yaml_node_t *n, void *object)
 	return walk(b, n, keys, NULL, NULL);
 }
 
+static int map_udp(struct build *b, yaml_node_t *n, void *object)
+{
+	static const struct key keys[] = {{"ports", tcp_ports, false}, {NULL, NULL, false}};
+
+	(void)object;
+	b->head.datagrams = 1;
+	return walk(b, n, keys, NULL, NULL);
+}
+
 static int map_experts(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
@@ -1394,6 +1404,7 @@ enum {
 	MAP_ATOMIC_FORM,
 	MAP_PATH_MTU,
 	MAP_TCP,
+	MAP_UDP,
 	MAP_EXPERTS,
 	MAP_LET,
 	MAP_RANKS,
@@ -1414,6 +1425,7 @@ static const struct key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version
 	[MAP_ATOMIC_FORM] = {"atomic-form", map_atomic_form, false},
 	[MAP_PATH_MTU] = {"path-mtu", map_path_mtu, false},
 	[MAP_TCP] = {"tcp", map_tcp, false},
+	[MAP_UDP] = {"udp", map_udp, false},
 	[MAP_EXPERTS] = {"experts-per-rank", map_experts, false},
 	[MAP_LET] = {"let", map_let, false},
 	[MAP_RANKS] = {"ranks", map_ranks, true},
@@ -1907,7 +1919,7 @@ static int read_preset(
 		ret = map_atomic_form(b, f->atomic_form, NULL);
 	if (ret == 0 && f->path_mtu != NULL && (seen & 1 << MAP_PATH_MTU) == 0)
 		ret = map_path_mtu(b, f->path_mtu, NULL);
-	if (ret == 0 && f->tcp != NULL && (seen & 1 << MAP_TCP) == 0)
+	if (ret == 0 && f->tcp != NULL && (seen & (1 << MAP_TCP | 1 << MAP_UDP)) == 0)
 		ret = map_tcp(b, f->tcp, NULL);
 	return ret < 0 ? ret : map_rules(b, f->rules, NULL);
 }
@@ -2051,6 +2063,8 @@ static int build_bank(struct build *b, struct mt_bank **bank)
 	ret = read_names(b, root);
 	if (ret == 0)
 		ret = walk(b, root, map_keys, NULL, &seen);
+	if (ret == 0 && (seen & 1 << MAP_TCP) && (seen & 1 << MAP_UDP))
+		ret = map_bad(b, line_of(root), "a map has 'tcp' or 'udp', not both");
 	if (ret == 0)
 		ret = read_rules(b, root, seen);
 	if (ret == 0)

@@ -434,17 +434,30 @@ static int judge_phase(struct build *b, const struct line_rule *l)
 	return why == NULL ? 0 : map_bad(b, l->line, "rule '%s': %s", l->r.name, why);
 }
 
+/** A datagram says how long it is, a frame of a stream must. */
+static int judge_frame(struct build *b, const struct line_rule *l)
+{
+	bool tokens = l->r.phase == MT_PHASE_DISPATCH && l->r.token_bytes != 0;
+	const char *why = NULL;
+
+	if (b->head.datagrams && l->frame_has_length)
+		why = "a datagram says how long it is: no 'length'";
+	else if (!b->head.datagrams && !l->frame_has_length)
+		why = "the frame needs 'length'";
+	else if (l->frame_has_bytes && !tokens)
+		why = "'bytes' of a frame go with 'token-bytes'";
+	else if (!l->frame_has_bytes && tokens && !b->head.datagrams)
+		why = "the frame needs 'bytes'";
+	return why == NULL ? 0 : map_bad(b, l->line, "rule '%s': %s", l->r.name, why);
+}
+
 /** Whether lengths so many bytes apart, or the bytes of a frame, go with what else it says. */
 static int judge_lengths(struct build *b, const struct line_rule *l)
 {
 	const struct mt_rule *r = &l->r;
 
-	if (r->type == MT_RULE_FLOW &&
-		l->frame_has_bytes != (r->phase == MT_PHASE_DISPATCH && r->token_bytes != 0))
-		return map_bad(b, l->line,
-			l->frame_has_bytes ? "rule '%s': 'bytes' of a frame go with 'token-bytes'"
-					   : "rule '%s': the frame needs 'bytes'",
-			r->name);
+	if (r->type == MT_RULE_FLOW)
+		return judge_frame(b, l);
 	if (r->length_step != 0 && (r->size != 0 || r->type == MT_RULE_IMM))
 		return map_bad(b, l->line,
 			"rule '%s': lengths so many bytes apart are for rules without 'size'",
@@ -793,7 +806,7 @@ static int judge_rules(struct build *b)
 	}
 	if (b->head.rules != 0 && b->rules->r.type == MT_RULE_FLOW && b->head.tap == MT_TAP_HEADS)
 		return map_bad(b, b->rules->line,
-			"rule '%s' (flow) needs 'tap: all': TCP packets have no RDMA headers",
+			"rule '%s' (flow) needs 'tap: all': packets of sockets have no RDMA headers",
 			b->rules->r.name);
 	if (first == NULL)
 		return map_bad(b, 1, "no rule of phase dispatch: nothing would be counted");

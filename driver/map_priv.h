@@ -18,7 +18,7 @@ struct line_rule {
 	char base[BASE_NAME];
 	unsigned int line;
 	uint32_t keys; /* which keys stood there, bits of rule_keys[] */
-	bool frame_has_bytes;
+	bool frame_has_bytes, frame_has_length;
 };
 
 struct line_rank {

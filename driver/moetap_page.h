@@ -65,7 +65,7 @@ enum mt_rule_type {
 	MT_RULE_IMM,	/**< bits of the immediate of a WRITE of one packet */
 	MT_RULE_INDEX,	/**< numbers of experts in the payload of a WRITE: a list a token */
 	MT_RULE_DENSE,	/**< floats in the payload of a WRITE: what is not 0 is a token */
-	MT_RULE_FLOW,	/**< frames of a TCP stream */
+	MT_RULE_FLOW,	/**< frames of a TCP stream, or UDP datagrams */
 	MT_RULE_TYPES
 };
 
@@ -169,7 +169,7 @@ enum mt_quality {
 	MT_Q_GAP = 1 << 0,	  /**< packets of the round never seen (PSN, or count not seen) */
 	MT_Q_DISAGREE = 1 << 1,	  /**< the load and its witness differ */
 	MT_Q_STALE = 1 << 2,	  /**< packets too old to tell from retransmissions, or later than
-				   *   their round */
+				   *   their round; all datagrams */
 	MT_Q_TRUNCATED = 1 << 3,  /**< frames cut before a needed field, while the round was open */
 	MT_Q_NIC_DROP = 1 << 4,	  /**< the port dropped packets while the round was open */
 	MT_Q_OVERRUN = 1 << 5,	  /**< the control core came too late: rounds ran together */
@@ -335,8 +335,9 @@ struct mt_bank {
 	uint32_t within_node; /**< enum mt_within */
 	uint32_t atomics;     /**< enum mt_atomics */
 	struct mt_form form;  /**< MT_ATOMICS_FORM: the one that is stated */
-	uint32_t path_mtu; /**< of queue pairs, where nothing else tells; bytes, 0: the longest */
-	uint32_t reserved;
+	uint32_t path_mtu;  /**< of queue pairs, where nothing else tells; bytes, 0: the longest */
+	uint32_t datagrams; /**< rules flow: 1: a frame is a UDP datagram, 0: frames of TCP streams
+			     */
 };
 
 /* ---- rounds ------------------------------------------------------------------------------ */

@@ -123,6 +123,7 @@ static void add_flow_rule(struct fw_config *c, const struct mt_rule *r)
 {
 	c->tcp_header = c->tcp ? RTE_MIN(c->tcp_header, r->header) : r->header;
 	c->tcp = true;
+	c->datagrams = c->bank->datagrams;
 	c->tcp_combine |= r->phase == MT_PHASE_COMBINE;
 	if (r->phase == MT_PHASE_COMBINE && c->split == FW_SPLIT_IDLE)
 		c->split = FW_SPLIT_COMBINE;

@@ -117,6 +117,7 @@ struct fw_config {
 	uint32_t hit_kinds;	  /**< bits 1 << enum fw_kind that fw_hit() may count */
 	bool tcp;		  /**< the rules are of type flow */
 	bool tcp_combine;	  /**< and there is one of phase combine */
+	bool datagrams;		  /**< and read UDP in place of TCP */
 	uint8_t tcp_header;	  /**< bytes of the shortest header among them */
 	bool heads;
 	bool by_source;	    /**< no counts are announced: epochs are a source's, see flow.h */

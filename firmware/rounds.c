@@ -600,7 +600,7 @@ static uint32_t quality_of(struct fw_rounds *r, bool timeout)
 		q |= MT_Q_GAP;
 	if (m->disagreements != 0)
 		q |= MT_Q_DISAGREE;
-	if (m->stale != 0)
+	if (m->stale != 0 || r->config->bank->datagrams)
 		q |= MT_Q_STALE;
 	if (m->truncated != 0)
 		q |= MT_Q_TRUNCATED;

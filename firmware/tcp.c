@@ -42,9 +42,9 @@ void fw_tcp_release(struct fw_tables *t)
 
 /* ---- from a frame to a segment --------------------------------------------------------------- */
 
-/** From an Ethernet header to a TCP header, which may lie in a VXLAN. */
-static unsigned int find_tcp(
-	struct fw_cursor *at, bool wrapped, struct fw_packet *p, struct fw_far *far)
+/** From an Ethernet header to a TCP or UDP header, which may lie in a VXLAN. */
+static __rte_always_inline unsigned int find_header(
+	struct fw_cursor *at, uint8_t proto, bool wrapped, struct fw_packet *p, struct fw_far *far)
 {
 	unsigned int out = MT_OUTCOMES;
 	uint32_t port;
@@ -53,51 +53,84 @@ static unsigned int find_tcp(
 		out = fw_parse_ethernet(at, p, far, &port);
 	if (wrapped && out == MT_OUTCOMES)
 		out = fw_step_vxlan(at);
-	return out != MT_OUTCOMES ? out : fw_parse_ip(at, FW_PROTO_TCP, p, far);
+	return out != MT_OUTCOMES ? out : fw_parse_ip(at, proto, p, far);
+}
+
+/** The rest of a segment. @return bytes of its header, 0: it cannot be */
+static uint32_t read_tcp(const struct fw_cursor *at, struct fw_packet *p)
+{
+	uint32_t header = (at->at[12] >> 4) * 4u;
+
+	if (header < 20 || header > at->left)
+		return 0;
+	p->payload = at->left - header;
+	p->opcode = at->at[13];
+	p->psn = fw_be32(at->at + 4);
+	return header;
+}
+
+/** The rest of a datagram. @return bytes of its header, 0: it cannot be */
+static uint32_t read_udp(const struct fw_cursor *at, struct fw_packet *p)
+{
+	uint32_t length = fw_be16(at->at + 4);
+
+	if (length < FW_UDP_BYTES || length > at->left)
+		return 0;
+	p->payload = length - FW_UDP_BYTES;
+	p->opcode = 0;
+	p->psn = 0;
+	return FW_UDP_BYTES;
+}
+
+/** fw_tcp_parse(), of a job whose frames are datagrams or not: code of its own for each. */
+static __rte_always_inline unsigned int parse(const struct fw_config *c, const struct rte_mbuf *m,
+	bool udp, bool wrapped, struct fw_packet *p)
+{
+	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *);
+	struct fw_cursor at = {.at = data, .have = m->data_len, .left = UINT32_MAX};
+	struct fw_far far = {NULL, false};
+	unsigned int out = find_header(&at, udp ? FW_PROTO_UDP : FW_PROTO_TCP, wrapped, p, &far);
+	uint32_t least = udp ? FW_UDP_BYTES : 20, header, src, dst;
+	uint16_t from, to;
+
+	if (out != MT_OUTCOMES)
+		return out;
+	if (at.left < least)
+		return MT_OUT_MALFORMED;
+	if (at.have < least)
+		return MT_OUT_TRUNCATED;
+	from = fw_be16(at.at);
+	to = fw_be16(at.at + 2);
+	if ((from < c->bank->port_min || from > c->bank->port_max) &&
+		(to < c->bank->port_min || to > c->bank->port_max))
+		return MT_OUT_NOT_ROCE;
+	header = udp ? read_udp(&at, p) : read_tcp(&at, p);
+	if (header == 0)
+		return MT_OUT_MALFORMED;
+	p->qpn = far.v6 == NULL ? FW_KEY_V4 : FW_KEY_V6;
+	if (far.v6 != NULL) {
+		p->ips = fw_key_v6(fw_addr_v6(c, far.v6) - 1, fw_addr_v6(c, far.v6 + 16) - 1);
+		src = fw_rank_at(c, (uint32_t)p->ips);
+		dst = fw_rank_at(c, (uint32_t)(p->ips >> 32));
+	} else {
+		src = fw_rank_v4(c, (uint32_t)p->ips);
+		dst = fw_rank_v4(c, (uint32_t)(p->ips >> 32));
+	}
+	if (src == 0 || dst == 0 || src == dst)
+		return MT_OUT_UNKNOWN_RANK;
+	if (!udp && p->payload == 0 && (p->opcode & FLAG_SYN) == 0)
+		return MT_OUT_RESPONSE;
+	p->ext = at.at;
+	p->have = (uint32_t)(at.at - data) + header;
+	p->hash = fw_hash(p->ips, fw_be32(at.at));
+	p->kind = FW_KIND_TCP;
+	return MT_OUTCOMES;
 }
 
 unsigned int fw_tcp_parse(
 	const struct fw_config *c, const struct rte_mbuf *m, bool wrapped, struct fw_packet *p)
 {
-	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *), *tcp;
-	struct fw_cursor at = {.at = data, .have = m->data_len, .left = UINT32_MAX};
-	struct fw_far far = {NULL, false};
-	unsigned int out = find_tcp(&at, wrapped, p, &far);
-	uint32_t header, src, dst;
-	uint16_t from, to;
-
-	if (out != MT_OUTCOMES)
-		return out;
-	if (at.left < 20)
-		return MT_OUT_MALFORMED;
-	if (at.have < 20)
-		return MT_OUT_TRUNCATED;
-	tcp = at.at;
-	from = fw_be16(tcp);
-	to = fw_be16(tcp + 2);
-	if ((from < c->bank->port_min || from > c->bank->port_max) &&
-		(to < c->bank->port_min || to > c->bank->port_max))
-		return MT_OUT_NOT_ROCE;
-	header = (tcp[12] >> 4) * 4u;
-	if (header < 20 || header > at.left)
-		return MT_OUT_MALFORMED;
-	p->qpn = far.v6 == NULL ? FW_KEY_V4 : FW_KEY_V6;
-	if (far.v6 != NULL)
-		p->ips = fw_key_v6(fw_addr_v6(c, far.v6) - 1, fw_addr_v6(c, far.v6 + 16) - 1);
-	src = fw_key_src(c, p->ips, p->qpn);
-	dst = fw_key_dst(c, p->ips, p->qpn);
-	if (src == 0 || dst == 0 || src == dst)
-		return MT_OUT_UNKNOWN_RANK;
-	p->payload = at.left - header;
-	p->opcode = tcp[13];
-	if (p->payload == 0 && (p->opcode & FLAG_SYN) == 0)
-		return MT_OUT_RESPONSE;
-	p->ext = tcp;
-	p->have = (uint32_t)(tcp - data) + header;
-	p->psn = fw_be32(tcp + 4);
-	p->hash = fw_hash(p->ips, fw_be32(tcp));
-	p->kind = FW_KIND_TCP;
-	return MT_OUTCOMES;
+	return c->datagrams ? parse(c, m, true, wrapped, p) : parse(c, m, false, wrapped, p);
 }
 
 /** The connection of a segment, made if it is new; NULL: there is no room. */
@@ -315,7 +348,9 @@ static unsigned int dispatch(struct fw_core *core, struct fw_tcp *c, const struc
 	uint64_t bytes = 0;
 
 	if (!mt_rule_has_integers(r)) {
-		bytes = field(&r->frame_bytes, head, MOST_BYTES, &good);
+		bytes = r->frame_bytes.width == 0 && r->frame_bytes.add == 0 && t->config->datagrams
+				? c->end - begin - r->header /* all that is behind it */
+				: field(&r->frame_bytes, head, MOST_BYTES, &good);
 		good &= r->expert_fixed < mt_bank_ranks(t->config->bank)[c->dst].experts;
 	}
 	number_round(r, head, it);
@@ -370,7 +405,10 @@ static unsigned int take_frame(struct fw_core *core, struct fw_tcp *c, const str
 	struct fw_source *s = source_of(core->tables, c);
 	struct fw_item it = {.ns = seg->ns};
 	bool good = true;
-	uint64_t length = field(&r->frame_length, head, LONGEST, &good), begin = c->begin;
+	uint64_t begin = c->begin;
+	uint64_t length = core->tables->config->datagrams
+				  ? seg->bytes
+				  : field(&r->frame_length, head, LONGEST, &good);
 
 	if (!good || length < r->header || (c->state == FW_TCP_UNSURE && length > LONGEST_GUESS)) {
 		lose(core, c, seg);
@@ -687,6 +725,32 @@ static void stamp(const struct fw_tables *t, const struct fw_tcp *c, struct fw_s
 		seg->ended = seg->ns > s->last_ns && seg->ns - s->last_ns > t->config->idle_gap_ns;
 }
 
+/**
+ * A datagram is a frame of its own. None has a number, so that nobody can tell that one is missing,
+ * or came twice; rounds.c says so of all of their rounds.
+ */
+static void take_datagram(
+	struct fw_core *core, struct fw_tcp *c, const struct fw_packet *p, struct rte_mbuf *m)
+{
+	struct fw_segment seg = {.m = m,
+		.at = c->high,
+		.ns = p->ns,
+		.bytes = p->payload,
+		.have = m->pkt_len > p->have ? RTE_MIN(m->pkt_len - p->have, p->payload) : 0,
+		.offset = p->have,
+		.outcome = MT_OUT_BODY};
+
+	c->high += p->payload;
+	c->state = FW_TCP_SURE;
+	stamp(core->tables, c, &seg);
+	expect(core, c, seg.at);
+	read_segment(core, c, &seg);
+	if (seg.outcome == MT_OUT_BODY) /* it ended in the header */
+		seg.outcome = MT_OUT_UNMATCHED;
+	c->state = FW_TCP_SURE;
+	count_outcome(core, &seg);
+}
+
 static void take_payload(
 	struct fw_core *core, struct fw_tcp *c, const struct fw_packet *p, struct rte_mbuf *m)
 {
@@ -740,7 +804,10 @@ void fw_tcp_take(struct fw_core *core, const struct fw_packet *p, struct rte_mbu
 		core->outcome[MT_OUT_CONTROL]++;
 		return;
 	}
-	take_payload(core, c, p, m);
+	if (t->config->datagrams)
+		take_datagram(core, c, p, m);
+	else
+		take_payload(core, c, p, m);
 	set_block(c);
 	if (c->flow == NULL)
 		return;

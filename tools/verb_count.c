@@ -682,7 +682,10 @@ static void set_words(struct count *c, const struct mt_bank *bank)
 	for (uint32_t i = 0; i < bank->rules; i++)
 		based |= mt_rule_needs_base(&mt_bank_rules(bank)[i]);
 	c->snap = mt_bank_snap(bank);
-	if (flows) {
+	if (flows && bank->datagrams) {
+		c->sought = "UDP between the map's ranks, on its ports";
+		c->places = "the ports of 'udp', and the 'frame' of the rules";
+	} else if (flows) {
 		c->sought = "TCP between the map's ranks, on its ports";
 		c->places = "the ports of 'tcp', its 'connect' and 'accept', and the 'frame' of "
 			    "the rules";

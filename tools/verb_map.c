@@ -323,13 +323,13 @@ static void show_matches(const struct mt_rule *r, const char *indent)
 	}
 }
 
-static void show_frame(const struct mt_rule *r)
+static void show_frame(const struct mt_bank *b, const struct mt_rule *r)
 {
 	printf("    frame:\n      header: %u\n", r->header);
-	show_number("length", &r->frame_length, true);
+	show_number("length", &r->frame_length, !b->datagrams);
 	show_matches(r, "      ");
 	show_number("bytes", &r->frame_bytes,
-		r->phase == MT_PHASE_DISPATCH && !mt_rule_has_integers(r));
+		!b->datagrams && r->phase == MT_PHASE_DISPATCH && !mt_rule_has_integers(r));
 	show_number("round", &r->frame_round, false);
 	if (mt_rule_has_integers(r))
 		show_payload(r);
@@ -374,7 +374,7 @@ static void show_rule(const struct mt_bank *b, const struct mt_rule *r)
 	if (mt_rule_reads_payload(r))
 		show_payload(r);
 	if (r->type == MT_RULE_FLOW)
-		show_frame(r);
+		show_frame(b, r);
 }
 
 /** Every number of a map: without formulas and preset, it compiles to the same bank. */
@@ -394,7 +394,9 @@ static void show(const struct mt_bank *b)
 		printf("atomic-form: %s\n", mt_atomics_name(b->atomics));
 	if (b->path_mtu != 0)
 		printf("path-mtu: %u\n", b->path_mtu);
-	if (mt_bank_rules(b)->type == MT_RULE_FLOW)
+	if (b->datagrams)
+		printf("udp: {ports: [%u, %u]}\n", b->port_min, b->port_max);
+	else if (mt_bank_rules(b)->type == MT_RULE_FLOW)
 		printf("tcp: {ports: [%u, %u], connect: %u, accept: %u}\n", b->port_min, b->port_max,
 			b->connect_bytes, b->accept_bytes);
 	if (has_nodes(b))

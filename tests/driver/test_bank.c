@@ -120,7 +120,7 @@ static void test_header(void **unused)
 	REFUSED(b->atomics = MT_ATOMICS_FORM); /* and no form */
 	REFUSED(b->form.opcode = 0x15);	       /* and it is not said */
 	REFUSED(b->idle_gap_ns = 0);
-	REFUSED(b->reserved = 1);
+	REFUSED(b->datagrams = 2);
 	REFUSED(b->path_mtu = 128);
 	REFUSED(b->path_mtu = 1500);
 	REFUSED(b->path_mtu = 8192);

@@ -1454,6 +1454,35 @@ static void test_frames(void **unused)
 	use_base(NULL);
 }
 
+/* A datagram is a frame, and says how long it is. */
+static void test_datagrams(void **unused)
+{
+	struct mt_bank *b;
+
+	(void)unused;
+	use_base("docs/maps/datagrams.yaml");
+	b = good_with("layers: 12", "layers: 13");
+	assert_int_equal(b->datagrams, 1);
+	assert_int_equal(b->port_min, 7000);
+	assert_int_equal(b->snap, 22 + 40 + 8 + 12);
+	free(b);
+	b = good_with("    expert: {fixed: 0}\n    token-bytes: 1024\n",
+		"    payload: {at: 8, width: 8}\n");
+	assert_int_equal(b->snap, 22 + 40 + 8 + 12 + 8 + 8);
+	free(b);
+	ok_with("      round: {at: 8", "      bytes: {at: 4, width: 4}\n      round: {at: 8");
+	refused_with("udp: {ports: 7000}", "udp: {ports: 7000}\ntcp: {ports: 7000}", 4,
+		"'tcp' or 'udp', not both");
+	refused_with("udp: {ports: 7000}", "udp: {connect: 8}", 9, "keys are ports");
+	refused_with("udp: {ports: 7000}\n", "", 14, "the frame needs 'length'");
+	refused_with("header: 12", "header: 12\n      length: {add: 12}", 15,
+		"a datagram says how long it is");
+	refused_with("layers: 12", "layers: 12\ntap: heads", 16, "needs 'tap: all'");
+	use_base("docs/maps/gloo.yaml");
+	refused_with("      length: {at: 0, width: 8}\n", "", 16, "the frame needs 'length'");
+	use_base(NULL);
+}
+
 /* The first packet of a message says what it is, the last one has the immediate. */
 static void test_immediate(void **unused)
 {
@@ -1530,6 +1559,7 @@ int main(void)
 		cmocka_unit_test(test_matches),
 		cmocka_unit_test(test_frames),
 		cmocka_unit_test(test_immediate),
+		cmocka_unit_test(test_datagrams),
 		cmocka_unit_test(test_names),
 	};
 

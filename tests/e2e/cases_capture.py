@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Cases on capture files: variants of the real captures, and generated traffic."""
 import collections
+import itertools
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import moetap
 import pcapmod
 import roce
 import tcpmod
+import udpmod
 from moetap import CAPTURES, DATA, Failure
 
 SEEDS = 20                                                # of the slow suite
@@ -442,6 +444,39 @@ def tcp(name, variant, seed):
                 moetap.must_equal(counts, truth, f"{name} {rules} {variant}, {cores} poll cores")
 
 
+UDP = {
+    "plain": {}, "ipv6": {"ipv6": True}, "vlan": {"vlan": True}, "vxlan": {"vxlan": True},
+    # Ethernet with a tag, IPv6, UDP, header, counts
+    "cut": {"vlan": True, "ipv6": True, "snap": 18 + 40 + 8 + 12 + 8},
+}
+
+
+def udp(variant, seed):
+    """Datagrams: counted exactly, but no round is called exact; and what is cut too short is told."""
+    for counts, by_round in itertools.product((False, True), repeat=2):
+        job = udpmod.Job(random.Random(seed), 4, **UDP[variant])
+        truth = {moetap.Key(step, layer, "dispatch", src, dst, e): n
+                 for (step, layer, src, dst, e), n in job.run(4, 3, counts).items()}
+        what = f"udp {variant} {'counts' if counts else 'bytes'}{' by number' if by_round else ''}"
+        with tempfile.TemporaryDirectory() as where:
+            capture, map_path = os.path.join(where, "capture.pcap"), os.path.join(where, "map.yaml")
+            with open(map_path, "w") as f:
+                f.write(job.map_text(3, counts, by_round))
+            roce.write_pcap(capture, job.packets)
+            for cores in ("1", "2"):
+                got = moetap.count(map_path, capture, "--cores", cores)
+                wrong = got.differences(truth)
+                if wrong:
+                    raise Failure(f"{what}: {moetap.show(wrong)}\n{got.stderr[-2000:]}")
+                said = set(sum(got.flagged.values(), []))
+                if said - {"stale", "stale, unmatched", "stale, timeout"} or len(got.flagged) != 12:
+                    raise Failure(f"{what}: rounds say {dict(got.flagged)}")
+            cut = [pcapmod.copy(p, p.data[:len(p.data) if n % 7 else 60], p.wire) for n, p in enumerate(job.packets)]
+            roce.write_pcap(capture, cut)
+            moetap.must_not_be_silent(moetap.count(map_path, capture), truth, what + ", some cut")
+        print(f"{what}: {len(truth)} cells, 0 differences")
+
+
 def totals(name):
     """--total is the sum over dispatch rounds, and tokens have the bytes that the map says."""
     data = os.path.join(DATA, name)
@@ -546,6 +581,8 @@ def cases():
     for name in TCP_CAPTURES:
         for variant in TCP:
             out[f"exact {name} {variant}"] = lambda s, n=name, v=variant: tcp(n, v, s)
+    for variant in UDP:
+        out[f"exact udp {variant}"] = lambda s, v=variant: udp(v, s)
     for variant in SENT_EXACT:
         out[f"exact {SENT_CAPTURE} {variant}"] = lambda s, v=variant: exact(SENT_CAPTURE, v, s)
     for variant in SENT_LOSSY:
