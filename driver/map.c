@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * YAML to bank in three steps: read (every key once, known, of the right kind), then, in
- * map_judge.c, resolve (what may stand in any order: experts of ranks) and judge (what only the
- * whole can tell: overlaps, rules that two messages could mean). Each complaint names file and
- * line.
+ * YAML to bank in three steps: read (every key once, known, of the right kind; map_read.c has what
+ * any file needs, map_rules.c the rules), then, in map_judge.c, resolve (what may stand in any
+ * order: experts of ranks) and judge (what only the whole can tell: overlaps, rules that two
+ * messages could mean). Each complaint names file and line.
  *
  * Numbers are formulas, evaluated as they are read; so what defines names is read before the rest.
  * The rules of a map are its own or those of a preset, a file that is read in the same way.
@@ -21,306 +21,6 @@
 
 #define MAX_DEPTH 16u /* of lists and keys; a map needs 5 */
 
-struct key {
-	const char *name;
-	int (*take)(struct build *b, yaml_node_t *value, void *object);
-	bool required;
-};
-
-static unsigned int line_of(const yaml_node_t *n)
-{
-	return (unsigned int)n->start_mark.line + 1;
-}
-
-static int vbad(struct build *b, const char *name, unsigned int line, const char *fmt, va_list ap)
-{
-	char reason[400];
-
-	vsnprintf(reason, sizeof(reason), fmt, ap);
-	for (char *c = reason; *c; c++)
-		if (*c < ' ' || *c > '~') /* words of the map could do things to a terminal */
-			*c = '?';
-	return mt_fail(b->err, -EINVAL, "%s:%u: %s", name, line, reason);
-}
-
-/** What is wrong in a line of the file @p name. */
-int map_bad_in(struct build *b, const char *name, unsigned int line, const char *fmt, ...)
-{
-	va_list ap;
-	int ret;
-
-	va_start(ap, fmt);
-	ret = vbad(b, name, line, fmt, ap);
-	va_end(ap);
-	return ret;
-}
-
-/** The same in the file that is read. */
-int map_bad(struct build *b, unsigned int line, const char *fmt, ...)
-{
-	va_list ap;
-	int ret;
-
-	va_start(ap, fmt);
-	ret = vbad(b, b->name, line, fmt, ap);
-	va_end(ap);
-	return ret;
-}
-
-/** The text of a scalar; NULL for lists, mappings and texts with a NUL in them. */
-static const char *scalar(const yaml_node_t *n)
-{
-	if (n->type != YAML_SCALAR_NODE ||
-		memchr(n->data.scalar.value, '\0', n->data.scalar.length) != NULL)
-		return NULL;
-	return (const char *)n->data.scalar.value;
-}
-
-static int not_a_number(struct build *b, const yaml_node_t *n, const char *what)
-{
-	const char *s = scalar(n);
-
-	if (s == NULL || *s == '\0')
-		return map_bad(b, line_of(n), "a %s is expected", what);
-	return map_bad(b, line_of(n), "'%.40s' is not a %s, as in 16 or 0x10", s, what);
-}
-
-/** A number, or a formula for one, in the names that there are at this place. */
-static int get_number(struct build *b, const yaml_node_t *n, const char *what, mt_number *out)
-{
-	const char *s = scalar(n);
-	struct mt_error why;
-	int ret;
-
-	if (s == NULL || *s == '\0' || *s == ' ')
-		return not_a_number(b, n, what);
-	ret = mt_formula(s, b->names, b->name_count, out, &why);
-	if (ret == -ERANGE)
-		return map_bad(b, line_of(n), "'%.80s' has no value: %s", s, why.text);
-	if (ret < 0)
-		return map_bad(b, line_of(n), "'%.80s' is not a %s, as in 16 or 0x10: %s", s, what,
-			why.text);
-	return 0;
-}
-
-static int out_of_range(
-	struct build *b, const yaml_node_t *n, mt_number v, mt_number min, mt_number max)
-{
-	char value[MT_FORMULA_TEXT_LEN], least[MT_FORMULA_TEXT_LEN], most[MT_FORMULA_TEXT_LEN];
-	const char *s = scalar(n);
-	bool plain = s[strspn(s, "-0123456789xXabcdefABCDEF")] == '\0';
-
-	return map_bad(b, line_of(n), "%.80s%s%s is out of range: %s to %s", s, plain ? "" : " = ",
-		plain ? "" : mt_number_text(v, value), mt_number_text(min, least),
-		mt_number_text(max, most));
-}
-
-static int get_int(struct build *b, yaml_node_t *n, int64_t min, int64_t max, int64_t *out)
-{
-	mt_number v = 0;
-	int ret = get_number(b, n, "whole number", &v);
-
-	if (ret < 0)
-		return ret;
-	if (v < min || v > max)
-		return out_of_range(b, n, v, min, max);
-	*out = (int64_t)v;
-	return 0;
-}
-
-static int get_u32(struct build *b, yaml_node_t *n, uint32_t min, uint32_t max, uint32_t *out)
-{
-	int64_t v = 0;
-	int ret = get_int(b, n, min, max, &v);
-
-	if (ret == 0)
-		*out = (uint32_t)v;
-	return ret;
-}
-
-/* Addresses use all 64 bits, so they have a reader of their own. */
-static int get_u64(struct build *b, yaml_node_t *n, uint64_t *out)
-{
-	mt_number v = 0;
-	int ret = get_number(b, n, "whole number of 0 or more", &v);
-
-	if (ret < 0)
-		return ret;
-	if (v < 0)
-		return map_bad(
-			b, line_of(n), "'%.80s' is below 0; 0 or more is expected", scalar(n));
-	*out = (uint64_t)v;
-	return 0;
-}
-
-static int get_word(struct build *b, yaml_node_t *n, const char *(*name)(unsigned int),
-	unsigned int words, uint32_t *out)
-{
-	const char *s = scalar(n);
-	char known[160] = "";
-	size_t at = 0;
-
-	for (unsigned int i = 0; i < words; i++) {
-		if (s != NULL && strcmp(s, name(i)) == 0) {
-			*out = i;
-			return 0;
-		}
-		at += (size_t)snprintf(
-			known + at, sizeof(known) - at, "%s%s", i ? ", " : "", name(i));
-	}
-	return map_bad(
-		b, line_of(n), "'%.40s' is not known; it may be %s", s ? s : "(not a word)", known);
-}
-
-static int get_text(struct build *b, yaml_node_t *n, char *out, size_t len)
-{
-	const char *s = scalar(n);
-
-	if (s == NULL || *s == '\0' || strlen(s) >= len)
-		return map_bad(b, line_of(n), "a text of 1 to %zu characters is expected", len - 1);
-	for (const char *c = s; *c; c++)
-		if ((unsigned char)*c < 0x20 || (unsigned char)*c == 0x7f)
-			return map_bad(b, line_of(n), "the text has a control character");
-	memset(out, 0, len);
-	memcpy(out, s, strlen(s));
-	return 0;
-}
-
-/** Walk a mapping along its table of keys; @p seen gets a bit for each key that stood there. */
-static int walk(
-	struct build *b, yaml_node_t *n, const struct key *keys, void *object, uint32_t *seen_out)
-{
-	uint32_t seen = 0;
-	int ret;
-
-	if (n->type != YAML_MAPPING_NODE)
-		return map_bad(b, line_of(n), "'key: value' lines are expected");
-	for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top;
-		p++) {
-		yaml_node_t *kn = yaml_document_get_node(&b->doc, p->key);
-		yaml_node_t *vn = yaml_document_get_node(&b->doc, p->value);
-		const char *s = scalar(kn);
-		unsigned int i = 0;
-
-		while (keys[i].name != NULL && (s == NULL || strcmp(s, keys[i].name) != 0))
-			i++;
-		if (keys[i].name == NULL) {
-			char known[200] = "";
-			size_t at = 0;
-
-			for (i = 0; keys[i].name != NULL && at < sizeof(known); i++)
-				at += (size_t)snprintf(known + at, sizeof(known) - at, "%s%s",
-					i ? ", " : "", keys[i].name);
-			return map_bad(b, line_of(kn), "'%.40s' is not known here; keys are %s",
-				s ? s : "(not a word)", known);
-		}
-		if (seen & 1u << i)
-			return map_bad(b, line_of(kn), "'%s' stands here twice", keys[i].name);
-		seen |= 1u << i;
-		ret = keys[i].take(b, vn, object);
-		if (ret < 0)
-			return ret;
-	}
-	for (unsigned int i = 0; keys[i].name != NULL; i++)
-		if (keys[i].required && (seen & 1u << i) == 0)
-			return map_bad(b, line_of(n), "'%s' is missing", keys[i].name);
-	if (seen_out != NULL)
-		*seen_out = seen;
-	return 0;
-}
-
-static int each(struct build *b, yaml_node_t *n, const char *what, uint32_t max,
-	int (*take)(struct build *b, yaml_node_t *item))
-{
-	int ret;
-
-	if (n->type != YAML_SEQUENCE_NODE)
-		return map_bad(b, line_of(n), "a list of %s is expected", what);
-	if (n->data.sequence.items.top - n->data.sequence.items.start > (ptrdiff_t)max)
-		return map_bad(b, line_of(n), "too many %s: at most %u", what, max);
-	for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top;
-		i++) {
-		ret = take(b, yaml_document_get_node(&b->doc, *i));
-		if (ret < 0)
-			return ret;
-	}
-	return 0;
-}
-
-/** Walk a mapping whose keys are the user's; @p object goes to @p take. */
-static int each_pair(struct build *b, yaml_node_t *n, const char *what, uint32_t max,
-	int (*take)(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object),
-	void *object)
-{
-	int ret;
-
-	if (n->type != YAML_MAPPING_NODE)
-		return map_bad(b, line_of(n), "%s are expected, as in 'name: value'", what);
-	if (n->data.mapping.pairs.top - n->data.mapping.pairs.start > (ptrdiff_t)max)
-		return map_bad(b, line_of(n), "too many %s: at most %u", what, max);
-	for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top;
-		p++) {
-		ret = take(b, yaml_document_get_node(&b->doc, p->key),
-			yaml_document_get_node(&b->doc, p->value), object);
-		if (ret < 0)
-			return ret;
-	}
-	return 0;
-}
-
-/** The value of a key of a mapping; NULL if there is none. */
-static yaml_node_t *find(struct build *b, yaml_node_t *n, const char *key)
-{
-	if (n->type != YAML_MAPPING_NODE)
-		return NULL;
-	for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top;
-		p++) {
-		const char *s = scalar(yaml_document_get_node(&b->doc, p->key));
-
-		if (s != NULL && strcmp(s, key) == 0)
-			return yaml_document_get_node(&b->doc, p->value);
-	}
-	return NULL;
-}
-
-/** Two numbers in a list, as in [first, count]. */
-static int get_some(struct build *b, yaml_node_t *n, uint32_t max, uint32_t *two, int count)
-{
-	int ret;
-
-	if (n->type != YAML_SEQUENCE_NODE ||
-		n->data.sequence.items.top - n->data.sequence.items.start != count)
-		return map_bad(b, line_of(n), "two numbers are expected, as in [0, 4]");
-	for (int i = 0; i < count; i++) {
-		ret = get_u32(b, yaml_document_get_node(&b->doc, n->data.sequence.items.start[i]),
-			0, max, &two[i]);
-		if (ret < 0)
-			return ret;
-	}
-	return 0;
-}
-
-static int get_two(struct build *b, yaml_node_t *n, uint32_t max, uint32_t two[2])
-{
-	return get_some(b, n, max, two, 2);
-}
-
-/** Room for one more in a growing array; keeps what is there. */
-static int grow(void **array, uint32_t *cap, uint32_t used, size_t item)
-{
-	uint32_t more = *cap ? *cap * 2 : 64;
-	void *p;
-
-	if (used < *cap)
-		return 0;
-	p = realloc(*array, more * item);
-	if (p == NULL)
-		return -ENOMEM;
-	*array = p;
-	*cap = more;
-	return 0;
-}
-
 /* ---- read: names for formulas ------------------------------------------------------------- */
 
 static const char *const defined_names[] = {"ranks", "layers", "experts_per_rank"};
@@ -336,22 +36,22 @@ static const struct mt_name *find_name(const struct build *b, const char *name)
 /** A name of the file's own: that it can be one, and is none already. */
 static int judge_name(struct build *b, const yaml_node_t *n)
 {
-	const char *s = scalar(n);
+	const char *s = map_scalar(n);
 
 	if (s == NULL || !mt_formula_is_name(s))
-		return map_bad(b, line_of(n),
+		return map_bad(b, map_line_of(n),
 			"'%.40s' cannot be a name: a to z, 0 to 9 and _, a letter first, at most "
 			"%u "
 			"characters, and no function",
 			s ? s : "(not a word)", MT_FORMULA_NAME_LEN - 1);
 	for (unsigned int i = 0; i < sizeof(defined_names) / sizeof(defined_names[0]); i++)
 		if (strcmp(s, defined_names[i]) == 0)
-			return map_bad(b, line_of(n), "'%s' is a name of every map", s);
+			return map_bad(b, map_line_of(n), "'%s' is a name of every map", s);
 	if (find_name(b, s) != NULL)
-		return map_bad(b, line_of(n), "'%s' is a name already", s);
+		return map_bad(b, map_line_of(n), "'%s' is a name already", s);
 	return b->name_count < MAX_NAMES
 		       ? 0
-		       : map_bad(b, line_of(n), "too many names: at most %u", MAX_NAMES);
+		       : map_bad(b, map_line_of(n), "too many names: at most %u", MAX_NAMES);
 }
 
 static void add_name(struct build *b, const char *name, mt_number value)
@@ -369,15 +69,15 @@ static int take_let(struct build *b, yaml_node_t *key, yaml_node_t *value, void 
 
 	(void)object;
 	if (ret == 0)
-		ret = get_number(b, value, "whole number", &v);
+		ret = map_get_number(b, value, "whole number", &v);
 	if (ret == 0)
-		add_name(b, scalar(key), v);
+		add_name(b, map_scalar(key), v);
 	return ret;
 }
 
 static int take_lets(struct build *b, yaml_node_t *n)
 {
-	return each_pair(b, n, "names", MAX_NAMES, take_let, NULL);
+	return map_each_pair(b, n, "names", MAX_NAMES, take_let, NULL);
 }
 
 /* ---- read: ranks ------------------------------------------------------------------------- */
@@ -386,7 +86,7 @@ static int rank_number(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t *rank = object;
 
-	return get_u32(b, n, 0, MT_MAX_RANKS - 1, rank);
+	return map_get_u32(b, n, 0, MT_MAX_RANKS - 1, rank);
 }
 
 static int rank_later(struct build *b, yaml_node_t *n, void *object)
@@ -400,7 +100,7 @@ static int rank_base(struct build *b, yaml_node_t *n, void *object)
 	struct line_rank *r = object;
 
 	r->has_base = true;
-	return get_u64(b, n, &r->r.base);
+	return map_get_u64(b, n, &r->r.base);
 }
 
 /** Which of the bases of the map has a name; how many there are: none. */
@@ -417,7 +117,7 @@ static int rank_one_base(struct build *b, yaml_node_t *key, yaml_node_t *value, 
 {
 	struct line_rank *r = object;
 	char name[BASE_NAME];
-	int ret = get_text(b, key, name, sizeof(name));
+	int ret = map_get_text(b, key, name, sizeof(name));
 	uint32_t i;
 
 	if (ret < 0)
@@ -425,27 +125,27 @@ static int rank_one_base(struct build *b, yaml_node_t *key, yaml_node_t *value, 
 	i = map_find_base(b, name);
 	if (i == MT_MAX_BASES)
 		return map_bad(
-			b, line_of(key), "too many names of bases: at most %u", MT_MAX_BASES);
+			b, map_line_of(key), "too many names of bases: at most %u", MT_MAX_BASES);
 	if (r->has_bases & 1u << i)
-		return map_bad(b, line_of(key), "'%s' stands here twice", name);
+		return map_bad(b, map_line_of(key), "'%s' stands here twice", name);
 	if (i == b->head.bases) {
 		memcpy(b->base_names[i], name, sizeof(name));
 		b->head.bases++;
 	}
 	r->has_bases |= 1u << i;
-	return get_u64(b, value, &r->bases[i]);
+	return map_get_u64(b, value, &r->bases[i]);
 }
 
 static int rank_bases(struct build *b, yaml_node_t *n, void *object)
 {
-	return each_pair(b, n, "bases", MT_MAX_BASES, rank_one_base, object);
+	return map_each_pair(b, n, "bases", MT_MAX_BASES, rank_one_base, object);
 }
 
 static int rank_experts(struct build *b, yaml_node_t *n, void *object)
 {
 	struct line_rank *r = object;
 	uint32_t two[2];
-	int ret = get_two(b, n, MT_MAX_EXPERTS, two);
+	int ret = map_get_two(b, n, MT_MAX_EXPERTS, two);
 
 	if (ret < 0)
 		return ret;
@@ -460,30 +160,31 @@ static int rank_node(struct build *b, yaml_node_t *n, void *object)
 	struct line_rank *r = object;
 
 	r->has_node = true;
-	return get_u32(b, n, 0, MT_MAX_RANKS - 1, &r->r.node);
+	return map_get_u32(b, n, 0, MT_MAX_RANKS - 1, &r->r.node);
 }
 
 static int one_address(struct build *b, yaml_node_t *n, uint32_t rank)
 {
-	const char *s = scalar(n);
+	const char *s = map_scalar(n);
 	struct line_addr *a;
 	uint8_t *ip;
 	int ret;
 
-	ret = grow((void **)&b->addrs, &b->cap_addrs, b->head.addrs, sizeof(*b->addrs));
+	ret = map_grow((void **)&b->addrs, &b->cap_addrs, b->head.addrs, sizeof(*b->addrs));
 	if (ret < 0)
 		return mt_fail(b->err, ret, "%s: out of memory", b->name);
 	if (b->head.addrs == MT_MAX_ADDRS)
-		return map_bad(b, line_of(n), "too many addresses: at most %u", MT_MAX_ADDRS);
+		return map_bad(b, map_line_of(n), "too many addresses: at most %u", MT_MAX_ADDRS);
 	a = &b->addrs[b->head.addrs];
 	memset(a, 0, sizeof(*a));
 	a->a.rank = rank;
-	a->line = line_of(n);
+	a->line = map_line_of(n);
 	ip = a->a.ip;
 	if (s != NULL && inet_pton(AF_INET, s, ip + 12) == 1)
 		ip[10] = ip[11] = 0xff;
 	else if (s == NULL || inet_pton(AF_INET6, s, ip) != 1)
-		return map_bad(b, line_of(n), "'%.60s' is not an IPv4 or IPv6 address", s ? s : "");
+		return map_bad(
+			b, map_line_of(n), "'%.60s' is not an IPv4 or IPv6 address", s ? s : "");
 	b->head.addrs++;
 	return 0;
 }
@@ -496,7 +197,7 @@ static int rank_address(struct build *b, yaml_node_t *n, void *object)
 	if (n->type != YAML_SEQUENCE_NODE)
 		return one_address(b, n, rank);
 	if (n->data.sequence.items.start == n->data.sequence.items.top)
-		return map_bad(b, line_of(n), "a rank has at least one address");
+		return map_bad(b, map_line_of(n), "a rank has at least one address");
 	for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top;
 		i++) {
 		ret = one_address(b, yaml_document_get_node(&b->doc, *i), rank);
@@ -508,661 +209,65 @@ static int rank_address(struct build *b, yaml_node_t *n, void *object)
 
 static int take_rank(struct build *b, yaml_node_t *n)
 {
-	static const struct key first[] = {{"rank", rank_number, true},
+	static const struct map_key first[] = {{"rank", rank_number, true},
 		{"address", rank_later, true}, {"base", rank_later, false},
 		{"bases", rank_later, false}, {"experts", rank_later, false},
 		{"node", rank_later, false}, {NULL, NULL, false}};
-	static const struct key second[] = {{"rank", rank_later, true},
+	static const struct map_key second[] = {{"rank", rank_later, true},
 		{"address", rank_address, true}, {"base", rank_base, false},
 		{"bases", rank_bases, false}, {"experts", rank_experts, false},
 		{"node", rank_node, false}, {NULL, NULL, false}};
 	uint32_t rank = 0;
 	int ret;
 
-	ret = walk(b, n, first, &rank, NULL);
+	ret = map_walk(b, n, first, &rank, NULL);
 	if (ret < 0)
 		return ret;
 	if (b->ranks[rank].seen)
-		return map_bad(b, line_of(n), "rank %u stands here twice, first in line %u", rank,
-			b->ranks[rank].line);
+		return map_bad(b, map_line_of(n), "rank %u stands here twice, first in line %u",
+			rank, b->ranks[rank].line);
 	b->ranks[rank].seen = true;
-	b->ranks[rank].line = line_of(n);
+	b->ranks[rank].line = map_line_of(n);
 	b->head.ranks++;
-	return walk(b, n, second, &b->ranks[rank], NULL);
+	return map_walk(b, n, second, &b->ranks[rank], NULL);
 }
 
 /* ---- read: flows ------------------------------------------------------------------------- */
 
 static int flow_src(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_u32(b, n, 0, MT_MAX_RANKS - 1, &((struct line_flow *)object)->f.src);
+	return map_get_u32(b, n, 0, MT_MAX_RANKS - 1, &((struct line_flow *)object)->f.src);
 }
 
 static int flow_dst(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_u32(b, n, 0, MT_MAX_RANKS - 1, &((struct line_flow *)object)->f.dst);
+	return map_get_u32(b, n, 0, MT_MAX_RANKS - 1, &((struct line_flow *)object)->f.dst);
 }
 
 static int flow_qpn(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_u32(b, n, 0, 0xffffff, &((struct line_flow *)object)->f.qpn);
+	return map_get_u32(b, n, 0, 0xffffff, &((struct line_flow *)object)->f.qpn);
 }
 
 static int flow_expert(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_u32(b, n, 0, MT_MAX_EXPERTS - 1, &((struct line_flow *)object)->f.expert);
+	return map_get_u32(b, n, 0, MT_MAX_EXPERTS - 1, &((struct line_flow *)object)->f.expert);
 }
 
 static int take_flow(struct build *b, yaml_node_t *n)
 {
-	static const struct key keys[] = {{"src", flow_src, true}, {"dst", flow_dst, true},
+	static const struct map_key keys[] = {{"src", flow_src, true}, {"dst", flow_dst, true},
 		{"qpn", flow_qpn, true}, {"expert", flow_expert, false}, {NULL, NULL, false}};
 	struct line_flow *f;
 	int ret;
 
-	ret = grow((void **)&b->flows, &b->cap_flows, b->head.flows, sizeof(*b->flows));
+	ret = map_grow((void **)&b->flows, &b->cap_flows, b->head.flows, sizeof(*b->flows));
 	if (ret < 0)
 		return mt_fail(b->err, ret, "%s: out of memory", b->name);
 	f = &b->flows[b->head.flows++];
 	f->f = (struct mt_flow){.expert = MT_NO_EXPERT};
-	f->line = line_of(n);
-	return walk(b, n, keys, f, NULL);
-}
-
-/* ---- read: rules ------------------------------------------------------------------------- */
-
-static int rule_name(struct build *b, yaml_node_t *n, void *object)
-{
-	struct line_rule *r = object;
-
-	return get_text(b, n, r->r.name, sizeof(r->r.name));
-}
-
-static int rule_type(struct build *b, yaml_node_t *n, void *object)
-{
-	uint32_t v = 0;
-	int ret = get_word(b, n, mt_rule_type_name, MT_RULE_TYPES, &v);
-
-	((struct line_rule *)object)->r.type = (uint8_t)v;
-	return ret;
-}
-
-static int rule_phase(struct build *b, yaml_node_t *n, void *object)
-{
-	uint32_t v = 0;
-	int ret = get_word(b, n, mt_phase_name, MT_PHASES, &v);
-
-	((struct line_rule *)object)->r.phase = (uint8_t)v;
-	return ret;
-}
-
-static int rule_length(struct build *b, yaml_node_t *n, void *object)
-{
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-	uint32_t two[3] = {0};
-	int ret;
-
-	if (n->type == YAML_SEQUENCE_NODE) {
-		bool step = n->data.sequence.items.top - n->data.sequence.items.start == 3;
-
-		ret = get_some(b, n, INT32_MAX, two, step ? 3 : 2);
-		if (ret == 0 && two[0] > two[1])
-			ret = map_bad(b, line_of(n), "the first length is above the second");
-		if (ret == 0 && step && (two[2] == 0 || two[2] > MT_MAX_LENGTH_STEP))
-			ret = map_bad(b, line_of(n), "lengths are 1 to %u bytes apart",
-				MT_MAX_LENGTH_STEP);
-		r->length_step = two[2];
-	} else {
-		ret = get_u32(b, n, 0, INT32_MAX, &two[0]);
-		two[1] = two[0];
-	}
-	r->length_min = two[0];
-	r->length_max = two[1];
-	return ret;
-}
-
-static int rule_base(struct build *b, yaml_node_t *n, void *object)
-{
-	struct line_rule *r = object;
-
-	return get_text(b, n, r->base, sizeof(r->base));
-}
-
-static int rule_offset(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u64(b, n, &((struct line_rule *)object)->r.offset);
-}
-
-static int rule_size(struct build *b, yaml_node_t *n, void *object)
-{
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-	int ret = get_u64(b, n, &r->size);
-
-	if (ret == 0 && (r->size == 0 || r->size > 1ULL << 47))
-		ret = map_bad(b, line_of(n), "a size of 1 to 2^47 bytes is expected");
-	return ret;
-}
-
-static int stride_value(struct build *b, yaml_node_t *n, void *object)
-{
-	uint64_t *v = object;
-	int ret = get_u64(b, n, v);
-
-	if (ret == 0 && (*v < 2 || *v > 1ULL << 47))
-		ret = map_bad(b, line_of(n), "a stride of 2 to 2^47 bytes is expected");
-	return ret;
-}
-
-struct field {
-	uint64_t stride;
-	uint32_t count, fixed, max;
-};
-
-static int field_stride(struct build *b, yaml_node_t *n, void *object)
-{
-	return stride_value(b, n, &((struct field *)object)->stride);
-}
-
-static int field_count(struct build *b, yaml_node_t *n, void *object)
-{
-	struct field *f = object;
-
-	return get_u32(b, n, 1, f->max, &f->count);
-}
-
-static int field_fixed(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 0, MT_MAX_EXPERTS - 1, &((struct field *)object)->fixed);
-}
-
-static int field_of(struct build *b, yaml_node_t *n, void *object)
-{
-	(void)object;
-	if (scalar(n) == NULL || strcmp(scalar(n), "dst") != 0)
-		return map_bad(b, line_of(n), "experts of a message are those 'of: dst'");
-	return 0;
-}
-
-static int get_field(
-	struct build *b, yaml_node_t *n, uint32_t max, uint64_t *stride, uint32_t *count)
-{
-	static const struct key keys[] = {
-		{"stride", field_stride, true}, {"count", field_count, true}, {NULL, NULL, false}};
-	struct field f = {.max = max};
-	int ret = walk(b, n, keys, &f, NULL);
-
-	*stride = f.stride;
-	*count = f.count;
-	return ret;
-}
-
-static int rule_parity(struct build *b, yaml_node_t *n, void *object)
-{
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-
-	return get_field(b, n, MT_MAX_PARITY, &r->parity_stride, &r->parity_count);
-}
-
-static int rule_source(struct build *b, yaml_node_t *n, void *object)
-{
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-
-	return get_field(b, n, MT_MAX_RANKS, &r->source_stride, &r->source_count);
-}
-
-static int rule_expert(struct build *b, yaml_node_t *n, void *object)
-{
-	static const struct key keys[] = {{"stride", field_stride, false},
-		{"count", field_count, false}, {"of", field_of, false},
-		{"fixed", field_fixed, false}, {NULL, NULL, false}};
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-	struct field f = {.max = MT_MAX_EXPERTS};
-	uint32_t seen = 0;
-	int ret = walk(b, n, keys, &f, &seen);
-
-	if (ret < 0)
-		return ret;
-	if ((seen & 8) ? (seen & 3) != 0 : (seen & 3) != 3)
-		return map_bad(
-			b, line_of(n), "expert needs 'stride' and 'count', or 'fixed' alone");
-	r->expert_stride = f.stride;
-	r->expert_count = f.count;
-	r->expert_fixed = f.fixed;
-	return 0;
-}
-
-static int rule_token_bytes(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 1, INT32_MAX, &((struct line_rule *)object)->r.token_bytes);
-}
-
-static int value_scale(struct build *b, yaml_node_t *n, void *object)
-{
-	int64_t v = 0;
-	int ret = get_int(b, n, -MT_MAX_SCALE, MT_MAX_SCALE, &v);
-
-	((struct mt_rule *)object)->value_scale = (int32_t)v;
-	return ret == 0 && v == 0 ? map_bad(b, line_of(n), "a scale of 0 announces nothing") : ret;
-}
-
-static int value_add(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_int(b, n, INT32_MIN, INT32_MAX, &((struct mt_rule *)object)->value_add);
-}
-
-static int value_width(struct build *b, yaml_node_t *n, void *object)
-{
-	uint32_t v = 0;
-	int ret = get_u32(b, n, 4, 8, &v);
-
-	((struct mt_rule *)object)->value_width = (uint8_t)v;
-	return ret == 0 && v != 4 && v != 8 ? map_bad(b, line_of(n), "a width of 4 or 8 bytes")
-					    : ret;
-}
-
-static int get_bits(struct build *b, yaml_node_t *n, uint32_t min, uint32_t max, uint8_t *out)
-{
-	uint32_t v = 0;
-	int ret = get_u32(b, n, min, max, &v);
-
-	*out = (uint8_t)v;
-	return ret;
-}
-
-static int value_shift(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_bits(b, n, 0, 31, &((struct mt_rule *)object)->operand_shift);
-}
-
-static int value_bits(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_bits(b, n, 1, 32, &((struct mt_rule *)object)->operand_bits);
-}
-
-static int value_signed(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_bits(b, n, 0, 1, &((struct mt_rule *)object)->value_signed);
-}
-
-static int rule_value(struct build *b, yaml_node_t *n, void *object)
-{
-	static const struct key keys[] = {{"scale", value_scale, true}, {"add", value_add, false},
-		{"width", value_width, false}, {"shift", value_shift, false},
-		{"bits", value_bits, false}, {"signed", value_signed, false}, {NULL, NULL, false}};
-
-	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
-}
-
-static int rule_announcers(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 1, MT_MAX_ANNOUNCERS, &((struct line_rule *)object)->r.announcers);
-}
-
-static int rule_when(struct build *b, yaml_node_t *n, void *object)
-{
-	uint32_t v = 0;
-	int ret = get_word(b, n, mt_when_name, MT_WHENS, &v);
-
-	((struct line_rule *)object)->r.when = (uint8_t)v;
-	return ret;
-}
-
-static int rule_immediate(struct build *b, yaml_node_t *n, void *object)
-{
-	uint32_t v = 0;
-	int ret = get_word(b, n, mt_immediate_name, MT_IMMEDIATES, &v);
-
-	((struct line_rule *)object)->r.immediate = (uint8_t)v;
-	return ret;
-}
-
-static int payload_at(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 0, MT_MAX_PAYLOAD_AT, &((struct mt_rule *)object)->payload_at);
-}
-
-static int payload_encoding(struct build *b, yaml_node_t *n, void *object)
-{
-	uint32_t v = 0;
-	int ret = get_word(b, n, mt_encoding_name, MT_ENCODINGS, &v);
-
-	((struct mt_rule *)object)->encoding = (uint8_t)v;
-	return ret;
-}
-
-static int payload_of(struct build *b, yaml_node_t *n, void *object)
-{
-	uint32_t v = 0;
-	int ret = get_word(b, n, mt_of_name, MT_OFS, &v);
-
-	((struct mt_rule *)object)->of = (uint8_t)v;
-	return ret;
-}
-
-static int payload_count(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 1, MT_MAX_PAYLOAD_AT / 4, &((struct mt_rule *)object)->payload_count);
-}
-
-static int payload_stride(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 4, MT_MAX_PAYLOAD_AT, &((struct mt_rule *)object)->payload_stride);
-}
-
-static int rule_payload(struct build *b, yaml_node_t *n, void *object)
-{
-	static const struct key keys[] = {{"at", payload_at, false}, {"width", value_width, true},
-		{"encoding", payload_encoding, false}, {"of", payload_of, false},
-		{"count", payload_count, false}, {"stride", payload_stride, false},
-		{NULL, NULL, false}};
-
-	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
-}
-
-static int imm_mask(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 0, UINT32_MAX, &((struct mt_rule *)object)->imm_mask);
-}
-
-static int imm_value(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 0, UINT32_MAX, &((struct mt_rule *)object)->imm_value);
-}
-
-static int rule_imm(struct build *b, yaml_node_t *n, void *object)
-{
-	static const struct key keys[] = {
-		{"mask", imm_mask, true}, {"value", imm_value, true}, {NULL, NULL, false}};
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-	int ret = walk(b, n, keys, r, NULL);
-
-	if (ret == 0 && (r->imm_value & ~r->imm_mask) != 0)
-		ret = map_bad(b, line_of(n), "the value 0x%x has bits that the mask 0x%x has not",
-			r->imm_value, r->imm_mask);
-	return ret;
-}
-
-/* ---- read: headers, of messages and of frames of streams ---------------------------------------
- */
-
-static int width_of(struct build *b, yaml_node_t *n, uint8_t *out)
-{
-	int ret = get_bits(b, n, 1, 8, out);
-
-	return ret == 0 && (*out & (*out - 1)) != 0
-		       ? map_bad(b, line_of(n), "a width of 1, 2, 4 or 8")
-		       : ret;
-}
-
-static int order_of(struct build *b, yaml_node_t *n, uint8_t *out)
-{
-	uint32_t v = 0;
-	int ret = get_word(b, n, mt_order_name, MT_ORDERS, &v);
-
-	*out = (uint8_t)v;
-	return ret;
-}
-
-static int field_at(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_bits(b, n, 0, MT_MAX_HEADER - 1, &((struct mt_field *)object)->at);
-}
-
-static int field_width(struct build *b, yaml_node_t *n, void *object)
-{
-	return width_of(b, n, &((struct mt_field *)object)->width);
-}
-
-static int field_order(struct build *b, yaml_node_t *n, void *object)
-{
-	return order_of(b, n, &((struct mt_field *)object)->order);
-}
-
-static int field_add(struct build *b, yaml_node_t *n, void *object)
-{
-	int64_t v = 0;
-	int ret = get_int(b, n, INT32_MIN, INT32_MAX, &v);
-
-	((struct mt_field *)object)->add = (int32_t)v;
-	return ret;
-}
-
-static int frame_field(struct build *b, yaml_node_t *n, struct mt_field *f)
-{
-	static const struct key keys[] = {{"at", field_at, false}, {"width", field_width, false},
-		{"order", field_order, false}, {"add", field_add, false}, {NULL, NULL, false}};
-	uint32_t seen = 0;
-	int ret = walk(b, n, keys, f, &seen);
-
-	if (ret == 0 && (seen & 1) != (seen >> 1 & 1))
-		ret = map_bad(b, line_of(n), "'at' and 'width' stand together");
-	if (ret == 0 && seen == 0)
-		ret = map_bad(b, line_of(n), "'at' and 'width', or 'add', are expected");
-	return ret;
-}
-
-static int frame_header(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_bits(b, n, 1, MT_MAX_HEADER, &((struct mt_rule *)object)->header);
-}
-
-static int frame_length(struct build *b, yaml_node_t *n, void *object)
-{
-	return frame_field(b, n, &((struct mt_rule *)object)->frame_length);
-}
-
-static int frame_bytes(struct build *b, yaml_node_t *n, void *object)
-{
-	return frame_field(b, n, &((struct mt_rule *)object)->frame_bytes);
-}
-
-static int frame_round(struct build *b, yaml_node_t *n, void *object)
-{
-	return frame_field(b, n, &((struct mt_rule *)object)->frame_round);
-}
-
-static int match_at(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_bits(b, n, 0, MT_MAX_HEADER - 1, &((struct mt_match *)object)->at);
-}
-
-static int match_width(struct build *b, yaml_node_t *n, void *object)
-{
-	return width_of(b, n, &((struct mt_match *)object)->width);
-}
-
-static int match_order(struct build *b, yaml_node_t *n, void *object)
-{
-	return order_of(b, n, &((struct mt_match *)object)->order);
-}
-
-static int match_mask(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u64(b, n, &((struct mt_match *)object)->mask);
-}
-
-static int match_value(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u64(b, n, &((struct mt_match *)object)->value);
-}
-
-static int match_modulo(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 2, INT32_MAX, &((struct mt_match *)object)->modulo);
-}
-
-static int frame_match(struct build *b, yaml_node_t *n, void *object)
-{
-	static const struct key keys[] = {{"at", match_at, true}, {"width", match_width, true},
-		{"order", match_order, false}, {"mask", match_mask, false},
-		{"value", match_value, true}, {"modulo", match_modulo, false}, {NULL, NULL, false}};
-	struct mt_rule *r = object;
-	int ret = 0;
-
-	if (n->type != YAML_SEQUENCE_NODE)
-		return map_bad(b, line_of(n), "a list of matches is expected");
-	if (n->data.sequence.items.top - n->data.sequence.items.start > (ptrdiff_t)MT_MAX_MATCHES)
-		return map_bad(b, line_of(n), "too many matches: at most %u", MT_MAX_MATCHES);
-	for (yaml_node_item_t *i = n->data.sequence.items.start;
-		ret == 0 && i < n->data.sequence.items.top; i++) {
-		yaml_node_t *item = yaml_document_get_node(&b->doc, *i);
-		struct mt_match *m = &r->match[r->matches++];
-
-		m->mask = UINT64_MAX;
-		ret = walk(b, item, keys, m, NULL);
-		if (ret == 0 && m->width < 8)
-			m->mask &= (1ULL << 8 * m->width) - 1;
-		if (ret == 0 && m->modulo == 0 && (m->value & ~m->mask) != 0)
-			ret = map_bad(b, line_of(item),
-				"the value 0x%llx has bits that the mask 0x%llx has not",
-				(unsigned long long)m->value, (unsigned long long)m->mask);
-		if (ret == 0 && m->modulo != 0 && m->value >= m->modulo)
-			ret = map_bad(
-				b, line_of(item), "the value is below the modulo, %u", m->modulo);
-	}
-	return ret;
-}
-
-static bool reaches(unsigned int at, unsigned int width, unsigned int header)
-{
-	return width != 0 && at + width > header;
-}
-
-static int rule_match(struct build *b, yaml_node_t *n, void *object)
-{
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-	int ret = frame_match(b, n, r);
-
-	if (ret == 0 && r->matches == 0)
-		ret = map_bad(b, line_of(n), "the list of matches is empty");
-	for (uint32_t i = 0; ret == 0 && i < r->matches; i++)
-		if (reaches(r->match[i].at, r->match[i].width, MT_MAX_HEADER))
-			ret = map_bad(b, line_of(n), "a match ends behind byte %u", MT_MAX_HEADER);
-	return ret;
-}
-
-static int rule_frame(struct build *b, yaml_node_t *n, void *object)
-{
-	static const struct key keys[] = {{"header", frame_header, true},
-		{"length", frame_length, false}, {"match", frame_match, false},
-		{"bytes", frame_bytes, false}, {"round", frame_round, false}, {NULL, NULL, false}};
-	struct mt_rule *r = &((struct line_rule *)object)->r;
-	const struct mt_field *fields[] = {&r->frame_length, &r->frame_bytes, &r->frame_round};
-	uint32_t seen = 0;
-	bool out = false;
-	int ret = walk(b, n, keys, r, &seen);
-
-	if (ret < 0)
-		return ret;
-	for (int i = 0; i < 3; i++)
-		out |= reaches(fields[i]->at, fields[i]->width, r->header);
-	for (uint32_t i = 0; i < r->matches; i++)
-		out |= reaches(r->match[i].at, r->match[i].width, r->header);
-	if ((seen & 2) != 0 && r->frame_length.width == 0 && r->frame_length.add < r->header)
-		return map_bad(b, line_of(n), "a frame of %d bytes is shorter than its header",
-			r->frame_length.add);
-	if (out)
-		return map_bad(
-			b, line_of(n), "a field ends behind the header of %u bytes", r->header);
-	((struct line_rule *)object)->frame_has_length = (seen & 2) != 0;
-	((struct line_rule *)object)->frame_has_bytes = (seen & 8) != 0;
-	return 0;
-}
-
-static int place_shift(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_bits(b, n, 0, 31, &((struct mt_rule *)object)->place_shift);
-}
-
-static int place_bits(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_bits(b, n, 1, 32, &((struct mt_rule *)object)->place_bits);
-}
-
-static int place_unit(struct build *b, yaml_node_t *n, void *object)
-{
-	return get_u32(b, n, 1, 1u << 20, &((struct mt_rule *)object)->place_unit);
-}
-
-static int rule_place(struct build *b, yaml_node_t *n, void *object)
-{
-	static const struct key keys[] = {{"shift", place_shift, true}, {"bits", place_bits, true},
-		{"unit", place_unit, false}, {NULL, NULL, false}};
-
-	return walk(b, n, keys, &((struct line_rule *)object)->r, NULL);
-}
-
-/** Seen by is_left_out(). */
-static int rule_if(struct build *b, yaml_node_t *n, void *object)
-{
-	(void)b;
-	(void)n;
-	(void)object;
-	return 0;
-}
-
-static const struct key rule_keys[] = {[KEY_NAME] = {"name", rule_name, true},
-	[KEY_RULE] = {"rule", rule_type, true},
-	[KEY_PHASE] = {"phase", rule_phase, true},
-	[KEY_LENGTH] = {"length", rule_length, false},
-	[KEY_BASE] = {"base", rule_base, false},
-	[KEY_OFFSET] = {"offset", rule_offset, false},
-	[KEY_SIZE] = {"size", rule_size, false},
-	[KEY_PARITY] = {"parity", rule_parity, false},
-	[KEY_EXPERT] = {"expert", rule_expert, false},
-	[KEY_SOURCE] = {"source", rule_source, false},
-	[KEY_TOKEN_BYTES] = {"token-bytes", rule_token_bytes, false},
-	[KEY_VALUE] = {"value", rule_value, false},
-	[KEY_WHEN] = {"when", rule_when, false},
-	[KEY_PAYLOAD] = {"payload", rule_payload, false},
-	[KEY_IMM] = {"imm", rule_imm, false},
-	[KEY_PLACE] = {"place", rule_place, false},
-	[KEY_ANNOUNCERS] = {"announcers", rule_announcers, false},
-	[KEY_FRAME] = {"frame", rule_frame, false},
-	[KEY_IF] = {"if", rule_if, false},
-	[KEY_MATCH] = {"match", rule_match, false},
-	[KEY_IMMEDIATE] = {"immediate", rule_immediate, false},
-	{NULL, NULL, false}};
-
-const char *map_rule_key(unsigned int key)
-{
-	return rule_keys[key].name;
-}
-
-/** A rule whose 'if' is 0 is not read: what it says need not make sense. */
-static int is_left_out(struct build *b, const yaml_node_t *n, bool *out)
-{
-	mt_number v = 0;
-	int ret = 0;
-
-	if (n->type != YAML_MAPPING_NODE)
-		return 0; /* said later */
-	for (yaml_node_pair_t *p = n->data.mapping.pairs.start;
-		p < n->data.mapping.pairs.top && ret == 0 && !*out; p++) {
-		const yaml_node_t *key = yaml_document_get_node(&b->doc, p->key);
-
-		if (key->type != YAML_SCALAR_NODE || strcmp(scalar(key), "if") != 0)
-			continue;
-		ret = get_number(b, yaml_document_get_node(&b->doc, p->value), "whole number", &v);
-		*out = ret == 0 && v == 0;
-	}
-	return ret;
-}
-
-static int take_rule(struct build *b, yaml_node_t *n)
-{
-	struct line_rule *r = &b->rules[b->head.rules];
-	bool out = false;
-	int ret = is_left_out(b, n, &out);
-
-	if (ret < 0 || out)
-		return ret;
-	b->head.rules++;
-	r->line = line_of(n);
-	r->r.length_max = UINT32_MAX;
-	r->r.value_width = 8;
-	r->r.place_unit = 1;
-	return walk(b, n, rule_keys, r, &r->keys);
+	f->line = map_line_of(n);
+	return map_walk(b, n, keys, f, NULL);
 }
 
 /* ---- read: the whole --------------------------------------------------------------------- */
@@ -1172,50 +277,50 @@ static int map_version(struct build *b, yaml_node_t *n, void *object)
 	uint32_t v;
 
 	(void)object;
-	return get_u32(b, n, 1, 1, &v);
+	return map_get_u32(b, n, 1, 1, &v);
 }
 
 static int map_job(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return get_text(b, n, b->head.job, sizeof(b->head.job));
+	return map_get_text(b, n, b->head.job, sizeof(b->head.job));
 }
 
 static int map_pattern(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return get_word(b, n, mt_pattern_name, MT_PATTERNS, &b->head.pattern);
+	return map_get_word(b, n, mt_pattern_name, MT_PATTERNS, &b->head.pattern);
 }
 
 static int map_layers(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return get_u32(b, n, 1, MT_MAX_LAYERS, &b->head.layers);
+	return map_get_u32(b, n, 1, MT_MAX_LAYERS, &b->head.layers);
 }
 
 static int map_micro(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return get_u32(b, n, 1, MT_MAX_MICRO, &b->head.micro_batches);
+	return map_get_u32(b, n, 1, MT_MAX_MICRO, &b->head.micro_batches);
 }
 
 static int map_tap(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return get_word(b, n, mt_tap_name, MT_TAPS, &b->head.tap);
+	return map_get_word(b, n, mt_tap_name, MT_TAPS, &b->head.tap);
 }
 
 static int map_within(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	b->within_line = line_of(n);
-	return get_word(b, n, mt_within_name, MT_WITHINS, &b->head.within_node);
+	b->within_line = map_line_of(n);
+	return map_get_word(b, n, mt_within_name, MT_WITHINS, &b->head.within_node);
 }
 
 static int map_idle_gap(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t us = 0;
-	int ret = get_u32(b, n, 1, MT_MAX_IDLE_GAP_NS / 1000, &us);
+	int ret = map_get_u32(b, n, 1, MT_MAX_IDLE_GAP_NS / 1000, &us);
 
 	(void)object;
 	b->head.idle_gap_ns = us * 1000ULL;
@@ -1224,38 +329,38 @@ static int map_idle_gap(struct build *b, yaml_node_t *n, void *object)
 
 static int form_opcode(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_bits(b, n, 0, UINT8_MAX, &((struct mt_form *)object)->opcode);
+	return map_get_bits(b, n, 0, UINT8_MAX, &((struct mt_form *)object)->opcode);
 }
 
 static int form_length(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_bits(b, n, MT_FORM_LEAST, MT_FORM_MOST, &((struct mt_form *)object)->length);
+	return map_get_bits(b, n, MT_FORM_LEAST, MT_FORM_MOST, &((struct mt_form *)object)->length);
 }
 
 static int form_address(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_bits(b, n, 0, MT_FORM_MOST, &((struct mt_form *)object)->address);
+	return map_get_bits(b, n, 0, MT_FORM_MOST, &((struct mt_form *)object)->address);
 }
 
 static int form_operand(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_bits(b, n, 0, MT_FORM_MOST, &((struct mt_form *)object)->operand);
+	return map_get_bits(b, n, 0, MT_FORM_MOST, &((struct mt_form *)object)->operand);
 }
 
 static int form_width(struct build *b, yaml_node_t *n, void *object)
 {
-	return width_of(b, n, &((struct mt_form *)object)->width);
+	return map_width_of(b, n, &((struct mt_form *)object)->width);
 }
 
 static int form_order(struct build *b, yaml_node_t *n, void *object)
 {
-	return order_of(b, n, &((struct mt_form *)object)->order);
+	return map_order_of(b, n, &((struct mt_form *)object)->order);
 }
 
 /** How atomics are known: a word, or the form that was learnt before. */
 static int map_atomic_form(struct build *b, yaml_node_t *n, void *object)
 {
-	static const struct key keys[] = {{"opcode", form_opcode, true},
+	static const struct map_key keys[] = {{"opcode", form_opcode, true},
 		{"length", form_length, true}, {"address", form_address, true},
 		{"operand", form_operand, true}, {"width", form_width, true},
 		{"order", form_order, false}, {NULL, NULL, false}};
@@ -1263,15 +368,15 @@ static int map_atomic_form(struct build *b, yaml_node_t *n, void *object)
 	int ret;
 
 	(void)object;
-	b->form_line = line_of(n);
+	b->form_line = map_line_of(n);
 	b->form_name = b->name;
 	if (n->type != YAML_MAPPING_NODE)
-		return get_word(b, n, mt_atomics_name, MT_ATOMICS_FORM, &b->head.atomics);
+		return map_get_word(b, n, mt_atomics_name, MT_ATOMICS_FORM, &b->head.atomics);
 	b->head.atomics = MT_ATOMICS_FORM;
 	f->order = MT_ORDER_BIG;
-	ret = walk(b, n, keys, f, NULL);
+	ret = map_walk(b, n, keys, f, NULL);
 	if (ret == 0 && !mt_form_sane(f))
-		ret = map_bad(b, line_of(n),
+		ret = map_bad(b, map_line_of(n),
 			"no atomic: opcode 0x15, 0x18 to 0x1b, 0x1e, 0x1f, 0xe0 to 0xff, or 0x13 "
 			"or 0x14 with a length above 28; an address of 8 bytes and an operand of "
 			"4 or 8 lie apart in the length, at multiples of 4");
@@ -1281,11 +386,11 @@ static int map_atomic_form(struct build *b, yaml_node_t *n, void *object)
 static int map_path_mtu(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t v = 0;
-	int ret = get_u32(b, n, MT_PATH_MTU_MIN, MT_PATH_MTU_MAX, &v);
+	int ret = map_get_u32(b, n, MT_PATH_MTU_MIN, MT_PATH_MTU_MAX, &v);
 
 	(void)object;
 	if (ret == 0 && (v & (v - 1)) != 0)
-		ret = map_bad(b, line_of(n), "a path MTU is a power of two");
+		ret = map_bad(b, map_line_of(n), "a path MTU is a power of two");
 	b->head.path_mtu = v;
 	return ret;
 }
@@ -1297,11 +402,11 @@ static int tcp_ports(struct build *b, yaml_node_t *n, void *object)
 
 	(void)object;
 	if (n->type == YAML_SEQUENCE_NODE) {
-		ret = get_two(b, n, UINT16_MAX, two);
+		ret = map_get_two(b, n, UINT16_MAX, two);
 		if (ret == 0 && two[0] > two[1])
-			ret = map_bad(b, line_of(n), "the first port is above the second");
+			ret = map_bad(b, map_line_of(n), "the first port is above the second");
 	} else {
-		ret = get_u32(b, n, 1, UINT16_MAX, &two[0]);
+		ret = map_get_u32(b, n, 1, UINT16_MAX, &two[0]);
 		two[1] = two[0];
 	}
 	b->head.port_min = (uint16_t)two[0];
@@ -1312,7 +417,7 @@ static int tcp_ports(struct build *b, yaml_node_t *n, void *object)
 static int tcp_connect(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t v = 0;
-	int ret = get_u32(b, n, 0, UINT16_MAX, &v);
+	int ret = map_get_u32(b, n, 0, UINT16_MAX, &v);
 
 	(void)object;
 	b->head.connect_bytes = (uint16_t)v;
@@ -1322,7 +427,7 @@ static int tcp_connect(struct build *b, yaml_node_t *n, void *object)
 static int tcp_accept(struct build *b, yaml_node_t *n, void *object)
 {
 	uint32_t v = 0;
-	int ret = get_u32(b, n, 0, UINT16_MAX, &v);
+	int ret = map_get_u32(b, n, 0, UINT16_MAX, &v);
 
 	(void)object;
 	b->head.accept_bytes = (uint16_t)v;
@@ -1331,45 +436,45 @@ static int tcp_accept(struct build *b, yaml_node_t *n, void *object)
 
 static int map_tcp(struct build *b, yaml_node_t *n, void *object)
 {
-	static const struct key keys[] = {{"ports", tcp_ports, false},
+	static const struct map_key keys[] = {{"ports", tcp_ports, false},
 		{"connect", tcp_connect, false}, {"accept", tcp_accept, false},
 		{NULL, NULL, false}};
 
 	(void)object;
-	return walk(b, n, keys, NULL, NULL);
+	return map_walk(b, n, keys, NULL, NULL);
 }
 
 static int map_udp(struct build *b, yaml_node_t *n, void *object)
 {
-	static const struct key keys[] = {{"ports", tcp_ports, false}, {NULL, NULL, false}};
+	static const struct map_key keys[] = {{"ports", tcp_ports, false}, {NULL, NULL, false}};
 
 	(void)object;
 	b->head.datagrams = 1;
-	return walk(b, n, keys, NULL, NULL);
+	return map_walk(b, n, keys, NULL, NULL);
 }
 
 static int map_experts(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return get_u32(b, n, 1, MT_MAX_EXPERTS, &b->experts_per_rank);
+	return map_get_u32(b, n, 1, MT_MAX_EXPERTS, &b->experts_per_rank);
 }
 
 static int map_ranks(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return each(b, n, "ranks", MT_MAX_RANKS, take_rank);
+	return map_each(b, n, "ranks", MT_MAX_RANKS, take_rank);
 }
 
 static int map_rules(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return each(b, n, "rules", MT_MAX_RULES, take_rule);
+	return map_each(b, n, "rules", MT_MAX_RULES, map_take_rule);
 }
 
 static int map_flows(struct build *b, yaml_node_t *n, void *object)
 {
 	(void)object;
-	return each(b, n, "flows", MT_MAX_FLOWS, take_flow);
+	return map_each(b, n, "flows", MT_MAX_FLOWS, take_flow);
 }
 
 static int map_let(struct build *b, yaml_node_t *n, void *object)
@@ -1414,7 +519,7 @@ enum {
 	MAP_FLOWS
 };
 
-static const struct key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version, true},
+static const struct map_key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version, true},
 	[MAP_JOB] = {"job", map_job, true},
 	[MAP_PATTERN] = {"pattern", map_pattern, false},
 	[MAP_LAYERS] = {"layers", map_layers, true},
@@ -1438,8 +543,9 @@ static const struct key map_keys[] = {[MAP_VERSION] = {"moetap-map", map_version
 /** What formulas may name, wherever in the file it is defined. */
 static int read_names(struct build *b, yaml_node_t *root)
 {
-	yaml_node_t *layers = find(b, root, "layers"), *experts = find(b, root, "experts-per-rank"),
-		    *ranks = find(b, root, "ranks"), *let = find(b, root, "let");
+	yaml_node_t *layers = map_find(b, root, "layers"),
+		    *experts = map_find(b, root, "experts-per-rank"),
+		    *ranks = map_find(b, root, "ranks"), *let = map_find(b, root, "let");
 	int ret = 0;
 
 	if (layers != NULL)
@@ -1575,15 +681,15 @@ static int word_value(struct build *b, yaml_node_t *key, yaml_node_t *value, voi
 {
 	struct mt_parameter *p = object;
 	struct mt_word *w = &p->word[p->words];
-	int ret = get_text(b, key, w->word, sizeof(w->word));
+	int ret = map_get_text(b, key, w->word, sizeof(w->word));
 
 	if (ret == 0 && !isalpha((unsigned char)w->word[0]))
-		return map_bad(b, line_of(key), "a word begins with a letter");
+		return map_bad(b, map_line_of(key), "a word begins with a letter");
 	for (unsigned int i = 0; ret == 0 && i < p->words; i++)
 		if (strcmp(p->word[i].word, w->word) == 0)
-			return map_bad(b, line_of(key), "'%s' stands here twice", w->word);
+			return map_bad(b, map_line_of(key), "'%s' stands here twice", w->word);
 	p->words++;
-	return ret < 0 ? ret : get_number(b, value, "whole number", &w->value);
+	return ret < 0 ? ret : map_get_number(b, value, "whole number", &w->value);
 }
 
 struct parameter_keys {
@@ -1595,7 +701,7 @@ static int parameter_about(struct build *b, yaml_node_t *n, void *object)
 {
 	struct mt_parameter *p = ((struct parameter_keys *)object)->p;
 
-	return get_text(b, n, p->about, sizeof(p->about));
+	return map_get_text(b, n, p->about, sizeof(p->about));
 }
 
 static int parameter_default(struct build *b, yaml_node_t *n, void *object)
@@ -1607,17 +713,17 @@ static int parameter_default(struct build *b, yaml_node_t *n, void *object)
 
 static int parameter_min(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_number(b, n, "whole number", &((struct parameter_keys *)object)->p->min);
+	return map_get_number(b, n, "whole number", &((struct parameter_keys *)object)->p->min);
 }
 
 static int parameter_max(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_number(b, n, "whole number", &((struct parameter_keys *)object)->p->max);
+	return map_get_number(b, n, "whole number", &((struct parameter_keys *)object)->p->max);
 }
 
 static int parameter_words(struct build *b, yaml_node_t *n, void *object)
 {
-	return each_pair(
+	return map_each_pair(
 		b, n, "words", MT_MAX_WORDS, word_value, ((struct parameter_keys *)object)->p);
 }
 
@@ -1626,7 +732,7 @@ static int get_value(struct build *b, yaml_node_t *n, const struct mt_parameter 
 	const char *after, mt_number *out)
 {
 	char value[MT_FORMULA_TEXT_LEN], least[MT_FORMULA_TEXT_LEN], most[MT_FORMULA_TEXT_LEN];
-	const char *s = scalar(n);
+	const char *s = map_scalar(n);
 	char known[MT_MAX_WORDS * 26] = "";
 	size_t at = 0;
 	bool fits = p->words == 0;
@@ -1641,18 +747,18 @@ static int get_value(struct build *b, yaml_node_t *n, const struct mt_parameter 
 			known + at, sizeof(known) - at, "%s%s", i ? ", " : "", p->word[i].word);
 	}
 	if (p->words != 0 && s != NULL && mt_formula_is_name(s) && find_name(b, s) == NULL)
-		return map_bad(
-			b, line_of(n), "'%s' may be %s, not '%.40s'%s", p->name, known, s, after);
-	ret = get_number(b, n, "whole number", out);
+		return map_bad(b, map_line_of(n), "'%s' may be %s, not '%.40s'%s", p->name, known,
+			s, after);
+	ret = map_get_number(b, n, "whole number", out);
 	if (ret < 0)
 		return ret;
 	for (unsigned int i = 0; i < p->words; i++)
 		fits = fits || *out == p->word[i].value;
 	if (!fits)
-		return map_bad(b, line_of(n), "'%s' may be %s, not %s%s", p->name, known,
+		return map_bad(b, map_line_of(n), "'%s' may be %s, not %s%s", p->name, known,
 			mt_number_text(*out, value), after);
 	if (*out < p->min || *out > p->max)
-		return map_bad(b, line_of(n), "'%s' is out of range, %s: %s to %s%s", p->name,
+		return map_bad(b, map_line_of(n), "'%s' is out of range, %s: %s to %s%s", p->name,
 			mt_number_text(*out, value), mt_number_text(p->min, least),
 			mt_number_text(p->max, most), after);
 	return 0;
@@ -1660,7 +766,7 @@ static int get_value(struct build *b, yaml_node_t *n, const struct mt_parameter 
 
 static int take_parameter(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object)
 {
-	static const struct key keys[] = {{"about", parameter_about, true},
+	static const struct map_key keys[] = {{"about", parameter_about, true},
 		{"default", parameter_default, false}, {"min", parameter_min, false},
 		{"max", parameter_max, false}, {"words", parameter_words, false},
 		{NULL, NULL, false}};
@@ -1672,16 +778,17 @@ static int take_parameter(struct build *b, yaml_node_t *key, yaml_node_t *value,
 	if (ret < 0)
 		return ret;
 	for (unsigned int i = 0; i < preset->parameters; i++)
-		if (strcmp(preset->parameter[i].name, scalar(key)) == 0)
-			return map_bad(b, line_of(key), "'%s' stands here twice", scalar(key));
+		if (strcmp(preset->parameter[i].name, map_scalar(key)) == 0)
+			return map_bad(
+				b, map_line_of(key), "'%s' stands here twice", map_scalar(key));
 	*p = (struct mt_parameter){.max = MT_NUMBER_MAX};
-	snprintf(p->name, sizeof(p->name), "%s", scalar(key));
+	snprintf(p->name, sizeof(p->name), "%s", map_scalar(key));
 	preset->parameters++;
-	ret = walk(b, value, keys, &k, NULL);
+	ret = map_walk(b, value, keys, &k, NULL);
 	if (ret < 0)
 		return ret;
 	if (p->min > p->max)
-		return map_bad(b, line_of(key), "'min' of '%s' is above 'max'", p->name);
+		return map_bad(b, map_line_of(key), "'min' of '%s' is above 'max'", p->name);
 	p->required = k.value == NULL;
 	return p->required ? 0 : get_value(b, k.value, p, "", &p->value);
 }
@@ -1690,19 +797,19 @@ static int preset_about(struct build *b, yaml_node_t *n, void *object)
 {
 	struct mt_preset *p = ((struct preset_file *)object)->p;
 
-	return get_text(b, n, p->about, sizeof(p->about));
+	return map_get_text(b, n, p->about, sizeof(p->about));
 }
 
 static int preset_source(struct build *b, yaml_node_t *n, void *object)
 {
 	struct mt_preset *p = ((struct preset_file *)object)->p;
 
-	return get_text(b, n, p->source, sizeof(p->source));
+	return map_get_text(b, n, p->source, sizeof(p->source));
 }
 
 static int preset_parameters(struct build *b, yaml_node_t *n, void *object)
 {
-	return each_pair(b, n, "parameters", MT_MAX_PARAMETERS, take_parameter,
+	return map_each_pair(b, n, "parameters", MT_MAX_PARAMETERS, take_parameter,
 		((struct preset_file *)object)->p);
 }
 
@@ -1780,7 +887,7 @@ static int preset_tcp(struct build *b, yaml_node_t *n, void *object)
 /** Reads a preset from its text: becomes the document that is read, unless it is wrong. */
 static int open_preset(struct build *b, struct preset_file *f, const char *text, size_t len)
 {
-	static const struct key keys[] = {{"moetap-preset", map_version, true},
+	static const struct map_key keys[] = {{"moetap-preset", map_version, true},
 		{"about", preset_about, true}, {"source", preset_source, true},
 		{"parameters", preset_parameters, true}, {"require", preset_require, false},
 		{"let", preset_let, false}, {"rules", preset_rules, true},
@@ -1800,7 +907,7 @@ static int open_preset(struct build *b, struct preset_file *f, const char *text,
 		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
 	yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
 	if (yaml_parser_load(&parser, &b->doc)) {
-		ret = walk(b, yaml_document_get_root_node(&b->doc), keys, f, NULL);
+		ret = map_walk(b, yaml_document_get_root_node(&b->doc), keys, f, NULL);
 		if (ret < 0)
 			yaml_document_delete(&b->doc);
 	} else {
@@ -1825,7 +932,7 @@ static const char *parameters_text(const struct mt_preset *p, char *text, size_t
 static int take_with(struct build *b, yaml_node_t *key, yaml_node_t *value, void *object)
 {
 	struct with *w = object;
-	const char *s = scalar(key);
+	const char *s = map_scalar(key);
 	char known[256];
 	unsigned int i = 0;
 
@@ -1833,10 +940,10 @@ static int take_with(struct build *b, yaml_node_t *key, yaml_node_t *value, void
 	while (i < w->p->parameters && (s == NULL || strcmp(s, w->p->parameter[i].name) != 0))
 		i++;
 	if (i == w->p->parameters)
-		return map_bad(b, line_of(key), "the preset has no parameter '%.40s'%s",
+		return map_bad(b, map_line_of(key), "the preset has no parameter '%.40s'%s",
 			s ? s : "(not a word)", known);
 	if (w->given & 1u << i)
-		return map_bad(b, line_of(key), "'%s' stands here twice", s);
+		return map_bad(b, map_line_of(key), "'%s' stands here twice", s);
 	w->given |= 1u << i;
 	return get_value(b, value, &w->p->parameter[i], known, &w->value[i]);
 }
@@ -1850,12 +957,12 @@ static int read_with(struct build *b, const struct mt_preset *p, struct with *w)
 	w->p = p;
 	w->given = 0;
 	if (b->with != NULL)
-		ret = each_pair(b, b->with, "parameters", MT_MAX_PARAMETERS, take_with, w);
+		ret = map_each_pair(b, b->with, "parameters", MT_MAX_PARAMETERS, take_with, w);
 	for (unsigned int i = 0; i < p->parameters && ret == 0; i++) {
 		if (w->given & 1u << i)
 			continue;
 		if (p->parameter[i].required)
-			ret = map_bad(b, line_of(b->with ? b->with : b->preset),
+			ret = map_bad(b, map_line_of(b->with ? b->with : b->preset),
 				"the preset needs '%s', %s%s", p->parameter[i].name,
 				p->parameter[i].about, parameters_text(p, known, sizeof(known)));
 		w->value[i] = p->parameter[i].value;
@@ -1870,27 +977,27 @@ struct requirement {
 
 static int require_if(struct build *b, yaml_node_t *n, void *object)
 {
-	return get_number(b, n, "whole number", &((struct requirement *)object)->holds);
+	return map_get_number(b, n, "whole number", &((struct requirement *)object)->holds);
 }
 
 static int require_else(struct build *b, yaml_node_t *n, void *object)
 {
 	struct requirement *r = object;
 
-	return get_text(b, n, r->otherwise, sizeof(r->otherwise));
+	return map_get_text(b, n, r->otherwise, sizeof(r->otherwise));
 }
 
 static int take_requirement(struct build *b, yaml_node_t *n)
 {
-	static const struct key keys[] = {
+	static const struct map_key keys[] = {
 		{"if", require_if, true}, {"else", require_else, true}, {NULL, NULL, false}};
 	struct requirement r = {0};
-	int ret = walk(b, n, keys, &r, NULL);
+	int ret = map_walk(b, n, keys, &r, NULL);
 
 	if (ret < 0 || r.holds != 0)
 		return ret;
-	return map_bad_in(b, b->map_name, line_of(b->with ? b->with : b->preset),
-		"preset '%.60s': %s", scalar(b->preset), r.otherwise);
+	return map_bad_in(b, b->map_name, map_line_of(b->with ? b->with : b->preset),
+		"preset '%.60s': %s", map_scalar(b->preset), r.otherwise);
 }
 
 /** Everything of a preset that depends on its parameters. The document read is the preset. */
@@ -1906,7 +1013,7 @@ static int read_preset(
 	if (f->let != NULL)
 		ret = take_lets(b, f->let);
 	if (ret == 0 && f->require != NULL)
-		ret = each(b, f->require, "requirements", MAX_NAMES, take_requirement);
+		ret = map_each(b, f->require, "requirements", MAX_NAMES, take_requirement);
 	if (ret == 0 && f->pattern != NULL && (seen & 1 << MAP_PATTERN) == 0)
 		ret = map_pattern(b, f->pattern, NULL);
 	if (ret == 0 && f->tap != NULL && (seen & 1 << MAP_TAP) == 0)
@@ -1914,7 +1021,7 @@ static int read_preset(
 	if (ret == 0 && f->idle_gap != NULL && (seen & 1 << MAP_IDLE_GAP) == 0)
 		ret = map_idle_gap(b, f->idle_gap, NULL);
 	if (ret == 0 && f->within != NULL && (seen & 1 << MAP_WITHIN) == 0)
-		ret = get_word(b, f->within, mt_within_name, MT_WITHINS, &b->head.within_node);
+		ret = map_get_word(b, f->within, mt_within_name, MT_WITHINS, &b->head.within_node);
 	if (ret == 0 && f->atomic_form != NULL && (seen & 1 << MAP_ATOMIC_FORM) == 0)
 		ret = map_atomic_form(b, f->atomic_form, NULL);
 	if (ret == 0 && f->path_mtu != NULL && (seen & 1 << MAP_PATH_MTU) == 0)
@@ -1956,26 +1063,26 @@ static int use_preset(struct build *b, const char *text, size_t len, uint32_t se
 
 static int find_preset(struct build *b, uint32_t seen)
 {
-	const char *name = scalar(b->preset);
+	const char *name = map_scalar(b->preset);
 	struct mt_error why;
 	size_t len;
 	char *text;
 	int ret;
 
 	if (name == NULL || *name == '\0')
-		return map_bad(b, line_of(b->preset), "the name of a preset is expected");
+		return map_bad(b, map_line_of(b->preset), "the name of a preset is expected");
 	if ((seen & 1 << MAP_EXPERTS) == 0)
-		return map_bad(b, line_of(b->preset), "a preset needs 'experts-per-rank'");
+		return map_bad(b, map_line_of(b->preset), "a preset needs 'experts-per-rank'");
 	b->found = calloc(1, sizeof(*b->found));
 	if (b->found == NULL)
 		return mt_fail(b->err, -ENOMEM, "%s: out of memory", b->name);
 	if (mt_preset_path(name, b->map_name, b->found->path, sizeof(b->found->path)) < 0)
-		return map_bad(b, line_of(b->preset), "'%.100s' is no name of a preset", name);
+		return map_bad(b, map_line_of(b->preset), "'%.100s' is no name of a preset", name);
 	ret = read_file(b->found->path, "preset", MT_PRESET_FILE_MAX, &text, &len, &why);
 	if (ret == -ENOMEM)
 		return mt_fail(b->err, ret, "%s", why.text);
 	if (ret < 0)
-		return map_bad(b, line_of(b->preset),
+		return map_bad(b, map_line_of(b->preset),
 			"no preset '%.60s': %s ('moetap map presets' lists those there are)", name,
 			why.text);
 	ret = use_preset(b, text, len, seen);
@@ -1990,16 +1097,18 @@ static int read_rules(struct build *b, yaml_node_t *root, uint32_t seen)
 	int ret = 0;
 
 	if (preset && rules)
-		return map_bad(b, line_of(b->preset), "a map has 'rules' or a 'preset', not both");
+		return map_bad(
+			b, map_line_of(b->preset), "a map has 'rules' or a 'preset', not both");
 	if (!preset && !rules)
-		return map_bad(b, line_of(root), "'rules' is missing, or a 'preset'");
+		return map_bad(b, map_line_of(root), "'rules' is missing, or a 'preset'");
 	if (!preset && b->with != NULL)
-		return map_bad(b, line_of(b->with), "'with' is for a 'preset', and there is none");
+		return map_bad(
+			b, map_line_of(b->with), "'with' is for a 'preset', and there is none");
 	b->has_pattern = seen & 1 << MAP_PATTERN;
 	if (preset)
 		ret = find_preset(b, seen);
 	if (ret == 0 && !b->has_pattern)
-		ret = map_bad(b, line_of(root), "'pattern' is missing");
+		ret = map_bad(b, map_line_of(root), "'pattern' is missing");
 	return ret;
 }
 
@@ -2062,9 +1171,9 @@ static int build_bank(struct build *b, struct mt_bank **bank)
 	b->head.port_max = UINT16_MAX;
 	ret = read_names(b, root);
 	if (ret == 0)
-		ret = walk(b, root, map_keys, NULL, &seen);
+		ret = map_walk(b, root, map_keys, NULL, &seen);
 	if (ret == 0 && (seen & 1 << MAP_TCP) && (seen & 1 << MAP_UDP))
-		ret = map_bad(b, line_of(root), "a map has 'tcp' or 'udp', not both");
+		ret = map_bad(b, map_line_of(root), "a map has 'tcp' or 'udp', not both");
 	if (ret == 0)
 		ret = read_rules(b, root, seen);
 	if (ret == 0)

@@ -806,7 +806,8 @@ static int judge_rules(struct build *b)
 	}
 	if (b->head.rules != 0 && b->rules->r.type == MT_RULE_FLOW && b->head.tap == MT_TAP_HEADS)
 		return map_bad(b, b->rules->line,
-			"rule '%s' (flow) needs 'tap: all': packets of sockets have no RDMA headers",
+			"rule '%s' (flow) needs 'tap: all': packets of sockets have no RDMA "
+			"headers",
 			b->rules->r.name);
 	if (first == NULL)
 		return map_bad(b, 1, "no rule of phase dispatch: nothing would be counted");
