@@ -62,11 +62,28 @@ struct run {
 	void *arg;
 };
 
+/** What ends a loop in order: the terminal, its end, and that of who reads what we print. */
+static const int ends[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+
+#define ENDS (sizeof(ends) / sizeof(ends[0]))
+
 static volatile sig_atomic_t stopped;
 
 static void stop(int number)
 {
 	stopped = number;
+}
+
+/** Catches what ends us, but for what is ignored, as by nohup. */
+static void catch_ends(struct sigaction before[ENDS])
+{
+	const struct sigaction action = {.sa_handler = stop};
+
+	for (size_t i = 0; i < ENDS; i++) {
+		sigaction(ends[i], NULL, &before[i]);
+		if (before[i].sa_handler != SIG_IGN)
+			sigaction(ends[i], &action, NULL);
+	}
 }
 
 static int out_of_memory(void)
@@ -436,8 +453,7 @@ static void finish(struct run *r)
 int loop_run(struct loop *loop, const char *apply,
 	void (*each)(void *arg, const struct loop_window *window), void *arg)
 {
-	const struct sigaction action = {.sa_handler = stop};
-	struct sigaction before[2];
+	struct sigaction before[ENDS];
 	struct run r = {.loop = loop,
 		.parts = {.report = -1, .leash = -1},
 		.publication = {.verb = verb,
@@ -454,8 +470,7 @@ int loop_run(struct loop *loop, const char *apply,
 
 	*loop = (struct loop){0};
 	r.publication.name = r.parts.page;
-	sigaction(SIGINT, &action, &before[0]);
-	sigaction(SIGTERM, &action, &before[1]);
+	catch_ends(before);
 	status = begin(&r, apply);
 	if (status == CLI_DONE)
 		status = follow(&r);
@@ -463,8 +478,8 @@ int loop_run(struct loop *loop, const char *apply,
 		status = compare_experts(&r);
 	loop->seconds = (double)(r.last_ns - r.first_ns) * 1e-9;
 	finish(&r);
-	sigaction(SIGINT, &before[0], NULL);
-	sigaction(SIGTERM, &before[1], NULL);
+	for (size_t i = 0; i < ENDS; i++)
+		sigaction(ends[i], &before[i], NULL);
 	if (stopped) {
 		fflush(stdout);
 		raise(stopped);

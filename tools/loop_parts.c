@@ -143,7 +143,10 @@ bool loop_runs(struct loop_part *part)
 		cli_fail(verb, "%s died of signal %d: %s", part->program, WTERMSIG(part->status),
 			last);
 	else if (WEXITSTATUS(part->status) == NOT_STARTED)
-		cli_fail(verb, "%s cannot be started: install moetap again", part->program);
+		cli_fail(verb,
+			"%s cannot be started: install moetap again, or set MOETAP_FW and "
+			"MOETAP_JOB to the paths of moetap-fw and moetap-job",
+			part->program);
 	else
 		cli_fail(verb, "%s ended early with exit status %d: %s", part->program,
 			WEXITSTATUS(part->status), last);
@@ -237,11 +240,17 @@ int loop_parts_new(struct loop_parts *p, const struct moetap_shape *shape, uint3
 	find_job(p);
 	where = where != NULL && where[0] != '\0' ? where : "/tmp";
 	snprintf(p->folder, sizeof(p->folder), "%s/moetap-demo-XXXXXX", where);
-	/* a socket's name is short */
-	if (strlen(p->folder) > 90 || mkdtemp(p->folder) == NULL) {
+	/* a socket's name is short, and ends at a comma */
+	if (strlen(p->folder) > 90 || strchr(p->folder, ',') != NULL)
+		errno = EINVAL;
+	else if (mkdtemp(p->folder) != NULL)
+		errno = 0;
+	if (errno != 0) {
 		p->folder[0] = '\0';
-		return cli_fail(
-			verb, "cannot make a folder in %s (set TMPDIR to a short one)", where);
+		return cli_fail(verb,
+			"cannot make a folder in %s: %s (set TMPDIR to one that is writable, "
+			"short, and without a comma)",
+			where, strerror(errno));
 	}
 	setenv("RUNTIME_DIRECTORY", p->folder, 1); /* DPDK heeds it */
 	in_folder(p, "moetap-fw.log", p->firmware.log);

@@ -144,12 +144,19 @@ class End(unittest.TestCase):
         self.assertEqual(glob.glob(f"/dev/shm/*{self.page}*") + os.listdir(self.folder.name), [])
 
     def test_interrupt(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if number == signal.SIGTERM:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGINT:
                 self.setUp()
             self.assertEqual(set(self.parts()), {"moetap-fw", "moetap-job"})
             self.demo.send_signal(number)
             self.check_end(-number)
+
+    def test_nobody_reads(self):
+        """As in `moetap demo --loop | head`."""
+        self.demo.stdout.close()
+        self.assertEqual(self.demo.wait(timeout=60), -signal.SIGPIPE)
+        self.assertEqual(self.parts(), {})
+        self.assertEqual(glob.glob(f"/dev/shm/*{self.page}*") + os.listdir(self.folder.name), [])
 
     def test_job_dies(self):
         os.kill(self.parts()["moetap-job"], signal.SIGKILL)
@@ -169,6 +176,19 @@ class End(unittest.TestCase):
         self.assertFalse(os.path.exists(f"/dev/shm/moetap-{self.page}"))
         for left in glob.glob(f"/dev/shm/*{self.page}*"):
             os.unlink(left)
+
+
+class Refused(unittest.TestCase):
+    def test_folder(self):
+        with tempfile.TemporaryDirectory(prefix="moetap-test,") as comma:
+            for folder, told in (("/nonexistent", "No such file or directory"), (comma, "Invalid argument"),
+                                 ("/tmp/" + "x" * 100, "Invalid argument")):
+                done = subprocess.run([MOETAP, "demo", "--loop"], capture_output=True, text=True, timeout=60,
+                                      env=dict(os.environ, TMPDIR=folder))
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("set TMPDIR", done.stderr)
+                self.assertIn(told, done.stderr)
+            self.assertEqual(os.listdir(comma), [])
 
 
 if __name__ == "__main__":
