@@ -87,6 +87,14 @@ static int store(const struct cli *cli, const struct cli_option *o, const char *
 		if (end == text || *end != '\0' || !isfinite(*(double *)o->value))
 			return cli_usage(cli, "--%s must be a number, not '%s'", o->name, text);
 		return CLI_DONE;
+	case CLI_AMOUNT:
+		*(double *)o->value = strtod(text, &end);
+		if (end == text || *end != '\0' || !(*(double *)o->value >= CLI_AMOUNT_LEAST) ||
+			*(double *)o->value > CLI_AMOUNT_MOST)
+			return cli_usage(cli,
+				"--%s must be a number above 0 (%g to %g), not '%s'", o->name,
+				CLI_AMOUNT_LEAST, CLI_AMOUNT_MOST, text);
+		return CLI_DONE;
 	case CLI_CHOICE:
 		*(int *)o->value = choice(o->argument, text);
 		if (*(int *)o->value < 0)

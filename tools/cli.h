@@ -18,10 +18,15 @@ enum cli_type {
 	CLI_COUNT,  /**< uint32_t, 1 or more */
 	CLI_STEP,   /**< int64_t, a number of a step or round, 0 or more */
 	CLI_NUMBER, /**< double, finite */
+	CLI_AMOUNT, /**< double, CLI_AMOUNT_LEAST to CLI_AMOUNT_MOST: a price, a rate, a size */
 	CLI_TEXT,   /**< const char * */
 	CLI_CHOICE, /**< int, index into the words of `argument`, "csv|json" */
 	CLI_FLAG,   /**< bool, true when given; takes no argument */
 };
+
+/** Quotients and products of amounts stay finite. */
+#define CLI_AMOUNT_LEAST 1e-18
+#define CLI_AMOUNT_MOST 1e18
 
 /** One option, always long. */
 struct cli_option {

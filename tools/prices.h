@@ -9,7 +9,7 @@
 
 /** As given; 0: not given. */
 struct price_options {
-	double expert_bytes, inside, outside, token_us, tokens;
+	double expert_bytes, inside, outside, token_us, tokens, stall;
 };
 
 /**
@@ -18,23 +18,25 @@ struct price_options {
  * two operations a weight and token at 400 Tflop/s, forward only.
  */
 #define PRICE_OPTIONS(p)                                                                           \
-	{"expert-bytes", CLI_NUMBER, &(p).expert_bytes, "B",                                       \
+	{"expert-bytes", CLI_AMOUNT, &(p).expert_bytes, "B",                                       \
 		"price: weights of an expert in one layer (88080384)", false},                     \
-		{"inside", CLI_NUMBER, &(p).inside, "B/S",                                         \
+		{"inside", CLI_AMOUNT, &(p).inside, "B/S",                                         \
 			"price: bytes/s of a rank inside a node (160e9)", false},                  \
-		{"outside", CLI_NUMBER, &(p).outside, "B/S",                                       \
+		{"outside", CLI_AMOUNT, &(p).outside, "B/S",                                       \
 			"price: bytes/s of a rank between nodes (50e9)", false},                   \
-		{"token-us", CLI_NUMBER, &(p).token_us, "US",                                      \
+		{"token-us", CLI_AMOUNT, &(p).token_us, "US",                                      \
 			"price: microseconds of a rank for a token of an expert (0.22)", false},   \
+		{"tokens", CLI_AMOUNT, &(p).tokens, "T",                                           \
+			"tokens of a layer in a step, all experts (as in the trace)", false},      \
 	{                                                                                          \
-		"tokens", CLI_NUMBER, &(p).tokens, "T",                                            \
-			"tokens of a layer in a step, all experts (as in the trace)", false     \
+		"stall", CLI_NUMBER, &(p).stall, "S",                                              \
+			"price: seconds that a move stops the job besides (0)", false              \
 	}
 
 /** Whether any was given. */
 bool prices_given(const struct price_options *options);
 
-/** Fills in the prices. Says on stderr which one is no positive number; returns an exit status. */
+/** Fills in the prices. Says on stderr if the stall is none; returns an exit status. */
 int prices_make(
 	const char *verb, const struct price_options *options, struct moetap_prices *prices);
 

@@ -37,7 +37,7 @@ struct job {
 	struct moetap_shape shape;
 	struct request request; /**< its horizon is the window */
 	const char *policy, *current_path, *page;
-	double threshold, stall;
+	double threshold;
 	struct price_options price_options;
 	int format;
 
@@ -125,9 +125,14 @@ static bool find_windows(struct job *job)
 	if (job->middle - job->first + 1 >= MOETAP_TRIAL_LEAST &&
 		moetap_series_steps(job->series) >= 2 * MOETAP_TRIAL_LEAST)
 		return true;
-	snprintf(job->reason, sizeof(job->reason),
-		"%u steps are too few: %d at least are planned from, and as many judged on",
-		moetap_series_steps(job->series), MOETAP_TRIAL_LEAST);
+	if (job->request.horizon >= steps)
+		snprintf(job->reason, sizeof(job->reason),
+			"--window %u leaves nothing of %lld steps to plan from",
+			job->request.horizon, (long long)steps);
+	else
+		snprintf(job->reason, sizeof(job->reason),
+			"%u steps are too few: %d at least are planned from, and as many judged on",
+			moetap_series_steps(job->series), MOETAP_TRIAL_LEAST);
 	job->verdict = NOT_ENOUGH;
 	return false;
 }
@@ -199,7 +204,7 @@ static int make_plan(struct job *job, const struct moetap_forecast *f)
 	}
 	if (status == CLI_DONE &&
 		moetap_plan_price(job->plan, job->from, loads, &job->prices, &job->move) < 0)
-		status = refuse("--stall must be 0 or more");
+		status = refuse("out of memory");
 	free(loads);
 	return status;
 }
@@ -325,7 +330,6 @@ static int run(struct job *job, const char *trace)
 {
 	int status = prices_make("advise", &job->price_options, &job->prices);
 
-	job->prices.stall = job->stall;
 	if (status == CLI_DONE)
 		status = job->page != NULL ? read_page(job)
 					   : series_read("advise", trace, &job->series);
@@ -363,8 +367,6 @@ int verb_advise(int argc, char **argv)
 		{"method", CLI_TEXT, &job.request.method, "NAME", "method of the forecast", false},
 		{"policy", CLI_TEXT, &job.policy, "NAME", "moetap (default) or eplb", false},
 		PRICE_OPTIONS(job.price_options),
-		{"stall", CLI_NUMBER, &job.stall, "S",
-			"price: seconds that a move stops the job besides (0)", false},
 		{"format", CLI_CHOICE, &job.format, "text|json", "text (default) or json", false},
 		{0},
 	};

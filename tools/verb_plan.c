@@ -466,8 +466,9 @@ static int check_options(const struct cli *cli, struct job *job)
 		return cli_usage(cli, "--split-groups wants --groups and --topk");
 	if (job->gate.topk == 0 && (job->gate.limit > 0 || job->token_bytes > 0))
 		return cli_usage(cli, "--topk-groups and --token-bytes want --topk");
-	if (job->token_bytes < 0)
-		return cli_usage(cli, "--token-bytes cannot be negative");
+	if (job->objective == 1 && job->phases != NULL)
+		return cli_usage(cli,
+			"--phases picks by even tokens, so it goes with --objective tokens alone");
 	job->priced = job->current_path != NULL && prices_given(&job->price_options);
 	prices.tokens = 0; /* which is more than a price */
 	if (job->current_path == NULL && prices_given(&prices))
@@ -508,7 +509,7 @@ int verb_plan(int argc, char **argv)
 			"experts a token takes: says how many copies go between nodes", false},
 		{"topk-groups", CLI_COUNT, &job.gate.limit, "M",
 			"groups that these are of (all, or K)", false},
-		{"token-bytes", CLI_NUMBER, &job.token_bytes, "B",
+		{"token-bytes", CLI_AMOUNT, &job.token_bytes, "B",
 			"bytes of a token: says bytes between nodes too", false},
 		{"policy", CLI_TEXT, &job.policy, "NAME", "moetap (default), experts or eplb",
 			false},
@@ -521,10 +522,15 @@ int verb_plan(int argc, char **argv)
 	if (first < 0)
 		return status;
 	status = check_options(&cli, &job);
+	if (status == CLI_DONE && job.parts && format != 0)
+		status = cli_usage(&cli, "--parts goes with --format json");
 	if (status == CLI_DONE)
 		status = make_plan(&job, argv[first]);
 	if (status == CLI_DONE && job.priced && format != 0)
 		report_move(&job);
+	if (status == CLI_DONE && job.phases != NULL && format != 0)
+		fprintf(stderr, "moetap plan: the phase: %s\n",
+			job.phase != NULL ? job.phase : "none of those kept, a new plan");
 	if (status == CLI_DONE && format == 0)
 		status = print_json(&job);
 	else if (status == CLI_DONE)

@@ -276,8 +276,6 @@ int verb_simulate(int argc, char **argv)
 			"least steps between two plans of moetap (none)", false},
 		{"method", CLI_TEXT, &job.sim.method, "NAME", "method of forecasts", false},
 		PRICE_OPTIONS(job.prices),
-		{"stall", CLI_NUMBER, &job.sim.prices.stall, "S",
-			"price: seconds that a move stops the job besides (0)", false},
 		{"plot", CLI_TEXT, &job.plot, "FILE", "time of steps as a picture, .svg or .png, by gnuplot",
 			false},
 		{"format", CLI_CHOICE, &format, "csv|json", "csv (default) or json", false},
@@ -290,6 +288,8 @@ int verb_simulate(int argc, char **argv)
 	first = cli_parse(&cli, argc, argv, &status);
 	if (first < 0)
 		return status;
+	if (job.shape != NULL && strcmp(job.shape, "list") == 0)
+		return list_shapes();
 	if ((job.shape != NULL) == (first < argc))
 		return cli_usage(&cli, "wanted: either TRACE or --shape NAME");
 	return run(&job, argv[first], format);

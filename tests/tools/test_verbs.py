@@ -848,11 +848,14 @@ class Plan(Case):
                     "--inside", 2e9, "--token-us", 1000)
             loads = "step,l0_e0,l0_e1,l0_e2,l0_e3\n0,400,300,200,100\n"
             move = json.loads(self.good(*args, "-", stdin=loads))["move"]
-            self.assertEqual(move["prices"], {"expert_bytes": 1e9, "inside": 2e9, "outside": 50e9, "token_us": 1000})
+            self.assertEqual(move["prices"], {"expert_bytes": 1e9, "inside": 2e9, "outside": 50e9, "token_us": 1000,
+                                          "stall": 0})
             self.assertEqual((move["slots"], move["bytes_inside"], move["bytes_outside"]), (2, 2e9, 0))
             self.assertAlmostEqual(move["seconds"], 0.5)
             self.assertAlmostEqual(move["saved_a_step"], 0.2)
             self.assertAlmostEqual(move["pays_after_steps"], 2.5)
+            stall = json.loads(self.good(*args, "--stall", 1.5, "-", stdin=loads))["move"]
+            self.assertEqual((round(stall["seconds"], 9), stall["prices"]["stall"]), (2, 1.5))
             half = json.loads(self.good(*args, "--tokens", 500, "-", stdin=loads))["move"]
             self.assertAlmostEqual(half["pays_after_steps"], 5)
             even = json.loads(self.good(*args, "-", stdin=loads.replace("0,400,300,200,100", "0,1,1,1,1")))
@@ -920,6 +923,10 @@ class Plan(Case):
                 if name in kept:
                     self.assertEqual(got["physical_to_logical_map"], plans[name]["physical_to_logical_map"])
             self.bad(1, "No such file", *args[:-1], kept["decode"] + ",", "-", stdin=loads_csv([README[0]]))
+            self.bad(2, "--objective tokens alone", *args, "--objective", "experts", "-", stdin=loads_csv([README[0]]))
+            for name, told in (("decode", kept["decode"]), ("idle", "a new plan")):
+                got = run(*args, "--format", "csv", "-", stdin=loads_csv([loads[name]]))
+                self.assertTrue(got.stderr.strip().endswith(told), got.stderr)
             self.bad(1, "more than 16 plans", *args[:-1], ",".join([kept["decode"]] * 17), "-",
                      stdin=loads_csv([README[0]]))
 
@@ -946,6 +953,7 @@ class Plan(Case):
         self.bad(2, "a policy of its own", *args[:-1], "--policy", "eplb", "-", stdin=loads_csv(shares))
 
     def test_parts(self):
+        self.bad(2, "goes with --format json", "plan", *self.SHAPE, "--parts", "--format", "csv", TRACE)
         plan = json.loads(self.good("plan", "--ranks", 12, "--slots", 24, "--parts", "-", stdin=loads_csv(README)))
         better = 0
         for l, slots in enumerate(plan["physical_to_logical_map"]):
@@ -1014,7 +1022,8 @@ class Simulate(Case):
             self.assertFalse(os.path.exists(path))  # no empty picture is left
 
     def test_errors(self):
-        self.assertIn("hot-rank", self.good("simulate", "--shape", "list"))
+        for more in ((), ("--ranks", 4, "--slots", 16)):
+            self.assertIn("hot-rank", self.good("simulate", *more, "--shape", "list"))
         self.bad(1, "no loads of kind 'x'", "simulate", "--ranks", 4, "--slots", 16, "--shape", "x")
         self.bad(2, "either TRACE or --shape", "simulate", "--ranks", 4, "--slots", 16)
         self.bad(1, "evenly", "simulate", "--ranks", 3, "--slots", 16, TRACE)
@@ -1112,7 +1121,16 @@ class Advise(Case):
         self.bad(1, "is moetap-fw running", "advise", *self.SHAPE, "--page", f"none-{os.getpid()}")
         self.bad(1, "evenly", "advise", "--ranks", 3, "--slots", 16, TRACE)
         self.bad(1, "--stall must be 0 or more", "advise", "--ranks", 4, "--slots", 16, "--stall", -1, TRACE)
-        self.bad(1, "--token-us must be above 0", "advise", "--ranks", 4, "--slots", 16, "--token-us", -1, TRACE)
+        shape = ("--ranks", 4, "--slots", 16)
+        for option in ("--expert-bytes", "--inside", "--outside", "--token-us", "--tokens"):
+            for wrong in (0, -1, "nan", "inf", 1e300, 1e-300):
+                for verb in (("advise",), ("simulate",), ("plan",), ("hints", "publish", "--horizon", 9)):
+                    self.bad(2, f"{option} must be a number above 0", *verb, *shape, option, wrong, TRACE)
+        self.bad(1, "--stall must be 0 or more", "simulate", *shape, "--stall", 1e300, TRACE)
+        zeros = "step,l0_e0,l0_e1,l0_e2,l0_e3\n" + "".join(f"{n},0,0,0,0\n" for n in range(40))
+        self.bad(1, "the loads are all 0", "advise", "--ranks", 4, "--slots", 4, "-", stdin=zeros)
+        said = self.good("advise", *shape, "--window", 2000, TRACE)
+        self.assertIn("not enough evidence: --window 2000 leaves nothing of 2000 steps", said)
 
 
 class Page:
@@ -1370,8 +1388,8 @@ class Hints(Case):
         for price, said in ((262144, "^plan: balancedness"), (100, "^keep: transient")):
             self.good("hints", "publish", *self.SHAPE, "--tokens", price, self.name, "-", stdin=early)
             self.assertRegex(self.show()["reason"], said)
-        self.bad(1, "--inside must be above 0", "hints", "publish", *self.SHAPE, "--inside", -1, self.name, TRACE)
-        self.bad(1, "--tokens must be above 0", "hints", "publish", *self.SHAPE, "--tokens", -1, self.name, TRACE)
+        self.publish("--tokens", 8192, "--stall", 60)
+        self.assertRegex(self.show()["reason"], r"^keep: .* no more than 2 times the 60 s of the move$")
         shares = self.good("forecast", "--horizon", 100, TRACE)
         result = run("hints", "publish", *self.SHAPE, "--token-us", 1, self.name, "-", stdin=shares)
         self.assertEqual(result.returncode, 1)
