@@ -579,6 +579,8 @@ static json_int_t number(const json_t *columns, const char *name, size_t row)
 	return json_integer_value(json_array_get(json_object_get(columns, name), row));
 }
 
+static const char page_remedy[] = "start moetap-fw with --page of that name, as the same user";
+
 /** Whether the queue pairs of two ranks share UDP source ports: switches spread flows by these. */
 static void check_ports(struct report *rep, const char *page)
 {
@@ -587,7 +589,7 @@ static void check_ports(struct report *rep, const char *page)
 	json_int_t pairs = json_integer_value(json_object_get(ports, "pairs"));
 
 	if (ports == NULL)
-		add(rep, "source ports", WRONG, "", "%s", why);
+		add(rep, "source ports", WRONG, page_remedy, "%s", why);
 	else if (pairs == 0)
 		add(rep, "source ports", GOOD, "", "every queue pair that %s saw has its own", page);
 	else
@@ -610,7 +612,7 @@ static void check_drops(struct report *rep, const char *page)
 	json_int_t packets = json_integer_value(json_object_get(stats, "packets"));
 
 	if (stats == NULL)
-		add(rep, "drops", WRONG, "", "%s", why);
+		add(rep, "drops", WRONG, page_remedy, "%s", why);
 	else
 		add(rep, "drops", drops == 0 ? GOOD : WARNING, "",
 			"the port of %s dropped %lld packets beside %lld received%s", page,

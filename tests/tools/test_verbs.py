@@ -1220,6 +1220,11 @@ class Network(Case):
         gone = run(*self.ARGS, "--page", "no-such", "--format", "json", "-", stdin=self.COUNTS)
         self.assertEqual((gone.returncode, gone.stdout), (1, ""))
         self.assertIn("no moetap-fw of page no-such runs here", gone.stderr)
+        gone = run("doctor", "--page", "no-such", "--format", "json")
+        self.assertEqual(gone.returncode, 1)
+        checks = {c["check"]: c for c in json.loads(gone.stdout)["checks"]}
+        for check in "source ports", "drops":
+            self.assertEqual((checks[check]["standing"], "--page" in checks[check]["remedy"]), ("wrong", True))
 
 
 class Hints(Case):
