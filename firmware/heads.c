@@ -40,7 +40,7 @@ static uint64_t last_ns_of(const struct fw_rounds *r, const struct lane *l, uint
 		const struct fw_epoch *e = epoch_of(r, f, label);
 
 		if (e != NULL)
-			last = RTE_MAX(last, f->f->label == label ? f->f->last_ns : e->last_ns);
+			last = RTE_MAX(last, epoch_last_ns(f, e));
 	}
 	return last;
 }
@@ -244,19 +244,38 @@ static uint64_t next_begins(const struct fw_rounds *r)
 	return next;
 }
 
+/** When a source began to dispatch to another one in the round at hand, 0: it did not. */
+static uint64_t sent_ns(const struct fw_rounds *r, const struct lane *from, uint32_t to)
+{
+	uint64_t ns = 0;
+
+	FOREACH_FLOW(from, f)
+	{
+		const struct fw_epoch *e = f->dst == to ? epoch_of(r, f, from->next) : NULL;
+
+		if (e != NULL && (ns == 0 || e->first_ns < ns))
+			ns = e->first_ns;
+	}
+	return ns;
+}
+
 /**
- * Whether a source has not combined since the round began, so that it cannot have dispatched in the
- * next one: ranks may begin a round at very different times. A source that combined in no round
- * before tells nothing.
+ * Whether a source has not combined since one of the @p n that began the round dispatched to it, so
+ * that it cannot have dispatched in the next one: ranks may begin a round at very different times,
+ * and combine late for some in the one before. A source that combined in no round before tells
+ * nothing, nor does one to which nobody dispatched.
  */
-static bool not_combined(const struct fw_rounds *r, const struct lane *l, uint64_t begin_ns)
+static bool not_combined(const struct fw_rounds *r, const struct lane *l, uint32_t n)
 {
 	uint64_t ns = tables_of(r, l->core)
 			      ->sources[l->index]
 			      .phase[l->next & (FW_EPOCHS - 1)]
 			      .combined_ns;
 
-	return ns != 0 && ns < begin_ns;
+	for (uint32_t i = 0; ns != 0 && i < n; i++)
+		if (r->spans[i].lane->taken && sent_ns(r, r->spans[i].lane, l->src) > ns)
+			return true;
+	return false;
 }
 
 /**
@@ -285,7 +304,7 @@ static void leave_early_sources(struct fw_rounds *r)
 		uint32_t own = fw_head_of(r, s->lane, s->lane->next).parity;
 
 		left |= i > 0 && !r->counting && s->first_ns >= middle(last, next) &&
-			!not_combined(r, s->lane, r->spans[0].first_ns);
+			!not_combined(r, s->lane, i);
 		s->lane->taken = !left && (i == 0 || own == parity || own == FW_NO_PARITY ||
 						  parity == FW_NO_PARITY);
 		if (s->last_ns < next) /* else two rounds that ran together */

@@ -204,9 +204,8 @@ static void add_epoch(struct fw_rounds *r, const struct lane *l, const struct fl
 
 	if (e == NULL)
 		return;
-	last = f->f->label == l->next ? f->f->last_ns : e->last_ns;
 	/* 0 says that nothing was seen, and a capture may have no times */
-	last = RTE_MAX(last, 1u);
+	last = RTE_MAX(epoch_last_ns(f, e), 1u);
 	first = RTE_MAX(e->first_ns, 1u);
 	add_cells(r, f, e);
 	if (e->phase != 0)

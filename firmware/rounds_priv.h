@@ -146,6 +146,15 @@ static inline struct fw_epoch *epoch_of(
 	return bank == 0 ? NULL : fw_bank(tables_of(r, f->core), bank);
 }
 
+/** Time of the last packet of an epoch of a flow, so far. */
+static inline uint64_t epoch_last_ns(const struct flow *f, const struct fw_epoch *e)
+{
+	uint64_t ns = __atomic_load_n(&f->f->last_ns, __ATOMIC_ACQUIRE);
+
+	/* in this order: meanwhile the flow may go on to the next epoch, whose time it has then */
+	return __atomic_load_n(&f->f->label, __ATOMIC_ACQUIRE) == e->label ? ns : e->last_ns;
+}
+
 static inline bool has_head(const struct lane *l)
 {
 	return (int32_t)(l->newest - l->next) >= 0;

@@ -160,6 +160,76 @@ static void test_late_source(void **state)
 	path_drop(&path);
 }
 
+/**
+ * A rank that combines late in a round, when another has dispatched in the next already, and then
+ * dispatches late too.
+ */
+static void test_slow_source(void **state)
+{
+	static const struct job j = {.ranks = 3, .experts = 1, .layers = 2, .combine = true};
+
+	(void)state;
+	path_what = "a slow source";
+	use(&j, 1, true);
+	for (uint32_t i = 0; i < 12; i++) {
+		bool slow = i % 4 == 3;
+
+		for (uint32_t src = 0; src < 3; src++) {
+			if (slow && src == 1) /* of the round before: rank 1 waits for it */
+				put(job_combine(&j, 2, 1, 0, 0), true);
+			if (slow && src == 2)
+				now += 1000000;
+			for (uint32_t t = 0; t <= i; t++)
+				for (uint32_t dst = 0; dst < 3; dst++)
+					if (dst != src)
+						put(job_token(&j, src, dst, 0, t, 0), true);
+		}
+		now += 50000;
+		for (uint32_t src = 0; src < 3; src++)
+			for (uint32_t dst = 0; dst < 3; dst++)
+				if (dst != src && (i % 4 != 2 || src != 2 || dst != 1))
+					put(job_combine(&j, src, dst, 0, 0), true);
+		now += 50000;
+		path_pump(&path);
+	}
+	path_end(&path);
+	assert_int_equal(path.published, 12);
+	for (uint32_t i = 0; i < 12; i++) {
+		assert_int_equal(round_at(i)->tokens, 6 * (i + 1));
+		assert_int_equal(round_at(i)->quality & MT_Q_INEXACT, 0);
+	}
+	path_drop(&path);
+}
+
+/** A rank that has no part in a round, neither sends nor gets, is seen in the next one. */
+static void test_idle_source(void **state)
+{
+	static const struct job j = {.ranks = 3, .experts = 1, .layers = 2, .combine = true};
+
+	(void)state;
+	path_what = "an idle source";
+	use(&j, 1, true);
+	for (uint32_t i = 0; i < 8; i++) {
+		uint32_t n = i == 3 ? 2 : 3;
+
+		for (uint32_t src = 0; src < n; src++)
+			put(job_token(&j, src, (src + 1) % n, 0, i, 0), true);
+		now += 50000;
+		for (uint32_t src = 0; src < n; src++)
+			put(job_combine(&j, (src + 1) % n, src, 0, 0), true);
+		now += 50000;
+		path_pump(&path);
+	}
+	path_end(&path);
+	assert_int_equal(path.published, 8);
+	for (uint32_t i = 0; i < 8; i++) {
+		assert_int_equal(mt_round_tokens(round_at(i))[2 * 3 + 0], i != 3);
+		assert_int_equal(round_at(i)->tokens, i != 3 ? 3 : 2);
+		assert_int_equal(round_at(i)->quality & MT_Q_INEXACT, 0);
+	}
+	path_drop(&path);
+}
+
 /** Two ranks send n tokens to the expert of each other; rank 1's count is seen by the tap or not.
  */
 static void dispatch_of(const struct job *j, uint32_t n, uint32_t parity, bool seen)
@@ -591,6 +661,8 @@ int main(void)
 		cmocka_unit_test(test_parity),
 		cmocka_unit_test(test_silent_source),
 		cmocka_unit_test(test_late_source),
+		cmocka_unit_test(test_slow_source),
+		cmocka_unit_test(test_idle_source),
 		cmocka_unit_test(test_counts),
 		cmocka_unit_test(test_complete),
 		cmocka_unit_test(test_gap),
