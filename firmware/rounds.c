@@ -710,6 +710,14 @@ static void follow_parity(struct fw_rounds *r)
 		r->last_parity = parity;
 }
 
+/** A flow that is new begins later, as times have it; but where packets overtook rounds, perhaps
+ * not. */
+static bool may_begin(const struct fw_rounds *r, const struct lane *l)
+{
+	return !r->config->by_source && (r->fix.mixed || r->fix.mixed_before) && l->last < 0 &&
+	       has_head(l);
+}
+
 /** The round at hand is added up and judged. */
 static void close_judged(struct fw_rounds *r, bool timeout)
 {
@@ -719,9 +727,10 @@ static void close_judged(struct fw_rounds *r, bool timeout)
 	r->align |= began_before(r);
 	follow_parity(r);
 	FOREACH_LANE(r, l)
-	if (l->taken) {
-		l->doubt = !fw_lane_fits(r, l);
-		if (l->doubt)
+	{
+		if (l->taken)
+			l->doubt = !fw_lane_fits(r, l);
+		if (l->taken ? l->doubt : may_begin(r, l))
 			r->round->quality |= MT_Q_GAP;
 	}
 	FOREACH_LANE(r, l)

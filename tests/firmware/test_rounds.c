@@ -230,6 +230,40 @@ static void test_idle_source(void **state)
 	path_drop(&path);
 }
 
+/**
+ * Two flows begin; packets of one are overtaken by its next round, and all of the other come after
+ * both. Where no parity tells, a round without the other is not claimed to be whole.
+ */
+static void test_late_beginning(void **state)
+{
+	static const struct job j = {.ranks = 2, .experts = 1, .layers = 2, .counts = true};
+	static const uint32_t order[] = {0, 2, 1, 3};
+	struct frame f[4];
+
+	(void)state;
+	path_what = "a late beginning";
+	use(&j, 1, true);
+	for (uint32_t i = 0; i < 4; i++) {
+		f[i] = i % 2 == 0 ? job_token(&j, 0, 1, 0, i, 0) : job_count(&j, 0, 1, 0, 1, 0);
+		f[i].psn = i;
+	}
+	for (uint32_t i = 0; i < 4; i++) {
+		f[order[i]].ns = now += 1000;
+		path_send(&path, &f[order[i]]);
+	}
+	for (uint32_t i = 0; i < 2; i++) {
+		for (uint32_t t = 0; t <= i; t++)
+			put(job_token(&j, 1, 0, 0, t, 0), true);
+		put(job_count(&j, 1, 0, 0, i + 1, 0), true);
+	}
+	path_end(&path);
+	for (uint32_t i = 0; i < path.published; i++)
+		if (i >= 2 || round_at(i)->tokens != i + 2)
+			assert_int_not_equal(round_at(i)->quality & MT_Q_INEXACT, 0);
+	assert_int_equal(round_at(0)->tokens, 1);
+	path_drop(&path);
+}
+
 /** Two ranks send n tokens to the expert of each other; rank 1's count is seen by the tap or not.
  */
 static void dispatch_of(const struct job *j, uint32_t n, uint32_t parity, bool seen)
@@ -663,6 +697,7 @@ int main(void)
 		cmocka_unit_test(test_late_source),
 		cmocka_unit_test(test_slow_source),
 		cmocka_unit_test(test_idle_source),
+		cmocka_unit_test(test_late_beginning),
 		cmocka_unit_test(test_counts),
 		cmocka_unit_test(test_complete),
 		cmocka_unit_test(test_gap),
