@@ -534,6 +534,9 @@ static void lost_sight(struct fw_rounds *r)
 		jumped += psns;
 		usual += l->span;
 		most = RTE_MAX(most, (double)psns / l->span - 1);
+		/* two rounds of it, around one that is lost, ran together */
+		r->align |= r->config->by_source && r->alternates &&
+			    fw_head_of(r, l, l->next).parity != r->fix.parity;
 		r->align |= r->config->by_source &&
 			    (fw_phase_parted(r, l, l->next) || fw_phase_parted(r, l, l->next - 1));
 	}

@@ -72,6 +72,8 @@ static void damage(struct sim *s, enum damage d)
 		sim_lose(s, 1 + sim_draw(s, s->j->counts && s->j->form == NULL ? 1300 : 650), 2, s->rounds - 3);
 	if (d == LOSE_SOURCE)
 		sim_lose_round(s, at, sim_draw(s, s->j->ranks), sim_draw(s, 2));
+	if (d == LOSE_SOURCE && sim_draw(s, 2))
+		damage(s, LOSS);
 	for (uint32_t n = 1 + sim_draw(s, 3); d == LOSE_ALL && n > 0; n--)
 		sim_lose_round(s, RTE_MIN(at++, s->rounds - 3), UINT32_MAX, sim_draw(s, 2));
 	if (d == SHUFFLE)
