@@ -1116,6 +1116,8 @@ class Advise(Case):
                 firmware.wait(20)
 
     def test_errors(self):
+        for wrong, word in (("--threshold", 1), "a fraction"), (("--policy", "experts"), "judged by tokens"):
+            self.bad(2, word, "advise", *self.SHAPE, *wrong, TRACE)
         self.bad(2, "either TRACE or --page", "advise", *self.SHAPE)
         self.bad(2, "either TRACE or --page", "advise", *self.SHAPE, "--page", "x", TRACE)
         self.bad(1, "is moetap-fw running", "advise", *self.SHAPE, "--page", f"none-{os.getpid()}")
@@ -1454,6 +1456,8 @@ class Hints(Case):
         self.assertEqual(self.show()["generation"], 2)
 
     def test_errors(self):
+        for wrong, word in (("--threshold", -5), "a fraction"), (("--policy", "experts"), "judged by tokens"):
+            self.bad(2, word, "hints", "publish", *self.SHAPE, *wrong, self.name, TRACE)
         self.bad(1, "nobody published", "hints", "show", "not-there")
         self.bad(1, "cannot name", "hints", "publish", *self.SHAPE, "a/b", TRACE)
         self.bad(2, "NAME TRACE", "hints", "publish", *self.SHAPE, self.name)
