@@ -36,6 +36,7 @@ struct capture {
 	int log;    /**< what it says, a file in memory; -1: none */
 	char page[MT_NAME_LEN];
 	char folder[PATH_MAX]; /**< where DPDK makes its files; "": none */
+	sigset_t before;       /**< signals that were held back before, while there is one */
 	char program[PATH_MAX];
 };
 
@@ -66,6 +67,29 @@ char *moetap_firmware_path(char *path, size_t size)
 
 /* ---- starting ---- */
 
+/** Those that end a program. They wait while there is a folder, or they would leave it behind. */
+static void ending_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGHUP);
+}
+
+static bool is_ending(const struct capture *c)
+{
+	sigset_t ending, pending;
+
+	ending_signals(&ending);
+	if (c->folder[0] == '\0' || sigpending(&pending) < 0)
+		return false;
+	for (int s = 1; s < NSIG; s++)
+		if (sigismember(&ending, s) == 1 && sigismember(&pending, s) == 1 &&
+			sigismember(&c->before, s) == 0)
+			return true;
+	return false;
+}
+
 /** Makes the folder for DPDK's files, in which no other user can stand in the way. */
 static int make_folder(struct capture *c, struct moetap_error *error)
 {
@@ -73,10 +97,15 @@ static int make_folder(struct capture *c, struct moetap_error *error)
 	int n = snprintf(c->folder, sizeof(c->folder), "%s/moetap-XXXXXX",
 		where != NULL && where[0] != '\0' ? where : "/tmp");
 
+	sigset_t ending;
+
+	ending_signals(&ending);
+	pthread_sigmask(SIG_BLOCK, &ending, &c->before);
 	if ((size_t)n < sizeof(c->folder) && mkdtemp(c->folder) != NULL)
 		return 0;
 	n = errno;
 	c->folder[0] = '\0';
+	pthread_sigmask(SIG_SETMASK, &c->before, NULL);
 	return mtl_fail(error, -n, "cannot make a folder in %s: %s (set TMPDIR)",
 		where != NULL ? where : "/tmp", strerror(n));
 }
@@ -90,7 +119,10 @@ static void remove_folder(struct capture *c)
 		snprintf(path, sizeof(path), "%s%s", c->folder, parts[i]);
 		rmdir(path);
 	}
+	if (c->folder[0] == '\0')
+		return;
 	c->folder[0] = '\0';
+	pthread_sigmask(SIG_SETMASK, &c->before, NULL);
 }
 
 /** "(0-N)@(CPU,CPU,...)": a control core and N poll cores, free to move over our CPUs. */
@@ -308,6 +340,8 @@ static bool reap(struct capture *c, int options)
 
 int mtl_capture_running(struct capture *c, struct moetap_error *error)
 {
+	if (is_ending(c))
+		return mtl_fail(error, -EINTR, "interrupted");
 	return reap(c, WNOHANG) ? explain(c, error) : 0;
 }
 

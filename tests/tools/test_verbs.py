@@ -280,6 +280,22 @@ class Map(Case):
 
 
 class Count(Case):
+    def test_ended_early(self):
+        """Whenever a signal comes, no folder, page or process is left."""
+        with tempfile.TemporaryDirectory() as folder:
+            for n in range(24):
+                sent = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[n % 3]
+                process = subprocess.Popen([MOETAP, "count", "--map", MAP, CAPTURE], stdout=subprocess.DEVNULL,
+                                           stderr=subprocess.DEVNULL, env=dict(os.environ, TMPDIR=folder))
+                time.sleep(0.01 * n)
+                process.send_signal(sent)
+                self.assertIn(process.wait(60), (0, -sent))
+                self.assertEqual(os.listdir(folder), [])
+                end = time.monotonic() + 20     # its moetap-fw is told by the kernel, and tidies up itself
+                while glob.glob(f"/dev/shm/moetap-capture-{process.pid}-*") and time.monotonic() < end:
+                    time.sleep(0.01)
+                self.assertEqual(glob.glob(f"/dev/shm/moetap-capture-{process.pid}-*"), [])
+
     def test_command_lines(self):
         for pattern, *args in (
                 ("either --map MAP.yaml and CAPTURE, or --page",),
