@@ -115,7 +115,9 @@ class End(unittest.TestCase):
         self.folder = tempfile.TemporaryDirectory(prefix="moetap-test-")
         self.addCleanup(self.folder.cleanup)
         self.demo = subprocess.Popen([MOETAP, "demo", "--loop", "--ascii"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                     text=True, env=dict(os.environ, TMPDIR=self.folder.name))
+                                     text=True, env=dict(os.environ, TMPDIR=self.folder.name),
+                                     # what runs the tests may be out of reach of SIGHUP (nohup), and so its children
+                                     preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
         self.addCleanup(self.demo.stdout.close)
         self.addCleanup(self.demo.stderr.close)
         self.addCleanup(self.demo.kill)

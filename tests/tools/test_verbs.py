@@ -281,7 +281,7 @@ class Map(Case):
 
 class Count(Case):
     def test_ended_early(self):
-        """Whenever a signal comes, no folder, page or process is left."""
+        """Whenever a signal comes (to whoever listens: nohup does not to SIGHUP), no folder or page is left."""
         with tempfile.TemporaryDirectory() as folder:
             for n in range(24):
                 sent = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[n % 3]
