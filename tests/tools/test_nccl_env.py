@@ -1,37 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""NCCL's environment plugin, loaded as NCCL loads it (src/plugin/env.cc), in a process of its own."""
-import ctypes
+"""NCCL's environment plugin, loaded as NCCL loads it (nccl_load.c), in a process of its own."""
 import json
 import os
 import subprocess
-import sys
 import unittest
 
-MOETAP, PLUGIN = os.environ["MOETAP"], os.environ["MOETAP_NCCL_ENV"]
+MOETAP, LOAD, PLUGIN = (os.environ[name] for name in ("MOETAP", "MOETAP_NCCL_LOAD", "MOETAP_NCCL_ENV"))
 NAME = f"test-nccl-{os.getpid()}"
 PATH = f"/dev/shm/moetap-hint-{NAME}"
-INIT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint8, ctypes.c_uint8, ctypes.c_uint8, ctypes.c_char_p,
-                        ctypes.c_void_p)
-
-
-class Plugin(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char_p), ("init", INIT), ("finalize", ctypes.CFUNCTYPE(ctypes.c_int)),
-                ("get_env", ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_char_p))]
-
-
-def load(version, names):
-    """Prints what the plugin answers. Version 1 has no logger: it is given what it must not touch."""
-    plugin = Plugin.in_dll(ctypes.CDLL(PLUGIN), f"ncclEnvPlugin_v{version}")
-    said = []
-    logger = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)(
-        lambda level, flags, file, line, text: said.append(text.decode()))
-    pointer = ctypes.cast(logger, ctypes.c_void_p) if version == 2 else 1
-    assert plugin.name == b"moetap" and plugin.init(2, 28, 3, b"", pointer) == 0
-    first = [plugin.get_env(n.encode()) for n in names]
-    assert first == [plugin.get_env(n.encode()) for n in names] and plugin.finalize() == 0
-    assert len(said) == version - 1
-    print(json.dumps([v and v.decode() for v in first]))
 
 
 class NcclEnv(unittest.TestCase):
@@ -52,10 +29,10 @@ class NcclEnv(unittest.TestCase):
 
     def answers(self, version=2, **env):
         env = {"MOETAP_HINT_PAGE": NAME, "HOME": "/h", **env}
-        done = subprocess.run([sys.executable, __file__, "load", str(version), *self.NAMES], capture_output=True,
-                              text=True, env={k: v for k, v in {**os.environ, **env}.items() if v is not None})
+        done = subprocess.run([LOAD, PLUGIN, str(version), *self.NAMES], capture_output=True, text=True,
+                              env={k: v for k, v in {**os.environ, **env}.items() if v is not None})
         self.assertEqual(done.returncode, 0, done.stderr)
-        return json.loads(done.stdout)
+        return [line[1:] if line[0] == "=" else None for line in done.stdout.splitlines()]
 
     def test_hint(self):
         shown = self.publish("--queue-pairs", "8", "--traffic-class", "106")
@@ -90,7 +67,4 @@ class NcclEnv(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["load"]:
-        load(int(sys.argv[2]), sys.argv[3:])
-    else:
-        unittest.main(verbosity=2)
+    unittest.main(verbosity=2)
