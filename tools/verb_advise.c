@@ -377,8 +377,8 @@ int verb_advise(int argc, char **argv)
 		return status;
 	if ((job.page != NULL) == (first < argc))
 		return cli_usage(&cli, "wanted: either TRACE or --page NAME");
-	if (!(job.threshold >= 0 && job.threshold < 1))
-		return cli_usage(&cli, "--threshold is a fraction, from 0 to below 1");
+	if (!(job.threshold >= 0 && job.threshold <= 1))
+		return cli_usage(&cli, "--threshold is a fraction, from 0 to 1");
 	if (job.policy != NULL && strcmp(job.policy, "experts") == 0)
 		return cli_usage(&cli, "--policy experts is judged by tokens here; see moetap plan");
 	return run(&job, argv[first]);

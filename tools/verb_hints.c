@@ -481,8 +481,8 @@ static int publish(int argc, char **argv)
 	if (p.traffic_class > 255 || p.queue_pairs > MOETAP_QUEUE_PAIRS_MAX)
 		return cli_usage(&cli, "--traffic-class is 0 to 255, --queue-pairs 1 to %u",
 			MOETAP_QUEUE_PAIRS_MAX);
-	if (!(p.rule.threshold >= 0 && p.rule.threshold < 1))
-		return cli_usage(&cli, "--threshold is a fraction, from 0 to below 1");
+	if (!(p.rule.threshold >= 0 && p.rule.threshold <= 1))
+		return cli_usage(&cli, "--threshold is a fraction, from 0 to 1");
 	if (p.policy != NULL && strcmp(p.policy, "experts") == 0)
 		return cli_usage(&cli, "--policy experts is judged by tokens here; see moetap plan");
 	return run_publication(&p, argv[first + 1], format);

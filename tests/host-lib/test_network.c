@@ -82,7 +82,7 @@ static void test_forecast(void **unused)
 	for (uint32_t s = 0; s < RANKS; s++)
 		more[s][2] *= 9;
 	for (int64_t step = 0; step < 40; step++)
-		add_round(series, step, even, step < 39 ? uneven : more);
+		add_round(series, step, even, step < 39 ? (const uint32_t(*)[EXPERTS])uneven : (const uint32_t(*)[EXPERTS])more);
 	f = last_of(series);
 	assert_int_equal(moetap_network_tokens(series, f, MOETAP_ALL_LAYERS, 1, tokens, NULL), 0);
 	/* last: the shares of the last step, in which rank 0 sent 180 to expert 2 and 20 to 3 */

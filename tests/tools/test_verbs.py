@@ -1132,7 +1132,7 @@ class Advise(Case):
                 firmware.wait(20)
 
     def test_errors(self):
-        for wrong, word in (("--threshold", 1), "a fraction"), (("--policy", "experts"), "judged by tokens"):
+        for wrong, word in (("--threshold", 1.5), "a fraction"), (("--policy", "experts"), "judged by tokens"):
             self.bad(2, word, "advise", *self.SHAPE, *wrong, TRACE)
         self.bad(2, "either TRACE or --page", "advise", *self.SHAPE)
         self.bad(2, "either TRACE or --page", "advise", *self.SHAPE, "--page", "x", TRACE)

@@ -463,7 +463,7 @@ static int emulate(const struct options *o)
 	int ret = reserve(&j) ? 0 : fail("out of memory");
 
 	if (ret == 0)
-		ret = wire_open(&j.wire, &shape);
+		ret = wire_open(&j.wire, &shape, &stopped);
 	if (ret == 0 && o->hints != NULL)
 		ret = open_hints(&j);
 	if (ret == 0) {

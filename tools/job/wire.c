@@ -119,12 +119,15 @@ static int fail(const char *what, int err)
 }
 
 /** Virtual ports are connected some time after they were started. */
-static int wait_link(uint16_t port)
+static int wait_link(const struct wire *w)
 {
 	time_t end = seconds() + WAIT_S;
 	struct rte_eth_link link = {0};
 
-	while (rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_DOWN) {
+	while (rte_eth_link_get_nowait(w->port, &link) == 0 &&
+		link.link_status == RTE_ETH_LINK_DOWN) {
+		if (*w->stopped)
+			return -EINTR;
 		if (seconds() > end)
 			return fail("nobody is at the other end of the port", -ETIMEDOUT);
 		nap();
@@ -158,12 +161,12 @@ static int start_port(struct wire *w)
 			w->port, 0, tx, (unsigned int)rte_eth_dev_socket_id(w->port), NULL);
 	if (ret == 0)
 		ret = rte_eth_dev_start(w->port);
-	return ret < 0 ? fail("the port", ret) : wait_link(w->port);
+	return ret < 0 ? fail("the port", ret) : wait_link(w);
 }
 
-int wire_open(struct wire *w, const struct wire_shape *shape)
+int wire_open(struct wire *w, const struct wire_shape *shape, const volatile sig_atomic_t *stopped)
 {
-	*w = (struct wire){.shape = *shape, .own = shape->slots / shape->ranks};
+	*w = (struct wire){.shape = *shape, .stopped = stopped, .own = shape->slots / shape->ranks};
 	w->psn = calloc((size_t)shape->ranks * shape->ranks * shape->queue_pairs, sizeof(*w->psn));
 	return w->psn != NULL ? start_port(w) : -ENOMEM;
 }
@@ -194,7 +197,9 @@ void wire_flush(struct wire *w)
 			continue;
 		}
 		end = end == 0 ? seconds() + WAIT_S : end;
-		if (seconds() > end)
+		if (*w->stopped)
+			w->error = -EINTR;
+		else if (seconds() > end)
 			w->error = fail("the port takes no packets any more", -ETIMEDOUT);
 		nap();
 	}
@@ -249,8 +254,11 @@ static uint8_t *put_packet(
 
 	if (w->held == WIRE_BURST)
 		wire_flush(w);
-	while ((m = rte_pktmbuf_alloc(w->pool)) == NULL && w->error == 0)
+	while ((m = rte_pktmbuf_alloc(w->pool)) == NULL && w->error == 0) {
 		wire_flush(w);
+		if (*w->stopped)
+			w->error = -EINTR;
+	}
 	if (w->error != 0) {
 		rte_pktmbuf_free(m);
 		return NULL;

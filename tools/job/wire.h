@@ -10,6 +10,7 @@
 #ifndef MOETAP_JOB_WIRE_H
 #define MOETAP_JOB_WIRE_H
 
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -35,15 +36,18 @@ struct wire {
 	struct rte_mempool *pool;
 	struct rte_mbuf *burst[WIRE_BURST];
 	uint16_t held;
-	int error; /**< the port took nothing for long: a negative errno; nothing more is sent */
+	const volatile sig_atomic_t *stopped; /**< not 0: what waits for the port gives up */
+	int error; /**< stopped, or the port took nothing for long: a negative errno; nothing more
+		    *   is sent */
 };
 
 /** The map of such a job, as `moetap-fw --map` takes it. */
 void wire_map(FILE *file, const struct wire_shape *shape);
 
-/** Opens the only DPDK port and waits until its other end is there. Returns 0 or a negative errno,
- * and says on standard error what is wrong. */
-int wire_open(struct wire *wire, const struct wire_shape *shape);
+/** Opens the only DPDK port and waits until its other end is there, or `stopped` is not 0 (-EINTR).
+ * Returns 0 or a negative errno, and says on standard error what is wrong. */
+int wire_open(
+	struct wire *wire, const struct wire_shape *shape, const volatile sig_atomic_t *stopped);
 void wire_close(struct wire *wire);
 
 /** One token of `src` for `slot`, its `index`-th there in this round. */
