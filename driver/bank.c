@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The bank as the firmware gets it: checked again, since any process may have written it. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -522,4 +523,17 @@ int mt_bank_take(
 	}
 	*bank = copy;
 	return 0;
+}
+
+bool mt_ip_is_v4(const uint8_t ip[16])
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+
+	return memcmp(ip, mapped, sizeof(mapped)) == 0;
+}
+
+const char *mt_ip_text(const uint8_t ip[16], char *text)
+{
+	return mt_ip_is_v4(ip) ? inet_ntop(AF_INET, ip + 12, text, INET6_ADDRSTRLEN)
+			       : inet_ntop(AF_INET6, ip, text, INET6_ADDRSTRLEN);
 }

@@ -9,12 +9,9 @@
 
 static void write_address(FILE *to, const uint8_t *a)
 {
-	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
 	char text[INET6_ADDRSTRLEN];
-	bool v4 = memcmp(a, mapped, 12) == 0;
 
-	inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? a + 12 : a, text, sizeof(text));
-	fprintf(to, v4 ? "%s" : "\"%s\"", text);
+	fprintf(to, mt_ip_is_v4(a) ? "%s" : "\"%s\"", mt_ip_text(a, text));
 }
 
 static void write_ranks(FILE *to, const struct mt_layout *y)

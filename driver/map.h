@@ -146,6 +146,12 @@ bool mt_form_opcode(unsigned int opcode);
 /** Whether a form can be: its fields lie in its bytes, and its opcode may be an atomic's. */
 bool mt_form_sane(const struct mt_form *form);
 
+/** Whether an address, as in struct mt_addr, is one of IPv4. */
+bool mt_ip_is_v4(const uint8_t ip[16]);
+
+/** An address as people write it, at @p text of INET6_ADDRSTRLEN bytes. @return text */
+const char *mt_ip_text(const uint8_t ip[16], char *text);
+
 const char *mt_rule_type_name(unsigned int type);
 const char *mt_when_name(unsigned int when);
 const char *mt_immediate_name(unsigned int immediate);

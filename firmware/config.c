@@ -18,13 +18,6 @@ static uint32_t table_mask(uint32_t used)
 	return size - 1;
 }
 
-static bool is_v4(const uint8_t *ip)
-{
-	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-
-	return memcmp(ip, mapped, sizeof(mapped)) == 0;
-}
-
 /** Whether an address is that of the one before it, and of a rank behind that one's. */
 static bool is_shared(const struct mt_bank *b, uint32_t i)
 {
@@ -67,7 +60,7 @@ static int fill_v4(struct fw_config *c, const struct mt_bank *bank)
 		}
 		memset(c->v4, 0, sizeof(*c->v4) << (32 - c->v4_shift));
 		for (i = 0; i < bank->addrs; i++)
-			if (!is_shared(bank, i) && is_v4(mt_bank_addrs(bank)[i].ip) &&
+			if (!is_shared(bank, i) && mt_ip_is_v4(mt_bank_addrs(bank)[i].ip) &&
 				!add_v4(c, &mt_bank_addrs(bank)[i]))
 				break;
 		if (i == bank->addrs)
@@ -360,7 +353,7 @@ struct fw_config *fw_config_new(const struct mt_bank *bank, uint32_t generation)
 		(copy->atomics != MT_ATOMICS_STANDARD && c->learn == NULL))
 		goto fail;
 	for (uint32_t i = 0; i < copy->addrs; i++)
-		if (!is_shared(copy, i) && !is_v4(mt_bank_addrs(copy)[i].ip))
+		if (!is_shared(copy, i) && !mt_ip_is_v4(mt_bank_addrs(copy)[i].ip))
 			add_v6(c, i);
 	c->witness = mt_rule_is_load(mt_bank_load(copy)) && mt_bank_witness(copy) != NULL;
 	c->announced_first = mt_bank_load(copy)->phase == MT_PHASE_COUNT;

@@ -15,15 +15,6 @@
 
 #define RANKS_SHOWN 16u /* in text; JSON has all */
 
-static const char *address_text(const struct mt_addr *a, char text[INET6_ADDRSTRLEN])
-{
-	static const uint8_t v4[12] = {[10] = 0xff, [11] = 0xff};
-
-	if (memcmp(a->ip, v4, sizeof(v4)) == 0)
-		return inet_ntop(AF_INET, a->ip + 12, text, INET6_ADDRSTRLEN);
-	return inet_ntop(AF_INET6, a->ip, text, INET6_ADDRSTRLEN);
-}
-
 /* ---- check, as text ---- */
 
 /** Ranks whose tokens for the experts of a rank the tap sees, by the map. */
@@ -83,7 +74,7 @@ static void print_rank(const struct mt_bank *b, uint32_t rank)
 			mt_bank_base(b, i)->at[rank]);
 	for (uint32_t a = 0; a < b->addrs; a++)
 		if (mt_bank_addrs(b)[a].rank == rank)
-			printf(" %s", address_text(&mt_bank_addrs(b)[a], text));
+			printf(" %s", mt_ip_text(mt_bank_addrs(b)[a].ip, text));
 	putchar('\n');
 }
 
@@ -168,7 +159,7 @@ static json_t *ranks_json(const struct mt_bank *b)
 		json_t *rank = json_array_get(ranks, a->rank);
 
 		json_array_append_new(
-			json_object_get(rank, "addresses"), json_string(address_text(a, text)));
+			json_object_get(rank, "addresses"), json_string(mt_ip_text(a->ip, text)));
 	}
 	return ranks;
 }
@@ -258,7 +249,7 @@ static void show_ranks(const struct mt_bank *b)
 		for (uint32_t a = 0; a < b->addrs; a++) {
 			if (mt_bank_addrs(b)[a].rank != i)
 				continue;
-			printf("%s\"%s\"", separator, address_text(&mt_bank_addrs(b)[a], text));
+			printf("%s\"%s\"", separator, mt_ip_text(mt_bank_addrs(b)[a].ip, text));
 			separator = ", ";
 		}
 		printf("], base: 0x%" PRIx64, r->base);

@@ -10,7 +10,6 @@
 #include <arpa/inet.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 /** What is asked for, and what is known. */
 struct network {
@@ -58,17 +57,12 @@ static int count_bytes(struct network *n)
 /** The address of a rank by the map, or null; the first one if it has several. */
 static json_t *address(const struct network *n, uint32_t rank)
 {
-	static const uint8_t v4[12] = {[10] = 0xff, [11] = 0xff};
 	const struct mt_addr *a = n->bank != NULL ? mt_bank_addrs(n->bank) : NULL;
 	char text[INET6_ADDRSTRLEN];
 
-	for (uint32_t i = 0; n->bank != NULL && i < n->bank->addrs; i++) {
-		bool is_v4 = memcmp(a[i].ip, v4, sizeof(v4)) == 0;
-
+	for (uint32_t i = 0; n->bank != NULL && i < n->bank->addrs; i++)
 		if (a[i].rank == rank)
-			return json_string(inet_ntop(is_v4 ? AF_INET : AF_INET6,
-				a[i].ip + (is_v4 ? sizeof(v4) : 0), text, sizeof(text)));
-	}
+			return json_string(mt_ip_text(a[i].ip, text));
 	return json_null();
 }
 
