@@ -67,25 +67,18 @@ char *moetap_firmware_path(char *path, size_t size)
 
 /* ---- starting ---- */
 
-/** Those that end a program. They wait while there is a folder, or they would leave it behind. */
-static void ending_signals(sigset_t *set)
-{
-	sigemptyset(set);
-	sigaddset(set, SIGINT);
-	sigaddset(set, SIGTERM);
-	sigaddset(set, SIGHUP);
-}
+/** Signals that end a program. They wait while there is a folder, or they would leave it behind. */
+static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
 
 static bool is_ending(const struct capture *c)
 {
-	sigset_t ending, pending;
+	sigset_t pending;
 
-	ending_signals(&ending);
 	if (c->folder[0] == '\0' || sigpending(&pending) < 0)
 		return false;
-	for (int s = 1; s < NSIG; s++)
-		if (sigismember(&ending, s) == 1 && sigismember(&pending, s) == 1 &&
-			sigismember(&c->before, s) == 0)
+	for (size_t i = 0; i < sizeof(ending) / sizeof(ending[0]); i++)
+		if (sigismember(&pending, ending[i]) == 1 &&
+			sigismember(&c->before, ending[i]) == 0)
 			return true;
 	return false;
 }
@@ -97,10 +90,12 @@ static int make_folder(struct capture *c, struct moetap_error *error)
 	int n = snprintf(c->folder, sizeof(c->folder), "%s/moetap-XXXXXX",
 		where != NULL && where[0] != '\0' ? where : "/tmp");
 
-	sigset_t ending;
+	sigset_t held;
 
-	ending_signals(&ending);
-	pthread_sigmask(SIG_BLOCK, &ending, &c->before);
+	sigemptyset(&held);
+	for (size_t i = 0; i < sizeof(ending) / sizeof(ending[0]); i++)
+		sigaddset(&held, ending[i]);
+	pthread_sigmask(SIG_BLOCK, &held, &c->before);
 	if ((size_t)n < sizeof(c->folder) && mkdtemp(c->folder) != NULL)
 		return 0;
 	n = errno;
