@@ -394,18 +394,7 @@ static void report_move(const struct job *job)
 		fprintf(stderr, "never pays\n");
 }
 
-/** Makes loads of a layer add up to `tokens`. */
-static void scale(double *load, uint32_t experts, double tokens)
-{
-	double sum = 0;
-
-	for (uint32_t e = 0; e < experts; e++)
-		sum += load[e];
-	for (uint32_t e = 0; e < experts && sum > 0; e++)
-		load[e] *= tokens / sum;
-}
-
-/** Prices the move from the current placement. */
+/** Prices the move from the current placement; the loads must be tokens. */
 static int price(struct job *job)
 {
 	double *tokens = malloc(job->layers * sizeof(*tokens));
@@ -416,8 +405,6 @@ static int price(struct job *job)
 	if (status == CLI_DONE)
 		status = prices_tokens("plan", &job->price_options, job->layers, job->experts,
 			job->loads, tokens);
-	for (uint32_t l = 0; l < job->layers && status == CLI_DONE; l++)
-		scale(job->loads + (size_t)l * job->experts, job->experts, tokens[l]);
 	if (status == CLI_DONE && moetap_plan_price(job->plan, job->current, job->loads,
 					  &job->prices, &job->move) < 0)
 		status = cli_fail("plan", "out of memory");
