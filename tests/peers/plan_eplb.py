@@ -13,14 +13,13 @@ than EPLB's, puts two replicas of an expert on a rank or leaves one out.
 import argparse
 import csv
 import importlib.util
-import json
 import sys
 import time
 
 import numpy
 import torch
 
-from plans import Shape, balancedness, doubles, draw, planner
+from plans import Shape, balancedness, doubles, draw, planner, recorded
 
 
 def peer(path):
@@ -35,10 +34,9 @@ def peer(path):
 
 
 def read(path):
+    if path.endswith(".json"):
+        return recorded(path)
     with open(path) as f:
-        if path.endswith(".json"):
-            loads = numpy.array(json.load(f)["logical_count"], dtype=float)
-            return loads[loads.sum(1) > 0]
         rows = list(csv.reader(f))
     names = [n for n in rows[0] if n.startswith("l") and "_e" in n]
     layers = 1 + max(int(n[1:].split("_e")[0]) for n in names)

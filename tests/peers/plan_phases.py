@@ -11,21 +11,14 @@ Each file is what SGLang records ({"logical_count": [layers][experts]}); what is
 phase. Exit status 1 if a wrong plan is picked, or the right one is below 0.99.
 """
 import argparse
-import json
 import os
 import sys
 
 import numpy
 
-from plans import Shape, balancedness, planner
+from plans import Shape, balancedness, planner, recorded
 
 ENOUGH = 0.99   # MOETAP_PICK_ENOUGH
-
-
-def read(path):
-    with open(path) as f:
-        loads = numpy.array(json.load(f)["logical_count"], dtype=float)
-    return loads[loads.sum(1) > 0]
 
 
 def main():
@@ -37,7 +30,7 @@ def main():
     a.add_argument("files", nargs="+")
     a = a.parse_args()
     plan, shape = planner(a.library), Shape(ranks=a.ranks, nodes=1, slots=a.slots, groups=1)
-    loads = {os.path.basename(path): read(path) for path in a.files}
+    loads = {os.path.basename(path): recorded(path) for path in a.files}
     plans = {name: plan(x, shape) for name, x in loads.items()}
 
     def even(x, name):

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the scripts that compare plans share: plans of libmoetap, and how even a placement is."""
 import ctypes
+import json
 
 import numpy
 
 
 class Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint32) for name in ("ranks", "nodes", "slots", "groups")]
+
+
+def recorded(path):
+    """What SGLang records, {"logical_count": [layers][experts]}, without the layers that have no tokens."""
+    with open(path) as f:
+        loads = numpy.array(json.load(f)["logical_count"], dtype=float)
+    return loads[loads.sum(1) > 0]
 
 
 def planner(path, policy=None):
